@@ -78,6 +78,7 @@ class Trial(Record):
     stop: StopRule | None = None
     purpose: Literal["baseline", "screen", "reference", "prune", "confirm", "transfer"] = "screen"
     index: int = 0  # counts trials over the whole run: names logs and scratch
+    group: str = ""  # confirm and transfer: which attempt this run belongs to
 
 
 class Measurement(Record):

@@ -1,0 +1,287 @@
+"""The ledger: an append-only journal of events, one JSON object a line, fsynced; and Study, the fold over it.
+
+A line is complete or it is not there: a torn last line (kill -9, full disk) is cut off at the next start.
+Every line begins with its small facts (event, number, status, …) in a fixed order, so that a ledger of
+100,000 experiments is indexed in about a second without parsing the rest. results.tsv and the reports are
+views made by `report`; nothing here renders anything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from autoresearch_action.errors import EnvironmentFault
+from autoresearch_action.records import Confirmation, Experiment, Measurement, Proposal, Record, Run, Usage, Verdict
+
+CACHE = 2_000  # folded experiments kept in memory
+_HEAD = re.compile(
+    rb'\{"event":"(\w+)"(?:,"number":(\d+))?(?:,"status":"(\w+)")?(?:,"seconds":([-\d.e+]+))?(?:,"usd":([-\d.e+]+))?'
+    rb'(?:,"tree":"(\w*)")?'
+)
+_HEADER = ("number", "status", "seconds", "usd", "tree")
+
+
+class Experiments(Mapping[int, Experiment]):
+    """Experiments by number, folded from their lines when asked for; the most recent ones stay in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offsets: dict[int, list[int]] = {}
+        self._cache: OrderedDict[int, Experiment] = OrderedDict()
+
+    def _index(self, number: int, offset: int) -> None:
+        self._offsets.setdefault(number, []).append(offset)
+        self._cache.pop(number, None)
+
+    def __getitem__(self, number: int) -> Experiment:
+        if number not in self._cache:
+            self._cache[number] = self._fold(number, self._offsets[number])
+            while len(self._cache) > CACHE:
+                self._cache.popitem(last=False)
+        return self._cache[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._offsets))
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._offsets
+
+    def _fold(self, number: int, offsets: list[int]) -> Experiment:
+        facts: dict[str, Any] = {"number": number, "runs": []}
+        with self._path.open("rb") as file:
+            for offset in offsets:
+                file.seek(offset)
+                event = json.loads(file.readline())
+                if event["event"] == "proposal":
+                    facts |= {key: event[key] for key in ("commit", "parent", "origin")} | {"started": event["at"]}
+                    facts["proposal"] = _parse(Proposal, event | {"patch": self._patch(number)})
+                elif event["event"] == "trial":
+                    facts["runs"].append(_parse(Measurement, event))
+                elif event["event"] == "verdict":
+                    facts["verdict"] = _parse(Verdict, event)
+        if number == 0 and facts["runs"]:
+            facts |= {"commit": facts["runs"][0].trial.commit, "started": facts["runs"][0].started}
+        return Experiment(**facts)
+
+    def _patch(self, number: int) -> str:
+        try:
+            return (self._path.parent / "trials" / f"{number:04d}" / "patch.diff").read_text("utf-8", "surrogateescape")
+        except OSError:
+            return ""
+
+
+class Study:
+    """What the ledger says: the fold over all its events. Read by the loop, the agents, the report and `publish`."""
+
+    def __init__(self, path: Path) -> None:
+        self.state = path.parent
+        self.run: Run | None = None
+        self.experiments = Experiments(path)
+        self.kept: list[int] = []  # experiments whose patches, in order, make up the present head
+        self.statuses: dict[int, str] = {}  # keep, discard or crash by number
+        self.trees: dict[str, int] = {}  # git tree → the experiment that tried it
+        self.confirmations: list[Confirmation] = []
+        self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)  # by Trial.group
+        self.usage = Usage()
+        self.reserved_usd: dict[int, float] = {}  # calls asked and not (yet) answered, at their worst price
+        self.device_seconds = 0.0
+        self.trials = 0
+        self.messages: list[str] = []
+        self.facts: dict[str, Any] = {}  # last value of each "fact" event: noise, claims, transfer, audit, …
+        self.stop_reason = ""
+        self.finished = False
+        self.first = self.last = 0.0  # unix seconds of the first and last event
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        return self.confirmations[-1] if self.confirmations else None
+
+    @property
+    def next_number(self) -> int:
+        return max(self.experiments._offsets, default=0) + 1
+
+    @property
+    def usd(self) -> float:
+        """Dollars spent on models, calls without an answer at their worst price."""
+        return self.usage.usd + sum(self.reserved_usd.values())
+
+    @property
+    def unsettled(self) -> list[int]:
+        return [number for number in self.experiments if number and number not in self.statuses]
+
+    @property
+    def improved(self) -> bool:
+        return bool(self.confirmation and self.confirmation.held)
+
+    def recent(self, most: int = 300) -> list[Experiment]:
+        """The baseline, the kept and the last `most` experiments, in order of number: bounded whatever the size."""
+        wanted = {0, *self.kept, *list(self.experiments)[-most:]}
+        return [self.experiments[number] for number in sorted(wanted) if number in self.experiments]
+
+    def patch(self, number: int) -> str:
+        proposal = self.experiments[number].proposal
+        return proposal.patch if proposal else ""
+
+    def _take(self, offset: int, line: bytes) -> None:
+        head = _HEAD.match(line)
+        if not head:
+            return  # a line of a later version: kept in the file, not understood here
+        kind, number = head[1].decode(), int(head[2]) if head[2] else None
+        if kind == "trial":
+            self.trials += 1
+            self.device_seconds += float(head[4] or 0)
+        if number is not None and kind in ("proposal", "trial", "verdict"):
+            self.experiments._index(number, offset)
+        if kind == "proposal" and head[6]:
+            self.trees.setdefault(head[6].decode(), number or 0)
+        elif kind == "verdict" and number is not None:
+            self.statuses[number] = head[3].decode()
+            if head[3] == b"keep":
+                self.kept.append(number)
+        elif kind == "trial" and number is None:
+            measured = _parse(Measurement, json.loads(line))
+            self.confirm_runs[measured.trial.group].append(measured)
+        elif kind in _RARE:
+            _RARE[kind](self, json.loads(line))
+
+    def _spend(self, event: dict[str, Any]) -> None:
+        self.reserved_usd.pop(event.get("ask", -1), None)
+        self.usage += _parse(Usage, event)
+
+    def _stop(self, event: dict[str, Any]) -> None:
+        self.stop_reason, self.finished = event["reason"], event["finished"]
+
+    def _session(self, event: dict[str, Any]) -> None:
+        self.finished, self.stop_reason = False, ""
+
+
+_RARE: dict[str, Callable[[Study, dict[str, Any]], Any]] = {
+    "run": lambda study, event: setattr(study, "run", _parse(Run, event)),
+    "session": Study._session,
+    "confirmation": lambda study, event: study.confirmations.append(_parse(Confirmation, event)),
+    "stack": lambda study, event: setattr(study, "kept", list(event["numbers"])),
+    "ask": lambda study, event: study.reserved_usd.__setitem__(event["ask"], event["worst"]),
+    "spend": Study._spend,
+    "message": lambda study, event: study.messages.append(event["text"]),
+    "fact": lambda study, event: study.facts.__setitem__(event["name"], event["value"]),
+    "stop": Study._stop,
+}
+
+
+def _parse[T: Record](kind: type[T], event: Mapping[str, Any]) -> T:
+    return kind.model_validate({key: value for key, value in event.items() if key in kind.model_fields})
+
+
+class Ledger:
+    """The journal of one state folder, open for appending, and the Study that follows it.
+
+    Raises EnvironmentFault when another process has it open or it cannot be written.
+    """
+
+    def __init__(self, state: Path, read_only: bool = False, clock: Callable[[], float] = time.time) -> None:
+        self.path = state / "ledger.jsonl"
+        self.study = Study(self.path)
+        self._clock = clock
+        self._file = None
+        if not read_only:
+            try:
+                state.mkdir(parents=True, exist_ok=True)
+                ignore = state / ".gitignore"
+                if not ignore.exists():
+                    ignore.write_text("*\n")
+                self._file = self.path.open("ab")
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EnvironmentFault(f"Another run is using {state}: wait for it, or give this one its own --state.") from None
+            except OSError as error:
+                raise EnvironmentFault(f"{state} cannot be written: {error.strerror}.") from None
+        self._end = 0
+        if self.path.exists():
+            self._read()
+        if self._file and self._end < self._file.tell():
+            self._file.truncate(self._end)
+
+    def _read(self) -> None:
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.study._take(self._end, line)
+                self._end += len(line)
+        if self._end:
+            with self.path.open("rb") as file:
+                self.study.first = _at(file.readline())
+                file.seek(max(0, self._end - 65_536))
+                self.study.last = _at(file.read(self._end - file.tell()).rstrip(b"\n").rsplit(b"\n", 1)[-1])
+
+    def append(self, event: str, record: Record | None = None, **fields: Any) -> None:
+        """Write one event, safe on disk when this returns, and fold it into the study."""
+        assert self._file is not None
+        data = (record.model_dump(mode="json") if record else {}) | fields
+        head = {key: data.pop(key) for key in _HEADER if data.get(key) is not None}
+        now = self._clock()
+        line = json.dumps({"event": event, **head, "at": round(now, 3), **data}, separators=(",", ":")).encode() + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise EnvironmentFault(f"The ledger cannot be written ({error.strerror}): make room at {self.path.parent}.") from None
+        self.study._take(self._end, line)
+        self._end += len(line)
+        self.study.first = self.study.first or now
+        self.study.last = now
+
+    def propose(self, number: int, proposal: Proposal, commit: str, tree: str, origin: int | None = None) -> None:
+        """Journal a candidate; its patch goes to trials/NNNN/patch.diff first."""
+        folder = self.path.parent / "trials" / f"{number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "patch.diff").open("wb") as file:
+            file.write(proposal.patch.encode("utf-8", "surrogateescape"))
+            file.flush()
+            os.fsync(file.fileno())
+        shown = proposal.model_dump(mode="json", exclude={"patch"})
+        self.append("proposal", number=number, tree=tree, commit=commit, origin=origin, **shown)
+
+    def measured(self, measurement: Measurement) -> None:
+        """Journal a trial. Runs for a claim belong to the attempt (Trial.group), not to an experiment."""
+        number = None if measurement.trial.group else measurement.trial.number
+        self.append("trial", measurement, number=number)
+
+    def spent(self, agent: str, usage: Usage, ask: int) -> None:
+        self.append("spend", usage, agent=agent, ask=ask)
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+def _at(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["at"])
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def read(state: Path) -> Study:
+    """The study in a state folder, without a lock."""
+    return Ledger(state, read_only=True).study
+
+
+def archive(state: Path, name: str) -> None:
+    """Put a finished ledger aside (state/history/NAME.jsonl) so that the next run begins a new one."""
+    folder = state / "history"
+    folder.mkdir(exist_ok=True)
+    (state / "ledger.jsonl").rename(folder / f"{name}.jsonl")
