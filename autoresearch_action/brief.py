@@ -172,6 +172,11 @@ class Brief(Record):
         return self.sign * (a - b) > 0
 
     @property
+    def timed(self) -> bool:
+        """Whether training time is fixed, so that every candidate must be held to the same clock."""
+        return (self.informal or "time_budget" in self.model_fields_set) and not self.timing
+
+    @property
     def timing(self) -> bool:
         """Whether the metric is a duration or a rate: then two trials never share a machine's cores."""
         return bool(_TIMING.search(self.metric))

@@ -16,17 +16,18 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.records import Confirmation, Experiment, Measurement, Proposal, Record, Run, Usage, Verdict
 
+T = TypeVar("T", bound=Record)
 CACHE = 2_000  # folded experiments kept in memory
 _HEAD = re.compile(
     rb'\{"event":"(\w+)"(?:,"number":(\d+))?(?:,"status":"(\w+)")?(?:,"seconds":([-\d.e+]+))?(?:,"usd":([-\d.e+]+))?'
-    rb'(?:,"tree":"(\w*)")?'
+    rb'(?:,"tree":"(\w*)")?(?:,"origin":(\d+))?'
 )
-_HEADER = ("number", "status", "seconds", "usd", "tree")
+_HEADER = ("number", "status", "seconds", "usd", "tree", "origin")
 
 
 class Experiments(Mapping[int, Experiment]):
@@ -64,7 +65,7 @@ class Experiments(Mapping[int, Experiment]):
                 file.seek(offset)
                 event = json.loads(file.readline())
                 if event["event"] == "proposal":
-                    facts |= {key: event[key] for key in ("commit", "parent", "origin")} | {"started": event["at"]}
+                    facts |= {"commit": event["commit"], "parent": event["parent"], "origin": event.get("origin"), "started": event["at"]}
                     facts["proposal"] = _parse(Proposal, event | {"patch": self._patch(number)})
                 elif event["event"] == "trial":
                     facts["runs"].append(_parse(Measurement, event))
@@ -91,6 +92,7 @@ class Study:
         self.kept: list[int] = []  # experiments whose patches, in order, make up the present head
         self.statuses: dict[int, str] = {}  # keep, discard or crash by number
         self.trees: dict[str, int] = {}  # git tree → the experiment that tried it
+        self.carried: set[int] = set()  # never measured: their edit went on as another experiment, on a new incumbent
         self.confirmations: list[Confirmation] = []
         self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)  # by Trial.group
         self.usage = Usage()
@@ -145,9 +147,11 @@ class Study:
             self.experiments._index(number, offset)
         if kind == "proposal" and head[6]:
             self.trees.setdefault(head[6].decode(), number or 0)
+            if head[7]:
+                self.carried.add(int(head[7]))
         elif kind == "verdict" and number is not None:
             self.statuses[number] = head[3].decode()
-            if head[3] == b"keep":
+            if head[3] == b"keep" and number:
                 self.kept.append(number)
         elif kind == "trial" and number is None:
             measured = _parse(Measurement, json.loads(line))
@@ -179,7 +183,7 @@ _RARE: dict[str, Callable[[Study, dict[str, Any]], Any]] = {
 }
 
 
-def _parse[T: Record](kind: type[T], event: Mapping[str, Any]) -> T:
+def _parse(kind: type[T], event: Mapping[str, Any]) -> T:
     return kind.model_validate({key: value for key, value in event.items() if key in kind.model_fields})
 
 

@@ -78,6 +78,7 @@ class Trial(Record):
     stop: StopRule | None = None
     purpose: Literal["baseline", "screen", "reference", "prune", "confirm", "transfer"] = "screen"
     index: int = 0  # counts trials over the whole run: names logs and scratch
+    asked_by: int = 0  # the experiment whose screen asked for it (a reference run of the incumbent has another number)
     group: str = ""  # confirm and transfer: which attempt this run belongs to
 
 

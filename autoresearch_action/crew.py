@@ -1,0 +1,83 @@
+"""The crew: trials in flight. Hands them to the executor slot by slot and journals what comes back.
+
+A trial whose worker was lost (a dead machine, a killed process) is asked again; the decision what to run is
+the loop's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+from autoresearch_action.ledger import Ledger
+from autoresearch_action.records import Measurement, Trial
+from autoresearch_action.trials import Executor
+
+ATTEMPTS = 3  # of one trial whose worker is lost
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived, or the deadline passed: stop now, keep what is there."""
+
+
+class Crew:
+    """Trials in flight on the executor's slots. `interrupted` is asked at least twice a second."""
+
+    def __init__(self, executor: Executor, ledger: Ledger, interrupted: Callable[[], str], tick: Callable[[], None]) -> None:
+        self.executor, self.ledger, self._interrupted, self._tick = executor, ledger, interrupted, tick
+        self.running: dict[Future[Measurement], tuple[str, Trial, float]] = {}
+        self._index = ledger.study.trials
+        self._lost: dict[int, int] = {}
+
+    @property
+    def free(self) -> list[str]:
+        busy = {slot for slot, _, _ in self.running.values()}
+        return [slot for slot in self.executor.slots if slot not in busy]
+
+    def start(self, trial: Trial, slot: str) -> None:
+        self._index += 1
+        trial = trial.model_copy(update={"index": self._index})
+        self.running[self.executor.submit(trial, slot)] = (slot, trial, time.time())
+
+    def wait(self, others: Iterable[Future[object]] = ()) -> list[Measurement]:
+        """Block until a trial or one of `others` is done; the finished trials, journalled.
+
+        Raises Interrupted.
+        """
+        futures: set[Future[object]] = {*self.running, *others}  # type: ignore[arg-type]
+        while True:
+            self._tick()
+            reason = self._interrupted()
+            if reason:
+                raise Interrupted(reason)
+            done, _ = wait(futures, timeout=0.25, return_when=FIRST_COMPLETED)
+            if done or not futures:
+                return self._collect()
+
+    def _collect(self) -> list[Measurement]:
+        finished = []
+        for future in [future for future in self.running if future.done()]:
+            slot, trial, _ = self.running.pop(future)
+            measurement = future.result()
+            if measurement.outcome == "lost":
+                self._lost[trial.index] = self._lost.get(trial.index, 0) + 1
+                if self._lost[trial.index] < ATTEMPTS and not self._interrupted():
+                    self.running[self.executor.submit(trial, slot)] = (slot, trial, time.time())
+                    continue
+                if self._interrupted():
+                    continue  # cut off, not measured: it is asked again when the run resumes
+                measurement = measurement.model_copy(update={"outcome": "crash", "reason": f"Lost {ATTEMPTS} times: {measurement.reason}"})
+            self.ledger.measured(measurement)
+            finished.append(measurement)
+        return finished
+
+    def gather(self, trials: list[Trial]) -> list[Measurement]:
+        """Run all of them, as many side by side as there are slots. The results, in order of completion."""
+        queue, results = list(trials), []
+        while queue or self.running:
+            for slot in self.free:
+                if queue:
+                    self.start(queue.pop(0), slot)
+            results += self.wait()
+        return results

@@ -1,0 +1,184 @@
+"""The desk: ideas are made while trials run, against the incumbent at that moment, and wait here for a slot.
+
+Owns the threads that agents think in, the work trees they edit, and what becomes of a waiting idea when the
+incumbent moves. The ledger is written by the loop's thread alone: `collect` and `take` are called from there.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+
+from autoresearch_action.agents import Agent, AgentFailure, Context, Exhausted
+from autoresearch_action.ledger import Ledger
+from autoresearch_action.records import Experiment, Proposal, Usage, Verdict
+from autoresearch_action.trials.workspace import PatchRefused, Workspace
+
+MAX_FAILURES = 6  # agent calls in a row without a usable edit before the run stops asking
+
+
+@dataclass(frozen=True)
+class Idea:
+    """What came of one call: an edit as a commit, or the reason why there is none."""
+
+    proposal: Proposal
+    commit: str = ""  # "" when the patch was refused
+    refused: str = ""
+
+
+class Desk:
+    """Keeps up to `depth` ideas thought of or waiting. `prices` of calls in flight are reserved in the ledger."""
+
+    def __init__(self, agent: Agent, workspace: Workspace, ledger: Ledger, trees: Path, depth: int) -> None:
+        self.agent, self.workspace, self.ledger, self.depth = agent, workspace, ledger, depth
+        self.cancelled = threading.Event()
+        self.waiting: list[Experiment] = []  # journalled, not yet measured
+        self.exhausted = ""
+        self.failures = 0
+        self.known: dict[str, str] = {}  # git trees tried in earlier runs on this base → what they were
+        self._thinking: dict[Future[Idea], int] = {}
+        self._pool = ThreadPoolExecutor(depth, thread_name_prefix="agent")
+        self._trees: SimpleQueue[Path] = SimpleQueue()
+        self._ask = max(ledger.study.reserved_usd, default=0)
+        for index in range(depth):
+            self._trees.put(trees / f"agent-{index}")
+
+    @property
+    def thinking(self) -> int:
+        return len(self._thinking)
+
+    @property
+    def futures(self) -> list[Future[Idea]]:
+        return list(self._thinking)
+
+    def wants_more(self) -> bool:
+        return not self.exhausted and len(self.waiting) + self.thinking < self.depth
+
+    def ask(self, context: Context, repair: Experiment | None = None) -> None:
+        """Start one call. `context.tree` and `.directory` are filled in here."""
+        self._ask += 1
+        self.ledger.append("ask", ask=self._ask, worst=self.agent.worst_usd or 0.0)
+        context = replace(context, cancelled=self.cancelled)
+        self._thinking[self._pool.submit(self._think, context, repair)] = self._ask
+
+    def _think(self, context: Context, repair: Experiment | None) -> Idea:
+        tree = self._trees.get()
+        try:
+            self.workspace.checkout(tree, repair.commit if repair else context.parent)
+            context = replace(context, tree=tree, directory=tree / self.workspace.prefix)
+            draft = self.agent.repair(context, repair) if repair else self.agent.propose(context)
+            if draft is None:
+                raise AgentFailure("")
+            details = draft.details | ({"repairs": str(repair.number)} if repair else {})
+            facts = draft.model_dump() | {"details": details, "parent": context.parent}
+            facts["agent"] = details.get("agent", self.agent.name)
+            try:
+                patch = self.workspace.diff(tree, context.parent)
+                proposal = Proposal(**facts, patch=patch)
+                if not patch.strip():
+                    raise AgentFailure(f"{self.agent.name} changed nothing.", draft.usage)
+                return Idea(proposal, self.workspace.commit(context.parent, patch, draft.description))
+            except PatchRefused as error:
+                return Idea(Proposal(**facts, patch=""), refused=str(error))
+        finally:
+            self._trees.put(tree)
+
+    def collect(self) -> list[tuple[Experiment, str]]:
+        """Journal the ideas that have come in: (experiment, reason it was refused or "")."""
+        settled = []
+        for future in [future for future in self._thinking if future.done()]:
+            ask = self._thinking.pop(future)
+            usage, agent = Usage(), self.agent.name
+            try:
+                idea = future.result()
+                usage, agent = idea.proposal.usage, idea.proposal.agent
+                self.ledger.spent(agent, usage, ask)
+                settled += self._arrived(idea)
+            except Exhausted as error:
+                self.ledger.spent(agent, usage, ask)
+                self.exhausted = str(error)
+            except AgentFailure as error:
+                self.ledger.spent(agent, error.usage, ask)
+                self._failed(str(error), error.fatal)
+        return settled
+
+    def _arrived(self, idea: Idea) -> list[tuple[Experiment, str]]:
+        study, tree = self.ledger.study, ""
+        if idea.commit:
+            tree = self.workspace.tree(idea.commit)
+            same = f"#{study.trees[tree]}" if tree in study.trees else self.known.get(tree, "")
+            if same or tree == self.workspace.tree(idea.proposal.parent):
+                self._failed(f"{idea.proposal.agent} proposed the same code as {same or 'the incumbent'} again.")
+                return []
+        self.failures = 0
+        number = study.next_number
+        self.ledger.propose(number, idea.proposal, idea.commit, tree)
+        experiment = study.experiments[number]
+        if idea.commit:
+            self.waiting.append(experiment)
+        return [(experiment, idea.refused)]
+
+    def _failed(self, reason: str, fatal: bool = False) -> None:
+        if not reason or self.cancelled.is_set():
+            return
+        self.ledger.append("message", text=reason)
+        self.failures += 1
+        if fatal or self.failures >= MAX_FAILURES:
+            self.exhausted = reason if fatal else f"{self.failures} calls in a row gave no usable edit, the last: {reason}"
+
+    def carry(self, experiment: Experiment, onto: str, reason: str) -> Experiment | None:
+        """Re-apply an edit on a new incumbent as a new candidate; the old number is settled as never measured there."""
+        study, proposal = self.ledger.study, experiment.proposal
+        assert proposal is not None
+        commit = self.workspace.carry(experiment.commit, onto)
+        fresh = commit and self.workspace.tree(commit) not in study.trees
+        carried = None
+        if commit and fresh:
+            number = study.next_number
+            moved = proposal.model_copy(update={"parent": onto, "patch": self.workspace.patch(onto, commit), "usage": Usage()})
+            self.ledger.propose(number, moved, commit, self.workspace.tree(commit), origin=experiment.number)
+            carried = study.experiments[number]
+            self.waiting.append(carried)
+        told = f"{reason}; carried on as #{carried.number}" if carried else f"{reason}; does not apply on it"
+        self.ledger.append("verdict", settle(experiment, "discard", told))
+        return carried
+
+    def moved(self, onto: str) -> None:
+        """The incumbent moved: what still applies waits on as a new candidate, the rest is made anew."""
+        old, self.waiting = self.waiting, []
+        for experiment in old:
+            self.carry(experiment, onto, "the incumbent moved before this was measured")
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        for future in self._thinking:
+            future.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def settle(experiment: Experiment, status: str, reason: str, **more: object) -> Verdict:
+    """The verdict on an experiment, with the facts that its runs and its proposal give."""
+    proposal, runs = experiment.proposal, experiment.runs
+    good = [run.metrics for run in runs if run.outcome == "ok"]
+    names = {name for metrics in good for name in metrics}
+    means = {name: sum(m[name] for m in good if name in m) / sum(name in m for m in good) for name in sorted(names)}
+    facts = {
+        "number": experiment.number,
+        "status": status,
+        "reason": reason,
+        "description": experiment.description,
+        "agent": proposal.agent if proposal else "",
+        "metrics": means,
+        "patch": f"trials/{experiment.number:04d}/patch.diff" if proposal else "",
+        "started": experiment.started,
+        "seconds": sum(run.seconds for run in runs),
+        "usd": proposal.usage.usd if proposal else 0.0,
+        "commit": experiment.commit,
+        "parent": experiment.parent,
+        "runs": len(runs),
+        "origin": experiment.origin,
+    }
+    return Verdict.model_validate(facts | more)

@@ -1,0 +1,373 @@
+"""The loop: the order in which ideas, trials and decisions follow each other. It alone knows it.
+
+One thread decides; trials run on the crew's slots and ideas are made at the desk meanwhile, so neither waits for
+the other. Everything that happened is in the ledger before the next thing starts: killed anywhere, the next start
+goes on from there. What is claimed at the end is proof.py's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from autoresearch_action.acceptance import Ask, Decision, Want
+from autoresearch_action.acceptance.curves import stop_rule
+from autoresearch_action.acceptance.noise import Noise, calibrate
+from autoresearch_action.acceptance.screen import SequentialScreen
+from autoresearch_action.agents import Agent, Context
+from autoresearch_action.brief import Brief
+from autoresearch_action.budget import Budget
+from autoresearch_action.crew import Crew, Interrupted
+from autoresearch_action.desk import Desk, settle
+from autoresearch_action.errors import InputError
+from autoresearch_action.ledger import Ledger, Study
+from autoresearch_action.records import Experiment, Measurement, Proposal, Trial, Verdict
+from autoresearch_action.trials import Executor
+from autoresearch_action.trials.workspace import PatchRefused, Workspace
+
+
+class View(Protocol):
+    """What people watch while it runs."""
+
+    def update(self, study: Study, running: list[tuple[str, Trial, float]]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass
+class Candidate:
+    """An experiment that is being screened; the incumbent and the baseline are ones that have been."""
+
+    number: int
+    commit: str
+    runs: list[Measurement] = field(default_factory=list)
+    wants: deque[Want] = field(default_factory=deque)
+    flying: int = 0
+    slot: str = ""  # all its runs, and the references asked for with them, on one device
+
+
+@dataclass
+class Parts:
+    """What a run is put together from; each is replaceable behind its interface."""
+
+    brief: Brief
+    workspace: Workspace
+    agent: Agent
+    executor: Executor
+    ledger: Ledger
+    budget: Budget
+    view: View
+    seed: int
+    interrupted: Callable[[], str]
+    earlier: tuple[Verdict, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
+    inherited: tuple[Proposal, ...] = ()  # the last run's stack, re-measured first when the base has moved
+
+
+class Loop:
+    """The search: from the baseline to a stack of provisional keeps."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.brief, self.ledger, self.budget = parts, parts.brief, parts.ledger, parts.budget
+        self.study = parts.ledger.study
+        self.crew = Crew(parts.executor, parts.ledger, parts.interrupted, self._tick)
+        depth = len(parts.executor.slots) + 1
+        self.desk = Desk(parts.agent, parts.workspace, parts.ledger, parts.ledger.path.parent / "slots", depth)
+        self.desk.known = dict(parts.known)
+        self.noise: Noise | None = None
+        self.reseed = False
+        self.baseline = Candidate(0, parts.workspace.base)
+        self.incumbent = self.baseline
+        self.candidates: dict[int, Candidate] = {}
+        self.reason = ""
+
+    # -- the order of things -------------------------------------------------------------------------------------
+
+    def search(self) -> None:
+        """Run until a cap, the target or the agent's end. Raises Interrupted, InputError (no baseline)."""
+        self._resume()
+        self._advance(self.baseline)
+        while True:
+            self.reason = self._why_stop()
+            if not self.reason:
+                self._ask()
+            late = self._late()
+            if not late:
+                self._launch()
+            busy = self.crew.running or self.desk.thinking
+            if not busy and (late or self.reason and not self.candidates and not self.desk.waiting):
+                break
+            for measurement in self.crew.wait(self.desk.futures):
+                self._measured(measurement)
+            for experiment, refused in self.desk.collect():
+                if refused:
+                    self._settle(experiment, Decision("discard", refused))
+        self._leave_undecided()
+
+    def _resume(self) -> None:
+        """Bring back where the ledger stands: the baseline's runs, the incumbent, candidates without a verdict."""
+        experiments = self.study.experiments
+        if 0 in experiments:
+            self.baseline.runs = list(experiments[0].runs)
+            self.reseed = any(run.trial.reseed for run in self.baseline.runs)
+        if self.study.kept:
+            last = experiments[self.study.kept[-1]]
+            self.incumbent = Candidate(last.number, last.commit, list(last.runs))
+        for number in self.study.unsettled:
+            experiment = experiments[number]
+            if not experiment.commit:
+                self._settle(experiment, Decision("discard", "Refused before it was measured."))
+            elif experiment.runs and experiment.parent == self.incumbent.commit:
+                self.candidates[number] = Candidate(number, experiment.commit, list(experiment.runs))
+            elif experiment.parent == self.incumbent.commit:
+                self.desk.waiting.append(experiment)
+            else:
+                self.desk.carry(experiment, self.incumbent.commit, "the incumbent had moved")
+        if not experiments or list(experiments) == [0]:
+            self._inherit()
+
+    def _inherit(self) -> None:
+        """The last run's stack comes first when the base has moved: one candidate, measured like any other."""
+        for proposal in self.parts.inherited:
+            try:
+                commit = self.parts.workspace.commit(self.baseline.commit, proposal.patch, proposal.description, three_way=True)
+            except PatchRefused as error:
+                self.ledger.append("message", text=f"The last run's change does not apply on the new base: {error}")
+                continue
+            patch = self.parts.workspace.patch(self.baseline.commit, commit)
+            tree = self.parts.workspace.tree(commit)
+            if not patch.strip() or tree in self.study.trees:
+                continue
+            number = self.study.next_number
+            moved = proposal.model_copy(update={"parent": self.baseline.commit, "patch": patch})
+            self.ledger.propose(number, moved, commit, tree)
+            self.desk.waiting.append(self.study.experiments[number])
+
+    # -- stopping ------------------------------------------------------------------------------------------------
+
+    @property
+    def confirm_runs(self) -> int:
+        return 2 * self.noise.reserve_pairs() if self.noise else 12
+
+    def _why_stop(self) -> str:
+        if self._target_reached():
+            return f"the target {self.brief.target:g} is reached"
+        if self.noise is None:
+            started = len(self.study.experiments) + self.desk.thinking
+            return "" if started <= self.budget.max_experiments else "waiting for the baseline"
+        started = len(self.study.experiments) - 1 - len(self.study.carried) + self.desk.thinking
+        usd, seconds = self.study.usd, self.study.device_seconds
+        worst = self.parts.agent.worst_usd or 0.0
+        return self.budget.why_not(started, usd, seconds, self.confirm_runs, worst) or self.desk.exhausted
+
+    def _late(self) -> bool:
+        trial = self.budget.trial_seconds
+        return bool(self.noise) and self.budget.seconds_left < trial + self.budget.reserve(self.confirm_runs)
+
+    def _target_reached(self) -> bool:
+        values = [run.value for run in self.incumbent.runs if run.value is not None]
+        if self.brief.target is None or len(values) < 2:
+            return False
+        return self.brief.sign * (statistics.fmean(values) - self.brief.target) >= 0
+
+    def _leave_undecided(self) -> None:
+        for candidate in list(self.candidates.values()):
+            experiment = self.study.experiments[candidate.number]
+            runs = f"after {len(candidate.runs)} run{'s' * (len(candidate.runs) != 1)}"
+            self._settle(experiment, Decision("discard", f"Undecided {runs} when the run ended: {self.reason}."))
+        for experiment in self.desk.waiting:
+            self._settle(experiment, Decision("discard", f"Never measured: {self.reason}."))
+        self.desk.waiting.clear()
+
+    # -- ideas ---------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        while self.desk.wants_more() and not self._why_stop():
+            self.desk.ask(self._context())
+
+    def _context(self) -> Context:
+        pending = [self.study.experiments[number] for number in self.candidates] + self.desk.waiting
+        number = self.study.next_number + self.desk.thinking
+        return Context(
+            brief=self.brief,
+            tree=self.ledger.path.parent,
+            directory=self.ledger.path.parent,
+            parent=self.incumbent.commit,
+            number=number,
+            seed=self.parts.seed + number,
+            history=self.study.recent(),
+            earlier=self.parts.earlier,
+            pending=pending,
+            noise=self.noise.sigma if self.noise else None,
+            usd_left=self.budget.max_usd - self.study.usd - self.budget.device_usd(self.study.device_seconds),
+        )
+
+    # -- trials --------------------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        """Fill the free slots: the baseline first, then candidates that need more runs, then new ones."""
+        for slot in self.crew.free:
+            owner = self._next_owner(slot)
+            if owner is None:
+                continue
+            want = owner.wants.popleft()
+            owner.flying += 1
+            owner.slot = owner.slot or slot
+            self.crew.start(self._trial(owner, want), slot)
+
+    def _next_owner(self, slot: str) -> Candidate | None:
+        ready = [c for c in (self.baseline, *self.candidates.values()) if c.wants and c.slot in ("", slot)]
+        if ready:
+            return ready[0]
+        if self.noise is None or not self.desk.waiting or self.reason.startswith("the target"):
+            return None
+        experiment = self.desk.waiting.pop(0)
+        candidate = Candidate(experiment.number, experiment.commit, slot=slot if self._devices_differ else "")
+        self.candidates[candidate.number] = candidate
+        self._advance(candidate)
+        return candidate if candidate.wants else None
+
+    @property
+    def _devices_differ(self) -> bool:
+        return len({slot.split(":")[0] for slot in self.parts.executor.slots}) > 1
+
+    def _trial(self, owner: Candidate, want: Want) -> Trial:
+        measured = owner if want.side == "head" else self.incumbent
+        purpose = "baseline" if owner.number == 0 and self.noise is None else "screen" if want.side == "head" else "reference"
+        return Trial(
+            number=measured.number,
+            commit=measured.commit,
+            seed=want.seed,
+            side=want.side,
+            purpose=purpose,
+            reseed=self.reseed,
+            stop=self._stop_rule(owner, want),
+            asked_by=owner.number,
+            **self.limits(),
+        )
+
+    def limits(self) -> dict[str, float]:
+        """Hard limit of `run` and, where training time is fixed, the clock that equal time allows."""
+        runs = [run for run in self.baseline.runs if run.outcome == "ok"]
+        if not runs:
+            return {}
+        slowest = max(run.phases.get("run", 0.0) for run in runs)
+        limit = self.brief.timeout or 3 * slowest + 30
+        limits: dict[str, float] = {}
+        if self.brief.timed:
+            limit = self.brief.timeout or min(limit, 2 * self.brief.time_budget + 30)
+            clocks = [run.clock for run in runs]
+            spread = statistics.stdev(clocks) if len(clocks) > 1 else 0.0
+            limits["clock_limit"] = 1.1 * max(clocks) + 3 * spread
+        return limits | {"limit": limit}
+
+    def _stop_rule(self, owner: Candidate, want: Want) -> object:
+        """Only a first look may be stopped early, and only where training losses can be compared."""
+        if owner.number == 0 or owner.runs or want.side != "head" or self.noise is None:
+            return None
+        proposal = self.study.experiments[owner.number].proposal
+        if proposal is None or not proposal.comparable:
+            return None
+        rng = np.random.default_rng((self.parts.seed, owner.number))
+        return stop_rule(self.incumbent.runs, self.study.facts.get("audit"), rng)
+
+    def _measured(self, measurement: Measurement) -> None:
+        trial = measurement.trial
+        owner = self.baseline if trial.asked_by == 0 else self.candidates.get(trial.asked_by)
+        target = self.baseline if trial.number == 0 else owner if owner and owner.number == trial.number else None
+        if self.incumbent.number == trial.number:
+            self.incumbent.runs.append(measurement)
+        elif target is not None:
+            target.runs.append(measurement)
+        if owner is None:
+            return
+        owner.flying -= 1
+        if trial.asked_by == 0 and measurement.outcome != "ok":
+            raise InputError(f"The baseline does not run: {measurement.reason} Log: {measurement.log}\n{measurement.tail}".strip())
+        if owner.flying == 0 and not owner.wants:
+            self._advance(owner)
+
+    # -- decisions -----------------------------------------------------------------------------------------------
+
+    def _advance(self, candidate: Candidate) -> None:
+        """Ask the rule what it wants next on the evidence so far."""
+        if candidate is self.baseline:
+            self._calibrate()
+            return
+        assert self.noise is not None
+        screen = SequentialScreen(self.brief, self.noise, seed=self.parts.seed + candidate.number)
+        answer = screen.decide(candidate.runs, self.incumbent.runs)
+        if isinstance(answer, Ask):
+            candidate.wants.extend(answer.runs)
+        else:
+            self._decide(candidate, answer)
+
+    def _calibrate(self) -> None:
+        answer = calibrate(self.baseline.runs, self.brief, seed=self.parts.seed)
+        if isinstance(answer, Ask):
+            self.reseed = self.reseed or answer.reseed
+            self.baseline.wants.extend(answer.runs)
+            return
+        self.noise = answer
+        seconds = max(run.seconds for run in self.baseline.runs)
+        self.budget.trial_seconds = seconds
+        self.budget.check_size(self.brief.time_budget, 1 + self.confirm_runs)
+        self.ledger.append("fact", name="noise", value=answer.model_dump(mode="json"))
+        if 0 not in self.study.statuses:
+            reason = f"baseline, {answer.describe()}"
+            self.ledger.append("verdict", settle(self.study.experiments[0], "keep", reason))
+        for candidate in list(self.candidates.values()):
+            self._advance(candidate)
+
+    def _decide(self, candidate: Candidate, decision: Decision) -> None:
+        experiment = self.study.experiments[candidate.number]
+        if decision.status == "keep" and experiment.parent != self.incumbent.commit:
+            # Judged against an incumbent that has since been beaten: its edit is a new candidate on the new one.
+            del self.candidates[candidate.number]
+            self.desk.carry(experiment, self.incumbent.commit, f"{decision.reason}, but the incumbent moved meanwhile")
+            return
+        self._settle(experiment, decision)
+        self.candidates.pop(candidate.number, None)
+        if decision.status == "keep":
+            self.incumbent = candidate
+            self.desk.moved(candidate.commit)
+        elif decision.status == "crash" and self._may_repair(experiment):
+            self.desk.ask(self._context(), repair=experiment)
+
+    def _may_repair(self, experiment: Experiment) -> bool:
+        proposal = experiment.proposal
+        fresh = proposal is not None and "repairs" not in proposal.details and experiment.parent == self.incumbent.commit
+        return fresh and not self._why_stop() and self.desk.wants_more()
+
+    def _settle(self, experiment: Experiment, decision: Decision) -> None:
+        verdict = settle(experiment, decision.status, decision.reason, estimate=decision.estimate, spread=decision.spread)
+        self.ledger.append("verdict", verdict)
+        self.parts.view.note(f"#{verdict.number} {verdict.status}: {verdict.description} ({verdict.reason})")
+
+    def _tick(self) -> None:
+        self.parts.view.update(self.study, list(self.crew.running.values()))
+
+
+def run(parts: Parts) -> Study:
+    """Search, then prove. Ends with a `stop` event: finished, or interrupted and to be resumed."""
+    from autoresearch_action.proof import prove  # the search does not need it
+
+    loop = Loop(parts)
+    parts.ledger.append("session", started=time.time())
+    try:
+        loop.search()
+        prove(loop)
+        parts.ledger.append("stop", reason=loop.reason, finished=True)
+    except Interrupted as interruption:
+        parts.executor.cancel()
+        parts.ledger.append("stop", reason=str(interruption), finished=False)
+    finally:
+        loop.desk.cancel()
+        parts.executor.close()
+    return parts.ledger.study
