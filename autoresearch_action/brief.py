@@ -10,6 +10,7 @@ import ast
 import difflib
 import hashlib
 import math
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -100,7 +101,7 @@ def _variable(value: str) -> str:
 def _folder(value: Any) -> Any:
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise ValueError("must be a list of folders")
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))  # pathlib's raises for an unknown ~user
     if not path.is_absolute():
         raise ValueError(f"holds {str(value)!r}: give an absolute path or one that begins with ~")
     if len(path.parts) < 3:
@@ -108,6 +109,7 @@ def _folder(value: Any) -> Any:
     return path
 
 
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Command = Annotated[str, AfterValidator(_command)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
@@ -254,8 +256,8 @@ def _formal(front: str, program: Path, extra: dict[str, Any]) -> Brief:
 def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The mapping and the line (in the file, from 1) of each key."""
     try:
-        loader = yaml.SafeLoader(front)
-        if any(isinstance(token, (yaml.AnchorToken, yaml.AliasToken)) for token in yaml.scan(front)):
+        loader = Loader(front)
+        if any(isinstance(token, (yaml.AnchorToken, yaml.AliasToken)) for token in yaml.scan(front, Loader=Loader)):
             raise InputError(f"{program}: YAML anchors and aliases (& and *) are not allowed in a brief; quote the value.")
         node = loader.get_single_node()
         if node is None:
@@ -272,7 +274,9 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
             lines[key.value] = line
         values = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 2 if error.problem_mark else 2
+        mark = error.context_mark if isinstance(error, yaml.scanner.ScannerError) else None  # where it begins
+        mark = mark or error.problem_mark
+        line = mark.line + 2 if mark else 2
         raise InputError(f"{program}, line {line}: not valid YAML: {error.problem or error.context}.") from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise InputError(f"{program}: the front matter is not valid YAML: {' '.join(str(error).split())[:200]}.") from None

@@ -76,8 +76,9 @@ class Experiments(Mapping[int, Experiment]):
         return Experiment(**facts)
 
     def _patch(self, number: int) -> str:
+        folder = "trials" if self._path.stem == "ledger" else f"{self._path.stem}-trials"  # put aside by `restart`
         try:
-            return (self._path.parent / "trials" / f"{number:04d}" / "patch.diff").read_text("utf-8", "surrogateescape")
+            return (self._path.parent / folder / f"{number:04d}" / "patch.diff").read_text("utf-8", "surrogateescape")
         except OSError:
             return ""
 
@@ -104,6 +105,24 @@ class Study:
         self.stop_reason = ""
         self.finished = False
         self.first = self.last = 0.0  # unix seconds of the first and last event
+
+    @classmethod
+    def of(cls, path: Path) -> Study:
+        """The study of any ledger file, without a lock."""
+        study = cls(path)
+        study.fold()
+        return study
+
+    def fold(self) -> int:
+        """Take in every whole line of the file. Returns where the last one ends (bytes)."""
+        end = 0
+        with self.experiments._path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._take(end, line)
+                end += len(line)
+        return end
 
     @property
     def confirmation(self) -> Confirmation | None:
@@ -217,12 +236,7 @@ class Ledger:
             self._file.truncate(self._end)
 
     def _read(self) -> None:
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self.study._take(self._end, line)
-                self._end += len(line)
+        self._end = self.study.fold()
         if self._end:
             with self.path.open("rb") as file:
                 self.study.first = _at(file.readline())
@@ -266,6 +280,22 @@ class Ledger:
     def spent(self, agent: str, usage: Usage, ask: int) -> None:
         self.append("spend", usage, agent=agent, ask=ask)
 
+    def restart(self, name: str) -> None:
+        """Put this ledger aside (history/NAME.jsonl) and begin an empty one; patches and logs go with it."""
+        assert self._file is not None
+        history = self.path.parent / "history"
+        history.mkdir(exist_ok=True)
+        fresh = self.path.with_suffix(".new")
+        file = fresh.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.path.rename(history / f"{name}.jsonl")
+        trials = self.path.parent / "trials"
+        if trials.exists():
+            trials.rename(history / f"{name}-trials")
+        fresh.rename(self.path)
+        self._file.close()
+        self._file, self._end, self.study = file, 0, Study(self.path)
+
     def close(self) -> None:
         if self._file:
             self._file.close()
@@ -282,10 +312,3 @@ def _at(line: bytes) -> float:
 def read(state: Path) -> Study:
     """The study in a state folder, without a lock."""
     return Ledger(state, read_only=True).study
-
-
-def archive(state: Path, name: str) -> None:
-    """Put a finished ledger aside (state/history/NAME.jsonl) so that the next run begins a new one."""
-    folder = state / "history"
-    folder.mkdir(exist_ok=True)
-    (state / "ledger.jsonl").rename(folder / f"{name}.jsonl")

@@ -6,7 +6,7 @@ small derived facts; nothing here reads a clock, a file or a process.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -175,8 +175,12 @@ class Run(Record):
     repository: str = ""  # owner/name where known
     working_directory: str = "."
     program: str = "program.md"
+    brief_id: str = ""
     brief_hash: str = ""
     prose: str = ""
+    metric: str = "val_bpb"
+    goal: Literal["minimize", "maximize"] = "minimize"
+    contract: dict[str, Any] = Field(default_factory=dict)  # front matter that differs from the defaults
     agents: list[str] = Field(default_factory=list)
     budget: dict[str, float | None] = Field(default_factory=dict)
     frozen: str = ""  # hash over the frozen files

@@ -1,0 +1,146 @@
+"""program.md: the contract as people write it, and every way of writing it wrong."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from autoresearch_action import brief as briefs
+from autoresearch_action.errors import InputError
+
+PROGRAM = Path("program.md")
+FULL = """---
+edit: [train.py]
+run: python train.py
+evaluate: python prepare.py evaluate
+check: pytest -q
+setup: python prepare.py
+metric: val_bpb
+goal: minimize
+time-budget: 300
+timeout: 600
+limits: {peak_vram_mb: +10%, speed: -5%, size: 45000, recall: ">= 0.9", steps: "<= 3e3"}
+exact: false
+transfer: {set: {DEPTH: 12}}
+target: 0.95
+data: [~/.cache/autoresearch]
+evaluate-data: [~/.cache/autoresearch-eval]
+env: [HF_HOME]
+network: false
+sandbox: auto
+setup-env: [PRIVATE_INDEX_TOKEN]
+brief-visibility: hash
+---
+# What to try
+
+Smaller batches.
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "train.py").write_text("x = 1\n")
+    (tmp_path / "prepare.py").write_text("TIME_BUDGET = 120\n")
+    return tmp_path
+
+
+def read(directory: Path, text: str | bytes, prose: str | None = None) -> briefs.Brief:
+    (directory / PROGRAM).write_bytes(text.encode() if isinstance(text, str) else text)
+    return briefs.read(PROGRAM, directory, prose)
+
+
+def test_every_key_is_read(directory: Path) -> None:
+    brief = read(directory, FULL)
+    assert brief.prose == "# What to try\n\nSmaller batches."
+    assert brief.limits["peak_vram_mb"].bounds(200.0) == (float("-inf"), pytest.approx(220.0))
+    assert brief.limits["speed"].bounds(100.0) == (pytest.approx(95.0), float("inf"))
+    assert brief.limits["peak_vram_mb"].bounds(0.0) == (float("-inf"), 0.0)
+    assert brief.limits["size"].bounds(None) == (float("-inf"), 45000.0)
+    assert brief.limits["recall"].lower == 0.9 and brief.limits["steps"].upper == 3000.0
+    assert brief.transfer and brief.transfer.set == {"DEPTH": 12}
+    assert brief.data == [Path("~/.cache/autoresearch").expanduser()]
+    assert brief.visibility == "hash" and brief.timed and brief.sign == -1
+    assert set(briefs.KEYS) == {line.split(":")[0] for line in FULL.split("---")[1].strip().splitlines()}
+
+
+def test_dispatched_prose_replaces_only_the_prose(directory: Path) -> None:
+    file, dispatched = read(directory, FULL), read(directory, FULL, prose="Try Adam.")
+    assert dispatched.prose == "Try Adam." and dispatched.run == file.run
+    assert dispatched.id != file.id == "program" and dispatched.hash != file.hash
+
+
+def test_a_plain_autoresearch_checkout(directory: Path) -> None:
+    brief = read(directory, "# autoresearch\n\nThis is an experiment.\n")
+    assert (brief.run, brief.metric, brief.goal, brief.time_budget) == ("python train.py", "val_bpb", "minimize", 120.0)
+    assert brief.informal and brief.timed and brief.setup is None and brief.edit == ["train.py"]
+    (directory / "uv.lock").write_text("")
+    assert read(directory, "---- not front matter").run == "uv run train.py"
+
+
+@pytest.mark.parametrize(
+    ("front", "key", "line"),
+    [
+        ("run: 3", "run", 2),
+        ("runn: x", "runn", 2),
+        ("run: x\ntime-budget: -1", "time-budget", 3),
+        ("run: x\ntime-budget: 1.0e+99", "time-budget", 3),
+        ("run: x\ntime-budget: .nan", "time-budget", 3),
+        ("run: x\ntimeout: true", "timeout", 3),
+        ("run: x\n\nedit: [nope.py]", "edit", 4),
+        ("run: x\nedit: [../train.py]", "edit", 3),
+        ("run: x\nlimits: {a: big}", "limits", 3),
+        ("run: x\nlimits: {a: 1" + "0" * 400 + "}", "limits", 3),
+        ("run: x\nenv: [GITHUB_TOKEN]", "GITHUB_TOKEN", 3),
+        ("run: x\ntransfer: {}", "transfer", 3),
+        ("run: x\ngoal: upwards", "goal", 3),
+        ("run: x\nrun: y", "run", 3),
+        ("run: python gone.py", "gone.py", 2),
+        ("run: x\ndata: [/]", "data", 3),
+        ("run: x\nmetric: two words", "metric", 3),
+        ("run: 'x", "YAML", 2),
+        ("goal: minimize", "run", 1),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_key_and_line(directory: Path, front: str, key: str, line: int) -> None:
+    with pytest.raises(InputError) as caught:
+        read(directory, f"---\n{front}\n---\nprose\n")
+    text = str(caught.value)
+    assert key in text and f"line {line}" in text and "\n" not in text
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfe\x00", b"\x00\x01\x02", b"---\nrun: x\n", b"---\n- a\n---\n", b"x" * 1_000_001])
+def test_what_is_no_brief_is_refused(directory: Path, raw: bytes) -> None:
+    with pytest.raises(InputError):
+        read(directory, raw)
+
+
+def test_a_missing_brief_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="autoresearch init"):
+        briefs.read(PROGRAM, tmp_path)
+
+
+def test_fuzzed_briefs_never_end_in_a_traceback(directory: Path) -> None:
+    """10,000 mutations of a good brief: each is read, or refused in one sentence."""
+    dice = random.Random(20)
+    pieces = [b"\x00", b"\xff", b"---\n", b": ", b"- ", b"{", b"}", b"[", b"&a ", b"*a", b"!!python/object:os.system ", b"\t", b"?", b"|", b"1e999", b"~",
+              b"'", b'"', b"%", b"\n", b"\r", b"0x", b"9" * 40, b"2001-01-01", b"<<: ", b"!!binary x", b".inf", "é\u2028".encode(), b"[" * 300, b"{a: " * 300]  # fmt: skip
+    refused = 0
+    for _ in range(10_000):
+        raw = bytearray(FULL.encode())
+        for _ in range(dice.randint(1, 4)):
+            at = dice.randrange(min(len(raw), 640))
+            match dice.randrange(3):
+                case 0:
+                    raw[at:at] = dice.choice(pieces)
+                case 1:
+                    del raw[at : at + dice.randint(1, 30)]
+                case _:
+                    raw[at] = dice.randrange(256)
+        try:
+            read(directory, bytes(raw))
+        except InputError as error:
+            refused += 1
+            assert len(str(error)) < 1000 and "Traceback" not in str(error)
+    assert 1_000 < refused < 10_000
