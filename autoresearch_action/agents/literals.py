@@ -1,0 +1,381 @@
+"""The literals of a Python file that a search can turn: found by syntax alone, replaced byte for byte.
+
+Covers module constants, class and dataclass fields, argparse and click defaults, keyword and parameter defaults,
+floats inside functions; numbers, booleans, and strings whose alternatives the file itself shows. Does not run
+or import the file, and does not know which branch is taken: a literal without effect is measured as one.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+Value = bool | int | float | str
+
+# Seeds, budgets, scoring, printing, places and sizes that the data fixes are not the search's to turn.
+_FIXED = re.compile(
+    r"(^|_)(seed|budget|minutes|seconds|timeout|eval|val|valid|validation|test|holdout|log|logging|print|verbose|debug|every"
+    r"|interval|profile|flops|version|port|path|dir|file|url|name|vocab|bos|eos|pad|rank|world|workers|threads|device"
+    r"|dtype|split|slice|eps|epsilon|infinity|inf|nan|max_int|bytes|checkpoint|save|resume|wandb|project)(_|$)"
+)
+_ALLOWED = re.compile(r"device_batch|batch_per_device|path_drop|drop_path")
+_RATE = re.compile(r"(^|_)(lr|rate|scale|mult|multiplier|gain|cap|softcap|std|norm|clip)(_|$)")
+# What these change moves the training loss itself or its course, so that it cannot be held against another's.
+_INCOMPARABLE = re.compile(
+    r"seq|context|block_size|ctx|token|loss|smooth|drop|warm|cool|anneal|sched|final|decay_frac|aux"
+)
+ZERO_STEPS = (0.01, 0.03, 0.1, 0.2)  # where a float that is off may go
+SMALL = 16  # integers below it move by ones; powers of two from it on stay powers of two
+REACH = math.log(4.0)  # a number moves by at most this factor at a time
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One literal. `start` and `end` are byte offsets of `text` in the source; `tier` 0 is the most likely knob."""
+
+    key: str  # file and name: the same literal after other edits
+    name: str
+    start: int
+    end: int
+    text: str
+    value: Value
+    tier: int
+    choices: tuple[Value, ...] = ()  # a categorical literal's values, its own among them
+    base: str = ""  # "2" where the literal is the exponent of 2**19
+
+    @property
+    def comparable(self) -> bool:
+        """Whether training losses on both sides of a change can be compared."""
+        return not _INCOMPARABLE.search(self.name.lower())
+
+    def at(self, position: float) -> Value:
+        """The value at `position` in [-1, 1] of the range around the present value (0); numbers only."""
+        value = self.value
+        assert isinstance(value, (int, float))
+        if isinstance(value, int):
+            if self.base:
+                return value + round(2 * position)
+            if value < SMALL:
+                return max(1, value + round(position * max(2, value / 2)))
+            if value & (value - 1) == 0:
+                return max(1, int(value * 2.0 ** round(2 * position)))
+            grain = min(value & -value, 64)
+            return max(grain, round(value * math.exp(REACH * position) / grain) * grain)
+        if self._bounded:
+            odds = math.exp(REACH * position) * (1 - value) / value
+            return round(1 - float(f"{odds / (1 + odds):.2g}"), 12)  # the distance from 1 in two digits
+        return float(f"{value * math.exp(REACH * position):.2g}")
+
+    def position(self, value: Value) -> float | None:
+        """The inverse of `at` (before rounding); None where `value` lies outside the range."""
+        here = self.value
+        if isinstance(value, str) or isinstance(here, str) or value <= 0:
+            return None
+        if isinstance(here, int):
+            if self.base:
+                found = (value - here) / 2
+            elif here < SMALL:
+                found = (value - here) / max(2, here / 2)
+            elif here & (here - 1) == 0:
+                found = math.log2(value / here) / 2
+            else:
+                found = math.log(value / here) / REACH
+        elif self._bounded:
+            found = math.log((1 - value) / value * here / (1 - here)) / REACH if value < 1 else math.inf
+        else:
+            found = math.log(value / here) / REACH
+        return found if abs(found) <= 1 else None
+
+    def told(self, value: Value) -> str:
+        """The change to `value`, for people."""
+        power = f"{self.base}**" if self.base else ""
+        return f"{self.name} {power}{self.value} → {power}{value}"
+
+    @property
+    def _bounded(self) -> bool:
+        """A share, a momentum or a beta: at home between 0 and 1, where the distance from 1 counts."""
+        return isinstance(self.value, float) and 0.5 <= self.value < 1 and not _RATE.search(_words(self.name))
+
+
+def find(source: bytes, file: str) -> list[Knob]:
+    """The knobs of one file, in order of position. A file that is no UTF-8 Python has none."""
+    try:
+        tree = ast.parse(source)
+        source.decode("utf-8")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    finder = _Finder(tree)
+    starts = [3 if source.startswith(b"\xef\xbb\xbf") else 0]
+    starts += [match.end() for match in re.finditer(rb"\r\n|\r|\n", source)]
+    knobs, seen = [], Counter[str]()
+    for node, name, tier in finder.once():
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        start = starts[node.lineno - 1] + node.col_offset
+        end = starts[node.end_lineno - 1] + node.end_col_offset
+        text = source[start:end].decode()
+        value = node.value
+        if not isinstance(value, (bool, int, float, str)) or _fixed(name):
+            continue
+        choices = finder.choices(name, value)
+        if not _turnable(value, text, tier, choices):
+            continue
+        seen[name] += 1
+        label = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        knobs.append(
+            Knob(f"{file}:{label}", label, start, end, text, value, tier, choices, finder.bases.get(id(node), ""))
+        )
+    return knobs
+
+
+def swap(source: bytes, changes: Mapping[Knob, Value]) -> bytes:
+    """`source` with each knob's bytes, and nothing else, replaced. Raises ValueError if that is no Python any more."""
+    for knob in sorted(changes, key=lambda knob: knob.start, reverse=True):
+        source = source[: knob.start] + write(changes[knob], knob.text).encode() + source[knob.end :]
+    try:
+        ast.parse(source)
+    except SyntaxError as error:
+        raise ValueError(f"line {error.lineno}: {error.msg}") from None
+    return source
+
+
+def write(value: Value, like: str) -> str:
+    """`value` as source text in the style of the literal `like`: quotes, exponent, digit groups."""
+    if isinstance(value, str):
+        quote = like.lstrip("rRuUbB")[:1] or '"'
+        return f"{quote}{value}{quote}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, int):
+        return f"{value:_}" if "_" in like and value >= 1000 else str(value)
+    if "e" in like.lower():
+        digits, exponent = f"{value:.6e}".split("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return repr(value)
+
+
+def _words(name: str) -> str:
+    """`GPTConfig.n_layer` → `gptconfig_n_layer`; `AdamW(weightDecay)` → `adam_w_weight_decay`."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+
+
+def _fixed(name: str) -> bool:
+    leaf = _words(re.split(r"[.(]", name.rstrip(")"))[-1])
+    return bool(_FIXED.search(leaf)) and not _ALLOWED.search(leaf)
+
+
+def _turnable(value: Value, text: str, tier: int, choices: tuple[Value, ...]) -> bool:
+    if isinstance(value, (bool, str)):
+        return len(choices) > 1
+    if isinstance(value, int):
+        return (value > 0 or tier == 0) and value < 2**40 and text.replace("_", "").isdigit()
+    if isinstance(value, float):
+        return (value > 1e-9 and value < 1e9) or (value == 0.0 and tier <= 1)
+    return False
+
+
+class _Finder:
+    """Walks a module and collects (constant, name, tier)."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.found: list[tuple[ast.Constant, str, int]] = []
+        self.bases: dict[int, str] = {}  # the base of a power, by the exponent's node
+        self._shown: dict[str, list[str]] = defaultdict(list)  # strings that a name is compared with
+        self._stored = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        for node in ast.walk(tree):
+            self._alternatives(node)
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(node.left, ast.Constant):
+                self.bases[id(node.right)] = str(node.left.value)
+        self._block(tree.body, "", inside=False)
+
+    def once(self) -> list[tuple[ast.Constant, str, int]]:
+        """Every constant under its best name, in order of position."""
+        best = {
+            (node.lineno, node.col_offset): (node, name, tier)
+            for node, name, tier in sorted(self.found, key=lambda f: -f[2])
+        }
+        return [best[place] for place in sorted(best)]
+
+    def choices(self, name: str, value: object) -> tuple[Value, ...]:
+        if isinstance(value, bool):
+            return (False, True)
+        if isinstance(value, float) and value == 0.0:
+            return (0.0, *ZERO_STEPS)
+        if isinstance(value, int) and value == 0:
+            return (0, 1, 2, 4)
+        if (
+            not isinstance(value, str)
+            or not 0 < len(value) < 30
+            or not value.isprintable()
+            or set(value) & {"\\", '"', "'"}
+        ):
+            return ()
+        leaf = re.split(r"[.(]", name.rstrip(")"))[-1].lstrip("-").replace("-", "_")
+        shown = [text for text in self._shown.get(leaf, []) if text.isprintable() and not set(text) & {"\\", '"', "'"}]
+        if not shown and "pattern" in leaf.lower() and 1 < len(value) < 9 and len(set(value)) == 2:
+            first, last = value[0], value[-1]  # a layer pattern such as SSSL: how many of the first before the last
+            shown = [first * count + last for count in range(5)] if first != last else []
+        return tuple(dict.fromkeys([value, *shown])) if shown else ()
+
+    def _alternatives(self, node: ast.AST) -> None:
+        """`name == "a"`, `name in ("a", "b")`, `match name: case "a"`, `name: Literal["a", "b"]`, choices=["a", "b"]."""
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Eq, ast.NotEq, ast.In, ast.NotIn)):
+            self._show(_leaf(node.left), node.comparators[0])
+        elif isinstance(node, ast.Match):
+            for case in node.cases:
+                for value in ast.walk(case.pattern):
+                    if isinstance(value, ast.MatchValue):
+                        self._show(_leaf(node.subject), value.value)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.annotation, ast.Subscript):
+            if _leaf(node.annotation.value) == "Literal":
+                self._show(_leaf(node.target), node.annotation.slice)
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
+            for key in node.value.keys:
+                if key is not None:
+                    self._show(_leaf(node.slice), key)
+        elif isinstance(node, ast.Call) and _option(node):
+            for keyword in node.keywords:
+                if keyword.arg == "choices":
+                    self._show(_option(node).lstrip("-").replace("-", "_"), keyword.value)
+
+    def _show(self, name: str, value: ast.expr) -> None:
+        values = value.elts if isinstance(value, (ast.Tuple, ast.List, ast.Set)) else [value]
+        if name:
+            self._shown[name] += [v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str)]
+
+    def _block(self, body: Iterable[ast.stmt], scope: str, inside: bool) -> None:
+        for statement in body:
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                self._parameters(statement)
+                for decorator in statement.decorator_list:
+                    self._calls(decorator)
+                self._block(statement.body, statement.name, inside=True)
+            elif isinstance(statement, ast.ClassDef):
+                self._block(statement.body, statement.name, inside)
+            elif isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
+                self._assignment(statement, scope, inside)
+            else:
+                inner = [child for child in ast.iter_child_nodes(statement) if not isinstance(child, ast.stmt)]
+                for child in inner:
+                    if isinstance(child, ast.expr):
+                        self._calls(child)
+                        if inside:
+                            self._floats(child, scope)
+                    elif isinstance(child, (ast.ExceptHandler, ast.match_case)):
+                        self._block(child.body, scope, inside)
+                self._block(
+                    [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)], scope, inside
+                )
+
+    def _assignment(self, statement: ast.Assign | ast.AnnAssign, scope: str, inside: bool) -> None:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        name, value = _leaf(targets[0]), statement.value
+        assert value is not None
+        self._calls(value, name)
+        if inside:
+            constant = value.value if isinstance(value, ast.Constant) else None
+            if isinstance(value, ast.Constant) and name and isinstance(constant, (int, float)) and constant > 1:
+                self.found.append((value, f"{scope}.{name}", 3))
+            else:
+                self._floats(value, scope)
+            return
+        capitals = name.isupper()
+        if not name or name.startswith("__") or (not scope and not capitals and self._stored[name] > 1):
+            return  # assigned more than once: the program's own state
+        for leaf, suffix in _leaves(value):
+            if capitals or leaf.value != 0 or isinstance(leaf.value, bool) or scope:
+                self.found.append(
+                    (leaf, (f"{scope}." if scope else "") + name + suffix, 0 if capitals and not scope else 1)
+                )
+
+    def _parameters(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        arguments = function.args
+        plain = [*arguments.posonlyargs, *arguments.args]
+        pairs = [
+            *zip(plain[len(plain) - len(arguments.defaults) :], arguments.defaults),
+            *zip(arguments.kwonlyargs, arguments.kw_defaults),
+        ]
+        for argument, default in pairs:
+            if isinstance(default, ast.Constant):
+                self.found.append((default, f"{function.name}({argument.arg})", 2))
+
+    def _calls(self, expression: ast.expr, name: str = "") -> None:
+        """Command-line defaults (tier 1), float and boolean keywords of any other call (tier 2)."""
+        for node in _walk(expression):
+            if not isinstance(node, ast.Call):
+                continue
+            option = _option(node)
+            for keyword in node.keywords:
+                value = keyword.value
+                if not isinstance(value, ast.Constant) or keyword.arg is None:
+                    continue
+                if option and keyword.arg == "default":
+                    self.found.append((value, option, 1))
+                elif name.isupper() or _leaf(node.func) in ("dict", "SimpleNamespace"):
+                    self.found.append((value, f"{name or _leaf(node.func)}.{keyword.arg}", 1))
+                elif not option and isinstance(value.value, float):
+                    self.found.append((value, f"{_leaf(node.func)}({keyword.arg})", 2))
+
+    def _floats(self, expression: ast.expr, scope: str) -> None:
+        taken = {id(node) for node, _, _ in self.found}
+        for node in _walk(expression):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, float)
+                and node.value not in (0.0, 1.0)
+                and id(node) not in taken
+            ):
+                self.found.append((node, f"{scope}.constant", 3))
+
+
+def _leaves(value: ast.expr) -> Iterator[tuple[ast.Constant, str]]:
+    """The constants of an assigned expression, each with what to add to the name."""
+    if isinstance(value, ast.Constant):
+        yield value, ""
+    elif isinstance(value, ast.UnaryOp):
+        yield from _leaves(value.operand)
+    elif isinstance(value, ast.BinOp):
+        if isinstance(value.op, ast.Pow) and isinstance(value.left, ast.Constant):
+            yield from _leaves(value.right)  # 2**19: the exponent is the knob
+        else:
+            yield from _leaves(value.left)
+            yield from _leaves(value.right)
+    elif isinstance(value, ast.IfExp):
+        yield from _leaves(value.body)
+        yield from _leaves(value.orelse)
+    elif isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) <= 8:
+        for index, element in enumerate(value.elts):
+            for leaf, suffix in _leaves(element):
+                yield leaf, f"[{index}]{suffix}"
+    elif isinstance(value, ast.Dict):
+        for key, element in zip(value.keys, value.values):
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                for leaf, suffix in _leaves(element):
+                    yield leaf, f".{key.value}{suffix}"
+    elif isinstance(value, ast.Call) and _leaf(value.func) in ("int", "float", "bool", "get", "getenv"):
+        for argument in value.args:
+            yield from _leaves(argument)
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """ast.walk without the insides of f-strings, whose positions Python 3.11 gets wrong."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.JoinedStr):
+            yield from _walk(child)
+
+
+def _leaf(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _option(call: ast.Call) -> str:
+    """`--lr` of add_argument("--lr", …) or option("--lr", …); "" for another call."""
+    if _leaf(call.func) not in ("add_argument", "option"):
+        return ""
+    names = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return next((name for name in names if name.startswith("--")), names[0] if names else "")

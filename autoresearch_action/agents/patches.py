@@ -1,0 +1,164 @@
+"""People's own ideas, or another tool's: the *.diff and *.patch files of a folder, in name order, once each.
+
+A patch is made against the run's base and put three-way on the incumbent: per file, `git apply` on the base's
+text and `git merge-file` with the incumbent's. One that does not apply is said so and passed over.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+from autoresearch_action.agents import AgentFailure, Context, Draft, Exhausted
+from autoresearch_action.brief import Brief
+from autoresearch_action.errors import InputError
+from autoresearch_action.records import Experiment
+
+MAX_BYTES = 1_000_000
+
+
+class PatchesAgent:
+    """See the module's head. Raises InputError when the folder is not there or holds no patch."""
+
+    name = "patches"
+    worst_usd: float | None = 0.0
+
+    def __init__(self, folder: str, brief: Brief) -> None:
+        self.folder = (brief.directory / Path(folder).expanduser()).resolve()
+        if not self.folder.is_dir():
+            raise InputError(f"--agent patches:{folder}: there is no such folder.")
+        self._files = sorted(
+            path for path in self.folder.iterdir() if path.suffix in (".diff", ".patch") and path.is_file()
+        )
+        if not self._files:
+            raise InputError(f"--agent patches:{folder}: the folder holds no *.diff or *.patch file.")
+        self._lock = threading.Lock()
+        self._used: set[str] = set()
+
+    def propose(self, context: Context) -> Draft:
+        failures = []
+        while (path := self._next(context)) is not None:
+            try:
+                text = _text(path)
+                _apply(text, context)
+                return Draft(description=subject(text, path.stem), details={"patch": path.name})
+            except AgentFailure as failure:
+                failures.append(f"{path.name} {failure}")
+        if failures:
+            raise AgentFailure(f"{'; '.join(failures)[:500]}.")
+        raise Exhausted(f"All {len(self._files)} patches of {self.folder.name} have been tried.")
+
+    def repair(self, context: Context, failed: Experiment) -> Draft | None:
+        return None
+
+    def _next(self, context: Context) -> Path | None:
+        with self._lock:
+            for experiment in [*context.history, *context.pending]:
+                if experiment.proposal:
+                    self._used.add(experiment.proposal.details.get("patch", ""))
+            path = next((path for path in self._files if path.name not in self._used), None)
+            if path:
+                self._used.add(path.name)
+            return path
+
+
+def subject(patch: str, default: str) -> str:
+    """A patch's own title: its Subject line, else its first line of prose, else `default`."""
+    head = re.split(r"^(?:diff --git |--- |Index: )", patch, maxsplit=1, flags=re.MULTILINE)[0]
+    found = re.search(r"^Subject:[ \t]*(.+(?:\n[ \t].+)*)", head, re.MULTILINE)
+    if found:
+        return " ".join(re.sub(r"^\s*\[[^\]]*\]\s*", "", found[1]).split())[:200]
+    prose = [line.strip(" #*\t") for line in head.splitlines() if not re.match(r"From |From:|Date:|index ", line)]
+    return next((line for line in prose if line), default)[:200]
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > MAX_BYTES:
+        raise AgentFailure(f"is larger than {MAX_BYTES:,} bytes")
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise AgentFailure("cannot be read as UTF-8 text") from None
+
+
+def _apply(patch: str, context: Context) -> None:
+    """Bring `patch` into the incumbent's tree, or change nothing and raise AgentFailure (a half sentence)."""
+    base = next((e.commit for e in context.history if e.number == 0 and e.commit), context.parent)
+    names = {
+        name
+        for line in re.findall(r"^(?:---|\+\+\+|rename from|rename to|copy from) (.+)$", patch, re.MULTILINE)
+        for name in _name(line)
+    }
+    if not names:
+        raise AgentFailure("holds no diff")
+    root = context.tree
+    if not any((context.tree / name).exists() for name in names) and any(
+        (context.directory / name).exists() for name in names
+    ):
+        root = context.directory  # made with `git diff --relative` in the working directory
+    prefix = root.relative_to(context.tree).as_posix()
+    with tempfile.TemporaryDirectory(prefix="autoresearch-patch-") as scratch:
+        before, after = Path(scratch, "base"), Path(scratch, "new")
+        for name in names:
+            if not (root / name).resolve().is_relative_to(context.tree.resolve()):
+                raise AgentFailure(f"touches {name}, which lies outside the repository")
+            where = f"{base}:{name}" if prefix == "." else f"{base}:{prefix}/{name}"
+            shown = _git(["-C", str(_repository(context)), "cat-file", "blob", where], context.brief.directory)
+            for folder in (before, after) if shown.returncode == 0 else ():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(shown.stdout)
+        after.mkdir(exist_ok=True)
+        applied = _git(["apply", "--whitespace=nowarn", "-"], after, patch.encode())
+        if applied.returncode:
+            reason = applied.stderr.decode("utf-8", "replace").strip().splitlines() or ["git apply failed"]
+            raise AgentFailure(f"does not apply to the base ({reason[0].removeprefix('error: ')[:200]})")
+        merged = {name: _merge(root / name, before / name, after / name, name, Path(scratch)) for name in sorted(names)}
+    for name, content in merged.items():
+        if content is None:
+            (root / name).unlink(missing_ok=True)
+        else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+
+
+def _merge(ours: Path, base: Path, theirs: Path, name: str, scratch: Path) -> bytes | None:
+    """The three-way result for one file; None: it is gone."""
+    if theirs.is_symlink():
+        raise AgentFailure(f"makes {name} a link")
+    present = [path.read_bytes() if path.is_file() else None for path in (ours, base, theirs)]
+    if present[0] == present[1]:
+        return present[2]
+    if present[1] == present[2]:
+        return present[0]
+    if None in present:
+        raise AgentFailure(f"conflicts with what was kept since, in {name}")
+    mine = scratch / "ours"
+    mine.write_bytes(present[0] or b"")
+    done = _git(["merge-file", "-p", str(mine), str(base), str(theirs)], scratch)
+    if done.returncode:
+        raise AgentFailure(f"conflicts with what was kept since, in {name}")
+    return done.stdout
+
+
+def _name(line: str) -> list[str]:
+    """`a/train.py<TAB>date` → ["train.py"]; /dev/null → []."""
+    path = line.split("\t")[0].strip().strip('"')
+    if path == "/dev/null":
+        return []
+    return [path[2:] if path.startswith(("a/", "b/")) else path]
+
+
+def _repository(context: Context) -> Path:
+    """Where the base's objects are: the user's repository, only read."""
+    return context.brief.directory
+
+
+def _git(arguments: list[str], directory: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """git outside any repository but the one named by -C, whatever the environment or the user's settings say."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    env |= {"GIT_CEILING_DIRECTORIES": str(directory.parent), "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+    return subprocess.run(["git", *arguments], cwd=directory, input=stdin, capture_output=True, env=env, check=False)
