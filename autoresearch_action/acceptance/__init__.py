@@ -27,6 +27,7 @@ class Ask:
     """Runs wanted next, in this order; those of one Ask may run side by side."""
 
     runs: tuple[Want, ...]
+    reseed: bool = False  # from here on the trial's copy has its literal seeds replaced
 
 
 @dataclass(frozen=True)

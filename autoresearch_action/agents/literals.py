@@ -30,7 +30,7 @@ _INCOMPARABLE = re.compile(
 )
 ZERO_STEPS = (0.01, 0.03, 0.1, 0.2)  # where a float that is off may go
 SMALL = 16  # integers below it move by ones; powers of two from it on stay powers of two
-REACH = math.log(4.0)  # a number moves by at most this factor at a time
+REACH = math.log(3.0)  # a number moves by at most this factor at a time
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _words(name: str) -> str:
 
 
 def _fixed(name: str) -> bool:
-    leaf = _words(re.split(r"[.(]", name.rstrip(")"))[-1])
+    leaf = _words(_last(name))
     return bool(_FIXED.search(leaf)) and not _ALLOWED.search(leaf)
 
 
@@ -179,186 +179,144 @@ def _turnable(value: Value, text: str, tier: int, choices: tuple[Value, ...]) ->
 
 
 class _Finder:
-    """Walks a module and collects (constant, name, tier)."""
+    """Walks a module and collects constants, each with the best name and tier it is found under."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self.found: list[tuple[ast.Constant, str, int]] = []
+        self._found: dict[tuple[int, int], tuple[ast.Constant, str, int]] = {}
         self.bases: dict[int, str] = {}  # the base of a power, by the exponent's node
         self._shown: dict[str, list[str]] = defaultdict(list)  # strings that a name is compared with
         self._stored = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
         for node in ast.walk(tree):
-            self._alternatives(node)
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(node.left, ast.Constant):
-                self.bases[id(node.right)] = str(node.left.value)
+            self._note(node)
         self._block(tree.body, "", inside=False)
 
     def once(self) -> list[tuple[ast.Constant, str, int]]:
-        """Every constant under its best name, in order of position."""
-        best = {
-            (node.lineno, node.col_offset): (node, name, tier)
-            for node, name, tier in sorted(self.found, key=lambda f: -f[2])
-        }
-        return [best[place] for place in sorted(best)]
+        return [self._found[place] for place in sorted(self._found)]
 
-    def choices(self, name: str, value: object) -> tuple[Value, ...]:
+    def choices(self, name: str, value: Value) -> tuple[Value, ...]:
+        """The values of a categorical literal, its own first; () where it is a number or shows no other."""
         if isinstance(value, bool):
-            return (False, True)
-        if isinstance(value, float) and value == 0.0:
-            return (0.0, *ZERO_STEPS)
-        if isinstance(value, int) and value == 0:
-            return (0, 1, 2, 4)
-        if (
-            not isinstance(value, str)
-            or not 0 < len(value) < 30
-            or not value.isprintable()
-            or set(value) & {"\\", '"', "'"}
-        ):
-            return ()
-        leaf = re.split(r"[.(]", name.rstrip(")"))[-1].lstrip("-").replace("-", "_")
-        shown = [text for text in self._shown.get(leaf, []) if text.isprintable() and not set(text) & {"\\", '"', "'"}]
-        if not shown and "pattern" in leaf.lower() and 1 < len(value) < 9 and len(set(value)) == 2:
-            first, last = value[0], value[-1]  # a layer pattern such as SSSL: how many of the first before the last
-            shown = [first * count + last for count in range(5)] if first != last else []
-        return tuple(dict.fromkeys([value, *shown])) if shown else ()
+            return (value, not value)
+        if not isinstance(value, str):
+            return () if value else (0.0, *ZERO_STEPS) if isinstance(value, float) else (0, 1, 2, 4)
+        leaf = _last(name).lstrip("-").replace("-", "_")
+        shown = [value, *self._shown.get(leaf, [])]
+        if len(shown) == 1 and "pattern" in leaf.lower() and 1 < len(value) < 9 and len(set(value)) == 2:
+            shown += [value[0] * count + value[-1] for count in range(5)]  # layers such as SSSL: how many S to an L
+        return tuple(dict.fromkeys(shown)) if all(re.fullmatch(r"[\w .+/-]{1,30}", text) for text in shown) else ()
 
-    def _alternatives(self, node: ast.AST) -> None:
-        """`name == "a"`, `name in ("a", "b")`, `match name: case "a"`, `name: Literal["a", "b"]`, choices=["a", "b"]."""
+    def _note(self, node: ast.AST) -> None:
+        """`name == "a"`, `name in ("a", "b")`, `name: Literal["a", "b"]`, choices=["a", "b"]; the base of a power."""
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Eq, ast.NotEq, ast.In, ast.NotIn)):
             self._show(_leaf(node.left), node.comparators[0])
-        elif isinstance(node, ast.Match):
-            for case in node.cases:
-                for value in ast.walk(case.pattern):
-                    if isinstance(value, ast.MatchValue):
-                        self._show(_leaf(node.subject), value.value)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.annotation, ast.Subscript):
             if _leaf(node.annotation.value) == "Literal":
                 self._show(_leaf(node.target), node.annotation.slice)
-        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
-            for key in node.value.keys:
-                if key is not None:
-                    self._show(_leaf(node.slice), key)
-        elif isinstance(node, ast.Call) and _option(node):
+        elif isinstance(node, ast.Call) and (option := _option(node)):
             for keyword in node.keywords:
                 if keyword.arg == "choices":
-                    self._show(_option(node).lstrip("-").replace("-", "_"), keyword.value)
+                    self._show(option.lstrip("-").replace("-", "_"), keyword.value)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(node.left, ast.Constant):
+            self.bases[id(node.right)] = str(node.left.value)
 
     def _show(self, name: str, value: ast.expr) -> None:
         values = value.elts if isinstance(value, (ast.Tuple, ast.List, ast.Set)) else [value]
         if name:
             self._shown[name] += [v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str)]
 
-    def _block(self, body: Iterable[ast.stmt], scope: str, inside: bool) -> None:
-        for statement in body:
-            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                self._parameters(statement)
-                for decorator in statement.decorator_list:
-                    self._calls(decorator)
-                self._block(statement.body, statement.name, inside=True)
-            elif isinstance(statement, ast.ClassDef):
-                self._block(statement.body, statement.name, inside)
-            elif isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
-                self._assignment(statement, scope, inside)
-            else:
-                inner = [child for child in ast.iter_child_nodes(statement) if not isinstance(child, ast.stmt)]
-                for child in inner:
-                    if isinstance(child, ast.expr):
-                        self._calls(child)
-                        if inside:
-                            self._floats(child, scope)
-                    elif isinstance(child, (ast.ExceptHandler, ast.match_case)):
-                        self._block(child.body, scope, inside)
-                self._block(
-                    [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)], scope, inside
-                )
+    def _add(self, node: ast.expr, name: str, tier: int) -> None:
+        if isinstance(node, ast.Constant):
+            old = self._found.get((node.lineno, node.col_offset))
+            if old is None or old[2] > tier:
+                self._found[node.lineno, node.col_offset] = (node, name, tier)
 
-    def _assignment(self, statement: ast.Assign | ast.AnnAssign, scope: str, inside: bool) -> None:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        name, value = _leaf(targets[0]), statement.value
-        assert value is not None
-        self._calls(value, name)
+    def _block(self, body: Iterable[ast.AST], scope: str, inside: bool) -> None:
+        for node in body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                plain, keyed = (
+                    [*node.args.posonlyargs, *node.args.args],
+                    zip(node.args.kwonlyargs, node.args.kw_defaults),
+                )
+                for argument, default in [*zip(plain[::-1], node.args.defaults[::-1]), *keyed]:
+                    if default is not None:
+                        self._add(default, f"{node.name}({argument.arg})", 2)
+                self._block([*node.decorator_list, *node.body], node.name, inside=True)
+            elif isinstance(node, ast.ClassDef):
+                self._block(node.body, node.name, inside)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+                target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+                self._assignment(_leaf(target), node.value, scope, inside)
+            elif isinstance(node, ast.expr):
+                self._expression(node, "", scope, inside)
+            else:
+                self._block(ast.iter_child_nodes(node), scope, inside)
+
+    def _assignment(self, name: str, value: ast.expr, scope: str, inside: bool) -> None:
+        self._expression(value, name, scope, inside)
         if inside:
-            constant = value.value if isinstance(value, ast.Constant) else None
-            if isinstance(value, ast.Constant) and name and isinstance(constant, (int, float)) and constant > 1:
-                self.found.append((value, f"{scope}.{name}", 3))
-            else:
-                self._floats(value, scope)
+            if (
+                name
+                and isinstance(value, ast.Constant)
+                and not isinstance(value.value, (bool, str))
+                and value.value != 1
+            ):
+                self._add(value, f"{scope}.{name}", 3)
             return
-        capitals = name.isupper()
-        if not name or name.startswith("__") or (not scope and not capitals and self._stored[name] > 1):
-            return  # assigned more than once: the program's own state
+        knob = name.isupper() or bool(scope)
+        if not name or name.startswith("__") or (not knob and self._stored[name] > 1):
+            return  # what is assigned more than once is the program's own state
         for leaf, suffix in _leaves(value):
-            if capitals or leaf.value != 0 or isinstance(leaf.value, bool) or scope:
-                self.found.append(
-                    (leaf, (f"{scope}." if scope else "") + name + suffix, 0 if capitals and not scope else 1)
+            if knob or leaf.value:
+                self._add(
+                    leaf, (f"{scope}." if scope else "") + name + suffix, 0 if name.isupper() and not scope else 1
                 )
 
-    def _parameters(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        arguments = function.args
-        plain = [*arguments.posonlyargs, *arguments.args]
-        pairs = [
-            *zip(plain[len(plain) - len(arguments.defaults) :], arguments.defaults),
-            *zip(arguments.kwonlyargs, arguments.kw_defaults),
-        ]
-        for argument, default in pairs:
-            if isinstance(default, ast.Constant):
-                self.found.append((default, f"{function.name}({argument.arg})", 2))
-
-    def _calls(self, expression: ast.expr, name: str = "") -> None:
-        """Command-line defaults (tier 1), float and boolean keywords of any other call (tier 2)."""
+    def _expression(self, expression: ast.expr, name: str, scope: str, inside: bool) -> None:
+        """Command-line and configuration defaults (tier 1), float keywords of other calls (2), other floats (3)."""
         for node in _walk(expression):
-            if not isinstance(node, ast.Call):
-                continue
-            option = _option(node)
-            for keyword in node.keywords:
-                value = keyword.value
-                if not isinstance(value, ast.Constant) or keyword.arg is None:
-                    continue
-                if option and keyword.arg == "default":
-                    self.found.append((value, option, 1))
-                elif name.isupper() or _leaf(node.func) in ("dict", "SimpleNamespace"):
-                    self.found.append((value, f"{name or _leaf(node.func)}.{keyword.arg}", 1))
-                elif not option and isinstance(value.value, float):
-                    self.found.append((value, f"{_leaf(node.func)}({keyword.arg})", 2))
-
-    def _floats(self, expression: ast.expr, scope: str) -> None:
-        taken = {id(node) for node, _, _ in self.found}
-        for node in _walk(expression):
-            if (
-                isinstance(node, ast.Constant)
+            if isinstance(node, ast.Call):
+                option, function = _option(node), _leaf(node.func)
+                for keyword in node.keywords:
+                    float_valued = isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, float)
+                    if option and keyword.arg == "default":
+                        self._add(keyword.value, option, 1)
+                    elif name.isupper() or function in ("dict", "SimpleNamespace"):
+                        self._add(keyword.value, f"{name or function}.{keyword.arg}", 1)
+                    elif float_valued and not option:
+                        self._add(keyword.value, f"{function}({keyword.arg})", 2)
+            elif (
+                inside
+                and isinstance(node, ast.Constant)
                 and isinstance(node.value, float)
                 and node.value not in (0.0, 1.0)
-                and id(node) not in taken
             ):
-                self.found.append((node, f"{scope}.constant", 3))
+                self._add(node, f"{scope}.constant", 3)
 
 
 def _leaves(value: ast.expr) -> Iterator[tuple[ast.Constant, str]]:
     """The constants of an assigned expression, each with what to add to the name."""
     if isinstance(value, ast.Constant):
         yield value, ""
-    elif isinstance(value, ast.UnaryOp):
-        yield from _leaves(value.operand)
-    elif isinstance(value, ast.BinOp):
-        if isinstance(value.op, ast.Pow) and isinstance(value.left, ast.Constant):
-            yield from _leaves(value.right)  # 2**19: the exponent is the knob
-        else:
-            yield from _leaves(value.left)
-            yield from _leaves(value.right)
-    elif isinstance(value, ast.IfExp):
-        yield from _leaves(value.body)
-        yield from _leaves(value.orelse)
     elif isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) <= 8:
         for index, element in enumerate(value.elts):
-            for leaf, suffix in _leaves(element):
-                yield leaf, f"[{index}]{suffix}"
+            yield from ((leaf, f"[{index}]{suffix}") for leaf, suffix in _leaves(element))
     elif isinstance(value, ast.Dict):
         for key, element in zip(value.keys, value.values):
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                for leaf, suffix in _leaves(element):
-                    yield leaf, f".{key.value}{suffix}"
-    elif isinstance(value, ast.Call) and _leaf(value.func) in ("int", "float", "bool", "get", "getenv"):
-        for argument in value.args:
-            yield from _leaves(argument)
+                yield from ((leaf, f".{key.value}{suffix}") for leaf, suffix in _leaves(element))
+    else:
+        parts: list[ast.expr] = []
+        if isinstance(value, ast.UnaryOp):
+            parts = [value.operand]
+        elif isinstance(value, ast.BinOp):  # of 2**19 the exponent is the knob
+            power = isinstance(value.op, ast.Pow) and isinstance(value.left, ast.Constant)
+            parts = [value.right] if power else [value.left, value.right]
+        elif isinstance(value, ast.IfExp):
+            parts = [value.body, value.orelse]
+        elif isinstance(value, ast.Call) and _leaf(value.func) in ("int", "float", "bool", "get", "getenv"):
+            parts = value.args
+        for part in parts:
+            yield from _leaves(part)
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -371,6 +329,11 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 def _leaf(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _last(name: str) -> str:
+    """`GPTConfig.depth` → `depth`; `dropout(p)` → `p`."""
+    return re.split(r"[.(]", name.rstrip(")"))[-1]
 
 
 def _option(call: ast.Call) -> str:

@@ -24,9 +24,10 @@ from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment
 
 TIER_WEIGHT = (8.0, 4.0, 0.5, 0.2)
-SIZES = (1, 1, 1, 2, 2, 3)  # how many literals a proposal turns, drawn evenly
-RANDOM_FIRST = 6  # measured proposals before TPE takes over from even draws
+SIZES = (1, 1, 2)  # how many literals a proposal turns, drawn evenly
+RANDOM_FIRST = 4
 ATTEMPTS = 300  # draws without a new point after which the space counts as searched
+MIRRORED = 0.3  # a loss on one side lets this share of it be hoped for on the other
 FLAT = 0.5  # an effect below this many standard deviations of the noise is none
 
 
@@ -61,6 +62,7 @@ class OptunaAgent:
             raise Exhausted("The editable files hold no literal that can be turned.")
         lessons = learn(context.history)
         noise = context.noise or _typical([lesson.gain for lesson in lessons])
+        lessons += hopes(knobs, lessons, noise)
         with self._lock:
             self._remember(context)
             chosen = self._draw(context, knobs, lessons, noise)
@@ -164,6 +166,23 @@ def learn(history: Sequence[Experiment]) -> list[Lesson]:
             worst = min(worst, gain)
             lessons.append(Lesson(changes, gain))
     return lessons
+
+
+def hopes(knobs: Sequence[Knob], lessons: Sequence[Lesson], noise: float) -> list[Lesson]:
+    """Where turning a number one way alone lost clearly, the other way, never tried, is hoped to gain."""
+    found = []
+    for knob in knobs:
+        told = [
+            (place, lesson)
+            for lesson in lessons
+            if knob.key in lesson.changes and (place := _place(knob, lesson.changes[knob.key][1]))
+        ]
+        if knob.choices or not told or len({place > 0 for place, _ in told}) > 1:
+            continue
+        for place, lesson in told:
+            if len(lesson.changes) == 1 and lesson.gain is not None and lesson.gain < -noise:
+                found.append(Lesson({knob.key: (knob.value, knob.at(-place))}, -MIRRORED * lesson.gain))
+    return found
 
 
 def weight(knob: Knob, lessons: Sequence[Lesson], noise: float) -> float:

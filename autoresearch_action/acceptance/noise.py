@@ -1,0 +1,238 @@
+"""Noise: how far two runs of the same code differ, learnt from few baseline replicates and from every run since.
+
+Covers calibration, whether seeds matter at all, and how many runs a gain of a given size needs. Does not decide
+about any candidate (screen.py) and claims nothing (confirm.py). Pure: dice come from seeds that the caller gives.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from autoresearch_action.acceptance import Ask, Want
+from autoresearch_action.brief import Brief
+from autoresearch_action.errors import InputError
+from autoresearch_action.records import Measurement, Record
+
+FIRST = 2  # runs before seeds are known to matter
+ENOUGH = 4  # replicates of the baseline in the usual case
+MOST = 6  # … where one of them lies far off, or all are equal
+EARLY = 12  # progress lines within which different seeds must show
+MIN_PAIRS = 6  # sign flips of 6 pairs reach 1/64 < 0.025
+GAINS = (0.1, 0.5, 1.0, 5.0)  # per cent, what `measure` speaks of
+
+
+class Noise(Record):
+    """What is known of the metric's spread. All in the metric's unit; `dof` 0: the spread was not seen (exact)."""
+
+    sigma: float  # standard deviation of single runs, over seeds and the machine's moods
+    dof: int
+    mean: float  # of the baseline
+    runs: int = 0
+    short: float | None = None  # spread between runs next to each other in time: less than sigma where the machine drifts
+    paired: float | None = None  # spread of same-seed differences of edits so far, median; for planning only
+    drift: bool = False  # stored runs of the incumbent may reject a candidate, never keep one
+    exact: bool = False
+    blind: bool = False  # seeds have no effect: a lucky draw cannot be told from a gain, nothing may be claimed
+    reseed: bool = False  # … had none until literal seeds were replaced in the trial's copy
+    notes: list[str] = []
+
+    def reserve_pairs(self, level: float = 0.025) -> int:
+        """Pairs to keep time for: enough sign flips for `level`, and one to spare for a pair that goes the other way."""
+        if self.exact or self.blind:
+            return 1
+        return max(MIN_PAIRS, math.ceil(math.log2(4 / level)))
+
+    def learn(self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement] = ()) -> Noise:
+        """The noise after one more candidate: its replicates add degrees of freedom, its pairs a paired spread."""
+        values = [value for value in good(candidate) if value is not None]
+        if len(values) < 2 or self.exact:
+            return self
+        variance, dof = pool((self.sigma**2, self.dof), spread_of(values))
+        differences = [head - base for head, base in pairs(candidate, incumbent)]
+        paired = self.paired
+        if len(differences) >= ENOUGH:
+            latest = statistics.stdev(differences)
+            paired = latest if paired is None else 0.7 * paired + 0.3 * latest
+        return self.model_copy(update={"sigma": math.sqrt(variance), "dof": dof, "paired": paired})
+
+    def describe(self) -> str:
+        """In a few words, for the verdict on the baseline and the report."""
+        if self.exact:
+            return "an exact metric: one run decides"
+        told = f"σ = {self.sigma:.3g} over {self.runs} runs"
+        if self.blind:
+            return f"{told}; seeds have no effect on it, so nothing can be claimed"
+        return told + ("; literal seeds replaced" if self.reseed else "") + ("; the machine drifts" if self.drift else "")
+
+
+def good(runs: Iterable[Measurement]) -> list[float]:
+    """Values of the runs that gave one."""
+    return [run.value for run in runs if run.outcome == "ok" and run.value is not None]
+
+
+def pairs(candidate: Iterable[Measurement], incumbent: Iterable[Measurement]) -> list[tuple[float, float]]:
+    """(candidate, incumbent) values of the seeds that both have run, in the candidate's order."""
+    base = {run.trial.seed: run.value for run in incumbent if run.outcome == "ok"}
+    found = []
+    for run in candidate:
+        other = base.pop(run.trial.seed, None) if run.outcome == "ok" else None
+        if other is not None and run.value is not None:
+            found.append((run.value, other))
+    return found
+
+
+def spread_of(values: Sequence[float]) -> tuple[float, int]:
+    """(variance, degrees of freedom) of a sample; (0, 0) for fewer than two."""
+    if len(values) < 2:
+        return 0.0, 0
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1), len(values) - 1
+
+
+def pool(*parts: tuple[float, int]) -> tuple[float, int]:
+    """Pooled (variance, degrees of freedom) of independent estimates."""
+    dof = sum(n for _, n in parts)
+    return (math.fsum(v * n for v, n in parts) / dof if dof else 0.0), dof
+
+
+def derive(seed: int, *path: int | str) -> int:
+    """A seed below 2³¹ − 1 for one run, from the run's dice and its place."""
+    text = ":".join(map(str, (seed, *path))).encode()
+    return (zlib.crc32(text) * 2654435761 + zlib.adler32(text)) % (2**31 - 1)
+
+
+@lru_cache(maxsize=4096)
+def t_quantile(probability: float, dof: int) -> float:
+    """Quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, probability))
+
+
+def calibrate(baseline: Sequence[Measurement], brief: Brief, seed: int = 0, known: Noise | None = None) -> Ask | Noise:
+    """Ask for baseline runs until the noise is known well enough to begin; then the Noise.
+
+    `known` is the noise of an earlier run with equal device, base and data: then two runs are enough.
+    Raises InputError where a limit names a metric that the baseline does not print.
+    """
+    runs = [run for run in baseline if run.outcome == "ok" and run.value is not None]
+    reseed = any(run.trial.reseed for run in runs)
+    used = [run for run in runs if run.trial.reseed == reseed]
+    values = good(used)
+    _limits_printed(used, brief)
+
+    def ask(total: int, reseeded: bool = reseed, have: int = len(used)) -> Ask:
+        wants = (Want("base", derive(seed, "baseline", reseeded, index)) for index in range(have, total))
+        return Ask(tuple(wants), reseed=reseeded)
+
+    if len(used) < FIRST:
+        return ask(FIRST)
+    if brief.exact:
+        if len(set(values)) == 1:
+            return Noise(sigma=0.0, dof=0, mean=values[0], runs=len(values), exact=True)
+    elif blind(used):
+        if not reseed:
+            return ask(FIRST, reseeded=True, have=0)
+        return _noise(runs, brief, blind=True)
+    if len(used) < (FIRST if known else ENOUGH):
+        return ask(ENOUGH)
+    if len(used) < MOST and not known and _unsettled(values):
+        return ask(MOST)
+    noise = _noise(used, brief, reseed=reseed)
+    if known and not known.exact:
+        variance, dof = pool((noise.sigma**2, noise.dof), (known.sigma**2, known.dof))
+        noise = noise.model_copy(update={"sigma": math.sqrt(variance), "dof": dof, "paired": known.paired})
+    return noise
+
+
+def blind(runs: Sequence[Measurement]) -> bool:
+    """Whether different seeds made no difference: equal training curves, or, without curves, equal values.
+
+    Early progress lines are compared one by one, because later ones differ by the machine's timing alone.
+    A run that says `censored: 1` did not reach its target; equal values then say nothing.
+    """
+    if len({run.trial.seed for run in runs}) < 2:
+        return False
+    curves = [[loss for _, loss in run.curve[:EARLY]] for run in runs]
+    length = min(map(len, curves))
+    if length >= 3:
+        return all(_close(curve[:length], curves[0][:length]) for curve in curves[1:])
+    return len({run.value for run in runs}) == 1 and not any(run.metrics.get("censored") for run in runs)
+
+
+def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(one, other, strict=True))
+
+
+def _unsettled(values: Sequence[float]) -> bool:
+    """Whether one value lies far from the others, or all are equal though the metric is said to be noisy."""
+    if len(set(values)) == 1:
+        return True
+    middle = statistics.median(values)
+    off = sorted(abs(value - middle) for value in values)
+    return off[-1] > 6 * max(statistics.median(off[:-1]), 1e-12 * abs(middle))
+
+
+def _noise(runs: Sequence[Measurement], brief: Brief, reseed: bool = False, blind: bool = False) -> Noise:
+    ordered = good(sorted(runs, key=lambda run: run.started))
+    variance, dof = spread_of(ordered)
+    steps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)]
+    # Half the mean squared step (von Neumann 1941) is the variance that neighbours in time do not share.
+    short = math.sqrt(math.fsum(step * step for step in steps) / (2 * len(steps))) if steps else None
+    notes = ["`exact: true`, but two runs of the same code differ: measured as noisy"] if brief.exact else []
+    return Noise(
+        sigma=math.sqrt(variance),
+        dof=dof,
+        mean=statistics.fmean(ordered),
+        runs=len(ordered),
+        short=short,
+        drift=brief.timing,
+        blind=blind,
+        reseed=reseed,
+        notes=notes,
+    )
+
+
+def _limits_printed(runs: Sequence[Measurement], brief: Brief) -> None:
+    for name in brief.limits:
+        if runs and not any(name in run.metrics for run in runs):
+            raise InputError(f"`limits` names {name}, which the baseline does not print: print it, or take the limit out.")
+
+
+def runs_needed(noise: Noise, gain: float, level: float = 0.025, power: float = 0.8) -> int:
+    """Pairs of runs that confirm an improvement of `gain` (metric's unit) with probability `power`.
+
+    Normal approximation with Guenther's (1981) correction for the t test, never fewer than sign flips need.
+    """
+    from scipy.special import ndtri
+
+    if noise.exact:
+        return 1
+    spread = noise.paired if noise.paired is not None else math.sqrt(2) * noise.sigma
+    z = float(ndtri(1 - level))
+    needed = (z + float(ndtri(power))) ** 2 * (spread / gain) ** 2 + z * z / 2
+    return max(noise.reserve_pairs(level), math.ceil(needed)) if math.isfinite(needed) else 10**9
+
+
+def forecast(noise: Noise, brief: Brief, trial_seconds: float, minutes: float, slots: int = 1) -> str:
+    """What `autoresearch measure` prints: σ, runs by size of gain, and what a run of `minutes` will yield."""
+    lines = [f"{brief.metric}: {noise.mean:.6g} on the base, {noise.describe()}."]
+    lines += [f"Note: {note}." for note in noise.notes]
+    if noise.blind:
+        return "\n".join([*lines, "Read AUTORESEARCH_SEED in the program and seed its generators with it."])
+    for percent in GAINS:
+        pairs_needed = runs_needed(noise, abs(noise.mean) * percent / 100) if noise.mean else 0
+        runs = 2 * pairs_needed
+        lines.append(f"A gain of {percent:g} % needs {runs} run{'s' * (runs != 1)} to be claimed.")
+    total = int(minutes * 60 * slots // trial_seconds) if trial_seconds > 0 else 0
+    proof = 2 * noise.reserve_pairs()
+    ideas = max(0, int((total - noise.runs - proof) / (1.0 if noise.exact else 2.1)))
+    lines.append(
+        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.0f} s: {noise.runs} to calibrate, {proof} to confirm,"
+        f" the rest for about {ideas} idea{'s' * (ideas != 1)}."
+    )
+    return "\n".join(lines)
