@@ -25,7 +25,9 @@ MAX_PROGRAM_BYTES = 1_000_000
 LONGEST = 5 * 24 * 3600.0  # seconds; a self-hosted job cannot run longer
 DEFAULT_TIME_BUDGET = 300.0
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|ACCESS_KEY", re.IGNORECASE)
-_TIMING = re.compile(r"(^|[_./-])(seconds?|secs?|ms|us|ns|time|latency|duration|throughput|per_s(ec(ond)?)?|qps|fps)($|[_./-])", re.IGNORECASE)
+_TIMING = re.compile(
+    r"(^|[_./-])(seconds?|secs?|ms|us|ns|time|latency|duration|throughput|per_s(ec(ond)?)?|qps|fps)($|[_./-])", re.IGNORECASE
+)
 _LIMIT = re.compile(r"^\s*(?:(?P<op><=|>=)\s*(?P<bound>[-+]?[\d.]+(?:e[-+]?\d+)?)|(?P<rel>[-+]\s*[\d.]+)\s*%)\s*$", re.IGNORECASE)
 
 

@@ -13,11 +13,13 @@ from autoresearch_action import __version__
 from autoresearch_action.errors import UserError
 
 STATE = click.option(
-    "--state", type=click.Path(path_type=Path), default=Path(".autoresearch"), show_default=True, help="Folder of the ledger and the reports."
+    "--state",
+    type=click.Path(path_type=Path),
+    default=Path(".autoresearch"),
+    show_default=True,
+    help="Folder of the ledger and the reports.",
 )
-PROGRAM = click.option(
-    "--program", type=click.Path(path_type=Path), default=Path("program.md"), show_default=True, help="The brief."
-)
+PROGRAM = click.option("--program", type=click.Path(path_type=Path), default=Path("program.md"), show_default=True, help="The brief.")
 
 
 class Commands(click.Group):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
 
 from autoresearch_action.ledger import Ledger
 from autoresearch_action.records import Measurement, Trial
@@ -40,12 +41,12 @@ class Crew:
         trial = trial.model_copy(update={"index": self._index})
         self.running[self.executor.submit(trial, slot)] = (slot, trial, time.time())
 
-    def wait(self, others: Iterable[Future[object]] = ()) -> list[Measurement]:
+    def wait(self, others: Iterable[Future[Any]] = ()) -> list[Measurement]:
         """Block until a trial or one of `others` is done; the finished trials, journalled.
 
         Raises Interrupted.
         """
-        futures: set[Future[object]] = {*self.running, *others}  # type: ignore[arg-type]
+        futures: set[Future[Any]] = {*self.running, *others}
         while True:
             self._tick()
             reason = self._interrupted()
@@ -72,12 +73,14 @@ class Crew:
             finished.append(measurement)
         return finished
 
-    def gather(self, trials: list[Trial]) -> list[Measurement]:
-        """Run all of them, as many side by side as there are slots. The results, in order of completion."""
-        queue, results = list(trials), []
-        while queue or self.running:
+    def gather(self, groups: list[list[Trial]]) -> None:
+        """Run all of them: the trials of one group after each other on one slot, groups side by side."""
+        queue = [list(group) for group in groups if group]
+        current: dict[str, list[Trial]] = {}
+        while queue or self.running or any(current.values()):
             for slot in self.free:
-                if queue:
-                    self.start(queue.pop(0), slot)
-            results += self.wait()
-        return results
+                if not current.get(slot) and queue:
+                    current[slot] = queue.pop(0)
+                if current.get(slot):
+                    self.start(current[slot].pop(0), slot)
+            self.wait()

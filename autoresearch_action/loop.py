@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from autoresearch_action.crew import Crew, Interrupted
 from autoresearch_action.desk import Desk, settle
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import Ledger, Study
-from autoresearch_action.records import Experiment, Measurement, Proposal, Trial, Verdict
+from autoresearch_action.records import Experiment, Measurement, Proposal, StopRule, Trial, Verdict
 from autoresearch_action.trials import Executor
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
 
@@ -101,7 +101,7 @@ class Loop:
             if not late:
                 self._launch()
             busy = self.crew.running or self.desk.thinking
-            if not busy and (late or self.reason and not self.candidates and not self.desk.waiting):
+            if not busy and (late or (self.reason and not self.candidates and not self.desk.waiting)):
                 break
             for measurement in self.crew.wait(self.desk.futures):
                 self._measured(measurement)
@@ -239,6 +239,7 @@ class Loop:
 
     def _trial(self, owner: Candidate, want: Want) -> Trial:
         measured = owner if want.side == "head" else self.incumbent
+        purpose: Literal["baseline", "screen", "reference"]
         purpose = "baseline" if owner.number == 0 and self.noise is None else "screen" if want.side == "head" else "reference"
         return Trial(
             number=measured.number,
@@ -249,25 +250,26 @@ class Loop:
             reseed=self.reseed,
             stop=self._stop_rule(owner, want),
             asked_by=owner.number,
-            **self.limits(),
+            **self.limits(),  # type: ignore[arg-type]
         )
 
-    def limits(self) -> dict[str, float]:
-        """Hard limit of `run` and, where training time is fixed, the clock that equal time allows."""
+    def limits(self) -> dict[str, object]:
+        """Hard limits by phase and, where training time is fixed, the clock that equal time allows."""
         runs = [run for run in self.baseline.runs if run.outcome == "ok"]
         if not runs:
             return {}
-        slowest = max(run.phases.get("run", 0.0) for run in runs)
-        limit = self.brief.timeout or 3 * slowest + 30
-        limits: dict[str, float] = {}
+        limits = {phase: 3 * max(run.phases.get(phase, 0.0) for run in runs) + 30 for phase in ("check", "run", "evaluate")}
+        facts: dict[str, object] = {"limits": limits}
         if self.brief.timed:
-            limit = self.brief.timeout or min(limit, 2 * self.brief.time_budget + 30)
+            limits["run"] = min(limits["run"], 2 * self.brief.time_budget + 30)
             clocks = [run.clock for run in runs]
             spread = statistics.stdev(clocks) if len(clocks) > 1 else 0.0
-            limits["clock_limit"] = 1.1 * max(clocks) + 3 * spread
-        return limits | {"limit": limit}
+            facts["clock_limit"] = 1.1 * max(clocks) + 3 * spread
+        if self.brief.timeout:
+            limits["run"] = self.brief.timeout
+        return facts
 
-    def _stop_rule(self, owner: Candidate, want: Want) -> object:
+    def _stop_rule(self, owner: Candidate, want: Want) -> StopRule | None:
         """Only a first look may be stopped early, and only where training losses can be compared."""
         if owner.number == 0 or owner.runs or want.side != "head" or self.noise is None:
             return None

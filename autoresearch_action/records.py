@@ -72,7 +72,7 @@ class Trial(Record):
     side: Side = "head"
     scale: Literal["search", "transfer"] = "search"
     time_budget: float | None = None  # seconds; None: the brief's
-    limit: float | None = None  # hard wall-clock seconds for `run`; None: the brief's or the default
+    limits: dict[str, float] = Field(default_factory=dict)  # hard wall-clock seconds by phase; missing: the default
     clock_limit: float | None = None  # seconds on the trial's own clock (CPU or wall) that equal time allows
     reseed: bool = False  # literal seeds in the trial's copy are replaced
     stop: StopRule | None = None

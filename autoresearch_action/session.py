@@ -18,7 +18,9 @@ from typing import Any
 
 import click
 
-from autoresearch_action import __version__, brief as briefs, ledger as ledgers
+from autoresearch_action import __version__
+from autoresearch_action import brief as briefs
+from autoresearch_action import ledger as ledgers
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.errors import InputError

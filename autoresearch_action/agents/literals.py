@@ -235,9 +235,9 @@ class _Finder:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 plain, keyed = (
                     [*node.args.posonlyargs, *node.args.args],
-                    zip(node.args.kwonlyargs, node.args.kw_defaults),
+                    zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
                 )
-                for argument, default in [*zip(plain[::-1], node.args.defaults[::-1]), *keyed]:
+                for argument, default in [*zip(plain[::-1], node.args.defaults[::-1], strict=False), *keyed]:
                     if default is not None:
                         self._add(default, f"{node.name}({argument.arg})", 2)
                 self._block([*node.decorator_list, *node.body], node.name, inside=True)
@@ -301,7 +301,7 @@ def _leaves(value: ast.expr) -> Iterator[tuple[ast.Constant, str]]:
         for index, element in enumerate(value.elts):
             yield from ((leaf, f"[{index}]{suffix}") for leaf, suffix in _leaves(element))
     elif isinstance(value, ast.Dict):
-        for key, element in zip(value.keys, value.values):
+        for key, element in zip(value.keys, value.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
                 yield from ((leaf, f".{key.value}{suffix}") for leaf, suffix in _leaves(element))
     else:

@@ -12,7 +12,10 @@ from autoresearch_action.records import Measurement, Trial
 class Executor(Protocol):
     """Runs trials, one per slot at a time. A trial never raises: what went wrong is in the Measurement."""
 
-    slots: Sequence[str]  # names: "cpu:0", "cuda:1", …
+    @property
+    def slots(self) -> Sequence[str]:
+        """Names: "cpu:0", "cuda:1", …"""
+        ...
 
     def submit(self, trial: Trial, slot: str | None = None) -> Future[Measurement]:
         """Queue one trial, on the named slot if one is given."""

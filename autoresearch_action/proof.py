@@ -1,0 +1,296 @@
+"""Proof: from the stack of provisional keeps to what may be claimed. Base against head, fresh seeds, held-out data.
+
+First changes that no longer contribute are dropped, then the head is confirmed, or else one fallback that was chosen
+before; then the transfer. Every run is journalled under its attempt, so that a killed proof goes on where it was.
+The test itself is acceptance/confirm.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoresearch_action.acceptance import Ask, Want
+from autoresearch_action.acceptance.claims import Claims, next_slice
+from autoresearch_action.acceptance.confirm import PairedConfirmation
+from autoresearch_action.acceptance.noise import derive, good
+from autoresearch_action.records import Confirmation, Measurement, Trial
+from autoresearch_action.trials.workspace import PatchRefused
+
+if TYPE_CHECKING:
+    from autoresearch_action.loop import Loop
+
+HEAD_LEVEL, FALLBACK_LEVEL = 0.025, 0.01
+PRUNE_RUNS = 2  # of the head with one change left out, on seeds that the head has run
+TRANSFER_PAIRS = 3
+SLICES = 20  # of the hold-out
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Changes by number, applied in order on the base: `commits[i]` holds the first i + 1 of them."""
+
+    numbers: tuple[int, ...]
+    commits: tuple[str, ...]
+
+    @property
+    def head(self) -> str:
+        return self.commits[-1]
+
+
+def prove(loop: Loop) -> Confirmation:
+    """Confirm what the search kept, and journal the outcome. Raises Interrupted."""
+    return _Proof(loop).prove()
+
+
+class _Proof:
+    def __init__(self, loop: Loop) -> None:
+        assert loop.noise is not None
+        self.loop, self.brief, self.ledger, self.study = loop, loop.brief, loop.ledger, loop.study
+        self.workspace, self.noise = loop.parts.workspace, loop.noise
+        self.base = self.workspace.base
+        self.notes: list[str] = []
+        self.claims_file = self.study.state / "claims.json"
+
+    def prove(self) -> Confirmation:
+        if not self.study.kept:
+            tried = len([n for n in self.study.statuses if n])
+            return self._close(Confirmation(held=False, reason=f"Nothing held: none of {tried} experiments was worth confirming."))
+        if self.noise.blind:
+            return self._close(
+                Confirmation(held=False, reason="Nothing is claimed: seeds have no effect here, so luck cannot be told from a gain.")
+            )
+        stack = self._pruned(self._stack(self.study.kept))
+        fallback = self._fallback(stack)
+        confirmation = self._attempt(stack, HEAD_LEVEL)
+        if not confirmation.held and fallback is not None:
+            self.ledger.append("confirmation", confirmation)
+            confirmation = self._attempt(fallback, FALLBACK_LEVEL)
+            stack = fallback
+        if confirmation.held and self.brief.transfer:
+            confirmation = self._transferred(stack, confirmation)
+        if confirmation.held:
+            self._write_series(stack)
+        return self._close(confirmation)
+
+    def _close(self, confirmation: Confirmation) -> Confirmation:
+        self.ledger.append("confirmation", confirmation)
+        self.loop.parts.view.note(confirmation.reason)
+        return confirmation
+
+    # -- which stack ---------------------------------------------------------------------------------------------
+
+    def _stack(self, numbers: Sequence[int]) -> Stack | None:
+        """The changes applied one after the other on the base; None where one does not apply without another."""
+        tip, commits = self.base, []
+        for number in numbers:
+            experiment = self.study.experiments[number]
+            if experiment.parent == tip:
+                tip = experiment.commit
+            else:
+                assert experiment.proposal is not None
+                try:
+                    tip = self.workspace.commit(tip, experiment.proposal.patch, experiment.description, three_way=True)
+                except PatchRefused:
+                    return None
+            commits.append(tip)
+        return Stack(tuple(numbers), tuple(commits)) if commits else None
+
+    def _pruned(self, stack: Stack | None) -> Stack:
+        """Leave out, one by one from the weakest, changes without which the head is no worse. Fewer lines win ties."""
+        assert stack is not None
+        estimates = {number: self._estimate(number) for number in stack.numbers}
+        for number in sorted(stack.numbers, key=lambda n: estimates[n]):
+            if len(stack.numbers) < 2 or not self._time_for(2 * PRUNE_RUNS):
+                break
+            shorter = self._stack([n for n in stack.numbers if n != number])
+            if shorter is None:
+                continue
+            with_it, without = self._runs_of(stack, "prune"), self._runs_of(shorter, "prune")
+            if len(good(without)) < len(without) or not good(with_it):
+                continue
+            loss = self.brief.sign * (statistics.fmean(good(with_it)) - statistics.fmean(good(without)))
+            if loss <= 0:
+                self.notes.append(f"#{number} was left out: the head is no worse without it")
+                self.ledger.append("stack", numbers=list(shorter.numbers), reason=self.notes[-1])
+                stack = shorter
+        return stack
+
+    def _estimate(self, number: int) -> float:
+        verdict = self.study.experiments[number].verdict
+        return verdict.estimate or 0.0 if verdict else 0.0
+
+    def _time_for(self, runs: int) -> bool:
+        budget = self.loop.budget
+        return budget.seconds_left > budget.rounds(runs) * budget.trial_seconds + budget.reserve(self.loop.confirm_runs)
+
+    def _runs_of(self, stack: Stack, group: str) -> list[Measurement]:
+        """`PRUNE_RUNS` search runs of a head, on seeds common to all stacks."""
+        name = f"{group}:{self.workspace.tree(stack.head)}"
+        done = {run.trial.seed for run in self.study.confirm_runs[name]}
+        count = 1 if self.noise.exact else PRUNE_RUNS
+        seeds = [derive(self.loop.parts.seed, "prune", index) for index in range(count)]
+        self.loop.crew.gather([[self._trial(stack, Want("head", s), name, "prune")] for s in seeds if s not in done])
+        return self.study.confirm_runs[name]
+
+    def _fallback(self, stack: Stack) -> Stack | None:
+        """One shorter stack, chosen from search data alone: the shortest prefix with half of the estimated gain."""
+        if len(stack.numbers) < 2:
+            return None
+        gains = [max(0.0, self._estimate(number)) for number in stack.numbers]
+        total, reached = sum(gains), 0.0
+        for length, gain in enumerate(gains[:-1], 1):
+            reached += gain
+            if reached >= total / 2:
+                return Stack(stack.numbers[:length], stack.commits[:length])
+        return Stack(stack.numbers[:-1], stack.commits[:-1])
+
+    # -- the claim -----------------------------------------------------------------------------------------------
+
+    def _attempt(self, stack: Stack, cap: float) -> Confirmation:
+        """Confirm one head on a hold-out slice of its own. The slice is retired before it is looked at."""
+        tree = self.workspace.tree(stack.head)
+        plan = self._plan(tree, cap)
+        rule = PairedConfirmation(
+            self.brief, self.noise, level=plan["level"], seed=plan["seed"], slice=plan["slice"], tried=len(self.study.statuses)
+        )
+        group = f"confirm:{tree}"
+        budget = self._base_budget(stack)
+        while True:
+            answer = rule.decide(self.study.confirm_runs[group])
+            if not isinstance(answer, Ask):
+                break
+            self._run_pairs(stack, answer, group, "confirm", budget)
+        self._account(answer, plan)
+        notes = [*self.notes, *answer.notes, plan["note"], *([f"equal time: the base got {budget:.4g} s"] if budget else [])]
+        facts = {"head": stack.head, "tree": tree, "numbers": list(stack.numbers), "notes": [note for note in notes if note]}
+        return answer.model_copy(update=facts)
+
+    def _plan(self, tree: str, cap: float) -> dict[str, Any]:
+        """Level, slice and dice of an attempt: drawn once and journalled, so that a resumed proof keeps them."""
+        plans = dict(self.study.facts.get("plans") or {})
+        if tree not in plans:
+            told = self._claims()
+            chosen, note = next_slice(told["used"], SLICES, self.loop.parts.seed)
+            level = min(cap, Claims.model_validate(told["claims"]).level())
+            plans[tree] = {"slice": chosen, "note": note, "level": level, "seed": int.from_bytes(os.urandom(4), "big")}
+            self._write_claims({**told, "used": [*told["used"], chosen]})
+            self.ledger.append("fact", name="plans", value=plans)
+        plan: dict[str, Any] = plans[tree]
+        return plan
+
+    def _account(self, confirmation: Confirmation, plan: dict[str, Any]) -> None:
+        """One more claim was tried: the level of the next one depends on it (online control of false discoveries)."""
+        accounted = list(self.study.facts.get("accounted") or [])
+        if plan["seed"] in accounted or confirmation.p_value is None:
+            return
+        told = self._claims()
+        claims = Claims.model_validate(told["claims"]).after(confirmation.p_value)
+        self._write_claims({**told, "claims": claims.model_dump(mode="json")})
+        self.ledger.append("fact", name="claims", value=claims.describe())
+        self.ledger.append("fact", name="accounted", value=[*accounted, plan["seed"]])
+
+    def _claims(self) -> dict[str, Any]:
+        try:
+            told = json.loads(self.claims_file.read_text())
+            return {"used": [int(s) for s in told["used"]], "claims": Claims.model_validate(told["claims"]).model_dump(mode="json")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {"used": [], "claims": Claims().model_dump(mode="json")}
+
+    def _write_claims(self, told: dict[str, Any]) -> None:
+        _write(self.claims_file, json.dumps(told))
+
+    def _base_budget(self, stack: Stack) -> float | None:
+        """Training seconds for the base where the head's trials used more of the clock than the baseline's did."""
+        if not self.brief.timed:
+            return None
+        mine = [run.clock for run in self.study.experiments[stack.numbers[-1]].runs if run.outcome == "ok"]
+        theirs = [run.clock for run in self.loop.baseline.runs if run.outcome == "ok"]
+        if not mine or not theirs:
+            return None
+        factor = statistics.fmean(mine) / statistics.fmean(theirs)
+        return self.brief.time_budget * factor if factor > 1.005 else None
+
+    def _run_pairs(self, stack: Stack, ask: Ask, group: str, purpose: str, base_budget: float | None) -> None:
+        """The runs asked for, those of one seed next to each other on one slot, in the order given."""
+        done = {(run.trial.side, run.trial.seed) for run in self.study.confirm_runs[group]}
+        pairs: dict[int, list[Trial]] = {}
+        for want in ask.runs:
+            if (want.side, want.seed) not in done:
+                trial = self._trial(stack, want, group, purpose, base_budget if want.side == "base" else None)
+                pairs.setdefault(want.seed, []).append(trial)
+        self.loop.crew.gather(list(pairs.values()))
+
+    def _trial(self, stack: Stack, want: Want, group: str, purpose: str, budget: float | None = None) -> Trial:
+        limits = self.loop.limits()
+        if budget:
+            limits.pop("clock_limit", None)
+        return Trial.model_validate(
+            limits
+            | {
+                "number": 0 if want.side == "base" else stack.numbers[-1],
+                "commit": self.base if want.side == "base" else stack.head,
+                "seed": want.seed,
+                "split": want.split,
+                "slice": want.slice,
+                "side": want.side,
+                "scale": "transfer" if purpose == "transfer" else "search",
+                "time_budget": budget,
+                "reseed": self.noise.reseed,
+                "purpose": purpose,
+                "group": group,
+            }
+        )
+
+    # -- after it ------------------------------------------------------------------------------------------------
+
+    def _transferred(self, stack: Stack, confirmation: Confirmation) -> Confirmation:
+        """Base and head at the larger scale: its own line, and a condition where the brief requires it."""
+        assert self.brief.transfer is not None
+        group = f"transfer:{confirmation.tree}"
+        seeds = [derive(self.loop.parts.seed, "transfer", index) for index in range(1 if self.noise.exact else TRANSFER_PAIRS)]
+        wants = [Want(side, seed, "holdout") for seed in seeds for side in ("base", "head")]  # type: ignore[arg-type]
+        self._run_pairs(stack, Ask(tuple(wants)), group, "transfer", None)
+        runs = self.study.confirm_runs[group]
+        base, head = (good(run for run in runs if run.trial.side == side) for side in ("base", "head"))
+        if len(base) < len(seeds) or len(head) < len(seeds):
+            failed = next(run for run in runs if run.outcome != "ok")
+            note, holds = f"transfer: could not be measured ({failed.reason})", False
+        else:
+            gain = self.brief.sign * (statistics.fmean(head) - statistics.fmean(base))
+            holds = gain > 0
+            note = (
+                f"transfer: {statistics.fmean(base):.6g} → {statistics.fmean(head):.6g} over {len(seeds)} pairs at the larger"
+                f" scale, {'better there too' if holds else 'not better there'} (an estimate, not a test)"
+            )
+        update: dict[str, object] = {"notes": [*confirmation.notes, note]}
+        if self.brief.transfer.require and not holds:
+            update |= {"held": False, "reason": f"Held at the search's scale but not at the larger one, which the brief requires: {note}."}
+        return confirmation.model_copy(update=update)
+
+    def _write_series(self, stack: Stack) -> None:
+        """The proven changes as patches, one on the other from the base: what `publish` applies."""
+        folder = self.study.state / "proven"
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.diff"):
+            old.unlink()
+        before = self.base
+        for place, (number, commit) in enumerate(zip(stack.numbers, stack.commits, strict=True), 1):
+            patch = self.workspace.patch(before, commit)
+            _write(folder / f"{place:02d}-{number:04d}.diff", patch)
+            before = commit
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step, safe on disk."""
+    partial = path.with_suffix(f"{path.suffix}.part")
+    with partial.open("wb") as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)

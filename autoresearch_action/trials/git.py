@@ -1,0 +1,61 @@
+"""Git as a subprocess, cut off from everything that could change what it does: no hooks, no user or system config."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoresearch_action.errors import EnvironmentFault
+
+WHO = ("autoresearch", "autoresearch@users.noreply.github.com")
+_SAFE = (
+    "-c", "core.hooksPath=/dev/null",
+    "-c", "safe.directory=*",
+    "-c", "core.fsmonitor=false",
+    "-c", "core.autocrlf=false",
+    "-c", "core.quotePath=false",
+    "-c", "gc.auto=0",
+    "-c", "protocol.file.allow=always",
+)  # fmt: skip
+
+
+class GitError(Exception):
+    """A git command failed; the text is what it said."""
+
+
+def environment() -> dict[str, str]:
+    """The environment git runs in: PATH, a fixed identity, nothing of the user's configuration."""
+    name, address = WHO
+    return {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "HOME": "/nonexistent",
+        "LC_ALL": "C.UTF-8",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_AUTHOR_NAME": name,
+        "GIT_AUTHOR_EMAIL": address,
+        "GIT_COMMITTER_NAME": name,
+        "GIT_COMMITTER_EMAIL": address,
+    }
+
+
+def git(*words: str, cwd: Path | None = None, stdin: bytes = b"", extra: Mapping[str, str] | None = None) -> bytes:
+    """Run git and return its standard output. Raises GitError with git's own words, EnvironmentFault without git."""
+    try:
+        done = subprocess.run(
+            ["git", *_SAFE, *words], cwd=cwd, input=stdin, capture_output=True, env=environment() | dict(extra or {}), umask=0o022
+        )
+    except FileNotFoundError:
+        raise EnvironmentFault("git is not installed: install it and run again.") from None
+    if done.returncode:
+        raise GitError(done.stderr.decode("utf-8", "replace").strip() or f"git {words[0]} failed")
+    return done.stdout
+
+
+def line(*words: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None) -> str:
+    """Like `git`, as one stripped string."""
+    return git(*words, cwd=cwd, extra=extra).decode("utf-8", "surrogateescape").strip()

@@ -1,0 +1,332 @@
+"""One command of a trial, watched: its output read, its whole process tree counted, limited and ended.
+
+Works on any started process; what it is confined by is sandbox.py's. Clocks count every process below it, also
+those that were double-forked; a process tree is dead when `wait` returns.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+POLL = 0.05  # seconds between looks at the process tree
+FIRST_POLL = 0.002  # … at the start, so that short commands are seen as well
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+MAX_LINE = 65_536  # bytes of one output line that are looked at
+HEAD_BYTES, TAIL_BYTES = 512_000, 64_000  # of the output that the log keeps
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Hard limits of one process tree."""
+
+    seconds: float = 3600.0  # wall clock
+    cpu_seconds: float = float("inf")  # over all processes
+    memory: int = 1 << 62  # bytes resident, over all processes
+    processes: int = 1024
+    file_bytes: int = 32 << 30  # of one file
+    disk_bytes: int = 64 << 30  # of new files in the tree
+    open_files: int = 65_536
+
+
+@dataclass
+class Ended:
+    """How it ended. `reason` is "" for a process that ended by itself (whatever its code)."""
+
+    code: int
+    reason: str
+    seconds: float  # wall
+    cpu: float  # CPU seconds, user and system, whole tree
+    peak: int  # bytes resident, highest sum seen
+    tail: bytes
+
+
+@dataclass
+class Log:
+    """The bounded log of a trial: its beginning and its end, the middle counted."""
+
+    path: Path
+    written: int = 0
+    tail: bytearray = field(default_factory=bytearray)
+    dropped: int = 0
+
+    def write(self, data: bytes) -> None:
+        room = max(0, HEAD_BYTES - self.written)
+        if room:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(data[:room])
+            self.written += len(data[:room])
+        self.tail += data
+        if len(data) > room:
+            self.dropped += len(data) - room
+        if len(self.tail) > 2 * TAIL_BYTES:
+            del self.tail[:-TAIL_BYTES]
+
+    def close(self) -> None:
+        if self.dropped:
+            shown = min(self.dropped, TAIL_BYTES)
+            with self.path.open("ab") as file:
+                if self.dropped > shown:
+                    file.write(f"\n[… {self.dropped - shown:,} bytes left out …]\n".encode())
+                file.write(bytes(self.tail[-shown:]))
+            self.dropped = 0
+
+
+class Process:
+    """A started command. `alive_mark` finds strays where there is no PID namespace to end them with."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], limits: Limits, log: Log, disk: Path | None = None, mark: str = "") -> None:
+        self._popen, self._limits, self._log, self._disk, self._mark = popen, limits, log, disk, mark
+        self._started = time.monotonic()
+        self._cpu: dict[tuple[int, str], float] = {}  # last CPU time seen by (pid, start time)
+        self._peak = self._resident = 0
+        self._children: set[int] = set()  # of the started process: bubblewrap's own child counts what ran below it
+        self._reason = ""
+        self._buffer = b""
+        self._free = _free(disk)
+        self.stopped = False
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock since the start."""
+        return time.monotonic() - self._started
+
+    def clock(self) -> float:
+        """CPU seconds of the whole tree up to now."""
+        self._look()
+        return sum(self._cpu.values())
+
+    def kill(self, reason: str) -> None:
+        """End the tree; `wait` returns soon after. May be called from any thread."""
+        self._reason = self._reason or reason
+        self.stopped = True
+
+    def wait(self, on_line: Callable[[str], None] | None = None) -> Ended:
+        """Read and watch until the tree has ended or a limit is broken, then make sure that nothing of it is left."""
+        assert self._popen.stdout is not None
+        output = self._popen.stdout.fileno()
+        os.set_blocking(output, False)
+        ended = os.pidfd_open(self._popen.pid)
+        last, pause = 0.0, FIRST_POLL
+        try:
+            while True:
+                ready, _, _ = select.select([output, ended], [], [], pause)
+                open_ = self._read(output, on_line) if output in ready else True
+                now = time.monotonic()
+                if now - last >= pause:
+                    last, pause = now, min(POLL, 2 * pause)
+                    self._check(now)
+                if self.stopped or ended in ready or (not open_ and self._popen.poll() is not None):
+                    break
+                if not open_:
+                    select.select([ended], [], [], POLL)
+            usage = self._end(ended)
+            self._drain(output, on_line)
+        finally:
+            os.close(ended)
+            self._popen.stdout.close()
+        if self._buffer and on_line:
+            on_line(self._buffer[:MAX_LINE].decode("utf-8", "replace"))
+        seconds = self.seconds
+        cpu = max(usage, sum(self._cpu.values()))
+        return Ended(self._popen.returncode, self._reason, seconds, cpu, self._peak, bytes(self._log.tail[-8_000:]))
+
+    # -- output --------------------------------------------------------------------------------------------------
+
+    def _read(self, output: int, on_line: Callable[[str], None] | None) -> bool:
+        """One chunk; False at the end of the output."""
+        try:
+            chunk = os.read(output, 1 << 18)
+        except BlockingIOError:
+            return True
+        if not chunk:
+            return False
+        self._log.write(chunk)
+        *lines, rest = (self._buffer + chunk).replace(b"\r", b"\n").split(b"\n")  # progress bars end lines by \r
+        self._buffer = rest[:MAX_LINE]
+        if on_line:
+            for line in lines:
+                on_line(line[:MAX_LINE].decode("utf-8", "replace"))
+        return True
+
+    def _drain(self, output: int, on_line: Callable[[str], None] | None) -> None:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            ready, _, _ = select.select([output], [], [], 0.05)
+            if not ready or not self._read(output, on_line):
+                return
+
+    # -- the tree ------------------------------------------------------------------------------------------------
+
+    def _check(self, now: float) -> None:
+        limits = self._limits
+        pids = self._look()
+        if now - self._started > limits.seconds:
+            self.kill(f"It ran for more than its limit of {limits.seconds:.0f} s and was ended.")
+        elif sum(self._cpu.values()) > limits.cpu_seconds:
+            self.kill(f"It used more than its {limits.cpu_seconds:.1f} s of processor time and was ended.")
+        elif len(pids) > limits.processes:
+            self.kill(f"It started more than {limits.processes} processes and was ended.")
+        elif self._resident > limits.memory and sum(map(_proportional, pids)) > limits.memory:
+            self.kill(f"It used more than {limits.memory / 2**30:.1f} GiB of memory and was ended.")
+        elif self._disk and self._free - _free(self._disk) > limits.disk_bytes and _size(self._disk) > limits.disk_bytes:
+            self.kill(f"It wrote more than {limits.disk_bytes / 2**30:.1f} GiB of files and was ended.")
+
+    def _look(self) -> list[int]:
+        """Sample CPU time and memory of every process of the tree."""
+        pids = descendants(self._popen.pid)
+        self._children |= set(children(self._popen.pid))
+        if self._mark:
+            pids = list({*pids, *marked(self._mark)})
+        resident = 0
+        for pid in pids:
+            facts = _stat(pid)
+            if facts:
+                started, cpu, pages = facts
+                self._cpu[pid, started] = cpu
+                resident += pages * PAGE
+        self._resident = resident
+        self._peak = max(self._peak, resident)
+        return pids
+
+    def _end(self, ended: int) -> float:
+        """Kill whatever is left; returns the CPU seconds that the kernel accounts to the tree."""
+        left = self._look()
+        if self._popen.returncode is None and not select.select([ended], [], [], 0)[0]:
+            _signal(self._popen.pid, signal.SIGKILL)
+        usage = 0.0
+        if self._popen.returncode is None:
+            _, status, rusage = os.wait4(self._popen.pid, 0)
+            self._popen.returncode = os.waitstatus_to_exitcode(status)
+            usage = rusage.ru_utime + rusage.ru_stime
+        usage += sum(map(_inherited, self._children))
+        until = time.monotonic() + 2.0
+        while time.monotonic() < until:
+            alive = [pid for pid in {*left, *(marked(self._mark) if self._mark else ())} if _stat(pid) and pid != self._popen.pid]
+            alive += [child for pid in alive for child in descendants(pid)]
+            if not alive:
+                break
+            for pid in alive:
+                if self._mark or _below_us(pid):
+                    _signal(pid, signal.SIGKILL)
+                    _reap(pid)
+            time.sleep(0.002)
+        return usage
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)  # strays are ours where this process is the subreaper
+    except ChildProcessError:
+        return
+
+
+def _inherited(pid: int) -> float:
+    """CPU seconds of a process, and all it has waited for, that became ours when its parent ended (subreaper)."""
+    until = time.monotonic() + 2.0
+    while time.monotonic() < until:
+        try:
+            done, _, rusage = os.wait4(pid, os.WNOHANG)
+        except ChildProcessError:
+            return 0.0
+        if done:
+            return rusage.ru_utime + rusage.ru_stime
+        time.sleep(0.001)
+    return 0.0
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of a process, from /proc/PID/task/*/children."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                found += map(int, file.read().split())
+    except (OSError, ValueError):
+        pass
+    return found
+
+
+def descendants(root: int) -> list[int]:
+    """Every process below `root`, itself included."""
+    found, queue = [], [root]
+    while queue:
+        found.append(queue.pop())
+        queue += children(found[-1])
+    return found
+
+
+def marked(mark: str) -> list[int]:
+    """Processes that were started with the variable `mark` in their environment."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    if mark.encode() in file.read().split(b"\0"):
+                        found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
+def _below_us(pid: int) -> bool:
+    """Whether the process still descends from this one (its number was not given to a stranger)."""
+    return pid in descendants(os.getpid())
+
+
+def _stat(pid: int) -> tuple[str, float, int] | None:
+    """(start time, CPU seconds, resident pages) of a process; None when it is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rsplit(b")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return fields[19].decode(), (int(fields[11]) + int(fields[12])) * TICK, int(fields[21])
+
+
+def _proportional(pid: int) -> int:
+    """Bytes resident, shared pages divided among their users."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return sum(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+    except OSError:
+        return 0
+
+
+def _free(path: Path | None) -> int:
+    if path is None:
+        return 0
+    try:
+        facts = os.statvfs(path)
+    except OSError:
+        return 0
+    return facts.f_bavail * facts.f_frsize
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total

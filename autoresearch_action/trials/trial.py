@@ -1,0 +1,325 @@
+"""One trial: check, run and evaluate one commit once, each in its own sandbox from a clean checkout.
+
+Gives a Measurement whatever happens: a crash carries its reason and the log's tail. Equal time is judged from
+outside: on processor slots by the CPU time of the whole process tree, on GPU slots by the wall clock.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoresearch_action.acceptance.curves import Watch
+from autoresearch_action.brief import Brief
+from autoresearch_action.records import Measurement, Outcome, Trial
+from autoresearch_action.trials import rewrite
+from autoresearch_action.trials.device import Slot
+from autoresearch_action.trials.metrics import Printed
+from autoresearch_action.trials.patch import editable
+from autoresearch_action.trials.process import Ended, Limits, Log, Process
+from autoresearch_action.trials.sandbox import Job, Sandbox
+from autoresearch_action.trials.workspace import Workspace
+
+PASSED = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH",
+    "ROCM_PATH", "PYTHONPATH", "AUTORESEARCH_DATA", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CC", "CXX",
+)  # fmt: skip
+NEVER_HANDED = {".py", ".pyc", ".pyo", ".pyd", ".pth", ".so", ".sh", ".egg", ".zip", ".dll", ".dylib"}
+HANDED_BYTES, HANDED_FILES = 16 << 30, 10_000
+FIRST_LIMIT = 6 * 3600.0  # seconds, where neither the brief nor a baseline says
+START_UP = 600.0  # seconds that a first run may take beside its window: compilation, loading
+TAIL = 2_000  # characters of the log that a failure carries
+
+
+@dataclass
+class Bench:
+    """What a trial is measured with: shared by all trials of a slot, one at a time."""
+
+    brief: Brief
+    workspace: Workspace
+    sandbox: Sandbox
+    slot: Slot
+    state: Path
+    checkpoint: Path | None = None
+    scrub: Callable[[str], str] = str
+    running: Process | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        if self.running:
+            self.running.kill("cancelled")
+
+    @property
+    def tree(self) -> Path:
+        return self.state / "slots" / self.slot.name.replace(":", "-")
+
+    @property
+    def scoring(self) -> Path:
+        return self.tree.with_name(f"{self.tree.name}.score")
+
+
+class Failure(Exception):
+    """The trial ends here with this outcome and sentence."""
+
+    def __init__(self, outcome: Outcome, reason: str, tail: str = "") -> None:
+        super().__init__(reason)
+        self.outcome, self.tail = outcome, tail
+
+
+class Measuring:
+    """One trial on its way through the phases."""
+
+    def __init__(self, bench: Bench, trial: Trial) -> None:
+        self.bench, self.trial, self.brief = bench, trial, bench.brief
+        name = f"{trial.purpose}-{trial.index:05d}.log" if trial.index else "run.log"
+        self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name)
+        self.phases: dict[str, float] = {}
+        self.notes: list[str] = []
+        self.printed = {"check": Printed(), "run": Printed(), "evaluate": Printed()}
+        self.watch = Watch(trial.stop) if trial.stop else None
+        self.clock = 0.0
+        self.peak = 0
+        self.stopped = ""
+
+    def measure(self) -> Measurement:
+        """Run the phases. Never raises for what a candidate can do."""
+        started, begin = time.time(), time.monotonic()
+        facts: dict[str, object] = {}
+        try:
+            facts = self._measured()
+        except Failure as failure:
+            facts = {"outcome": failure.outcome, "reason": str(failure), "tail": self.bench.scrub(failure.tail)}
+        finally:
+            self.log.close()
+        if self.bench.cancelled.is_set():
+            facts = {"outcome": "lost", "reason": "cancelled"}
+        return Measurement.model_validate(
+            {
+                "trial": self.trial,
+                "metrics": self._metrics(),
+                "blocks": self.printed["evaluate"].blocks,
+                "self_reported": self.brief.evaluate is None,
+                "curve": self.printed["run"].curve,
+                "started": started,
+                "seconds": time.monotonic() - begin,
+                "clock": self.clock,
+                "phases": self.phases,
+                "slot": self.bench.slot.name,
+                "sandbox": self.bench.sandbox.level,
+                "log": str(self.log.path.relative_to(self.bench.state)),
+                "hashes": self._hashes(),
+                "notes": self.notes,
+            }
+            | facts
+        )
+
+    def _measured(self) -> dict[str, object]:
+        brief, tree = self.brief, self.bench.tree
+        if brief.check:
+            self._checkout(tree)
+            ended = self._phase("check", brief.check, tree)
+            if ended.code or ended.reason:
+                raise Failure("discard", ended.reason or f"The check failed (exit {ended.code}).", _text(ended.tail))
+        run = brief.transfer.run if self.trial.scale == "transfer" and brief.transfer and brief.transfer.run else brief.run
+        if run:
+            self._checkout(tree)
+            self._rewrite(tree)
+            ended = self._phase("run", run, tree)
+            self.peak = ended.peak
+            self.clock = ended.seconds if self.bench.slot.gpu else ended.cpu
+            self._judge_run(ended)
+        if brief.evaluate:
+            self._checkout(self.bench.scoring)
+            self._rewrite(self.bench.scoring)
+            handed = self._hand_over(tree, self.bench.scoring) if run else []
+            ended = self._phase("evaluate", brief.evaluate, self.bench.scoring, handed)
+            self.peak = max(self.peak, ended.peak)
+            if ended.code or ended.reason:
+                raise Failure("crash", ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}", _text(ended.tail))
+        return {"outcome": "ok", "value": self._value()}
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    def _checkout(self, tree: Path) -> None:
+        begin = time.monotonic()
+        self.bench.workspace.checkout(tree, self.trial.commit)
+        self.bench.sandbox.own(tree, Path(self.bench.workspace.prefix))
+        self.phases["checkout"] = self.phases.get("checkout", 0.0) + time.monotonic() - begin
+
+    def _rewrite(self, tree: Path) -> None:
+        """Literal seeds and the literals of a transfer, in this copy only."""
+        if not self.trial.reseed and not (self.trial.scale == "transfer" and self.brief.transfer):
+            return
+        directory = tree / self.bench.workspace.prefix
+        scripts = {word for word in (self.brief.run or "").split() if word.endswith(".py")}
+        names = [p.relative_to(tree).as_posix() for p in directory.rglob("*.py") if p.is_file() and not p.is_symlink()]
+        chosen = [tree / name for name in editable(names, self.bench.workspace.prefix, self.brief)]
+        chosen += [directory / name for name in scripts if (directory / name).is_file() and directory / name not in chosen]
+        if self.trial.scale == "transfer" and self.brief.transfer and self.brief.transfer.set:
+            missing = rewrite.set_literals(chosen, self.brief.transfer.set)
+            if missing:
+                raise Failure("crash", f"`transfer` sets {missing[0]}, which no editable file has as a module-level literal.")
+        for file in chosen if self.trial.reseed else ():
+            source, lines = rewrite.reseed(file.read_bytes(), self.trial.seed % 2**31)
+            if lines:
+                file.write_bytes(source)
+                note = f"reseeded {file.relative_to(directory)}:{','.join(map(str, lines))}"
+                self.notes += [note] if note not in self.notes else []
+
+    def _phase(self, name: str, command: str, tree: Path, handed: list[str] | None = None) -> Ended:
+        if self.bench.cancelled.is_set():
+            raise Failure("lost", "cancelled")
+        workspace, brief = self.bench.workspace, self.brief
+        scoring = name == "evaluate"
+        checkpoint = [self.bench.checkpoint] if self.bench.checkpoint else []
+        job = Job(
+            command=command,
+            tree=tree,
+            mount_at=workspace.root,
+            directory=Path(workspace.prefix),
+            env=self._environment(),
+            readonly=(*workspace.frozen_entries(self.trial.commit), *(handed or ())),
+            data=(*brief.data, *checkpoint, *(brief.evaluate_data if scoring else ())),
+            hidden=() if scoring else brief.evaluate_data,
+            network=brief.network,
+            gpu=self.bench.slot.gpu,
+            cores=self.bench.slot.cores,
+        )
+        self.log.write(f"--- {name}: {command}\n".encode())
+        process = self.bench.sandbox.start(job, self._limits(name), self.log)
+        self.bench.running = process
+        if self.bench.cancelled.is_set():
+            process.kill("cancelled")
+        try:
+            ended = process.wait(lambda line: self._line(name, line, process))
+        finally:
+            self.bench.running = None
+        self.phases[name] = ended.seconds
+        if ended.reason:
+            self.log.write(f"\n[{ended.reason}]\n".encode())
+        return ended
+
+    def _environment(self) -> dict[str, str]:
+        trial, cores = self.trial, self.bench.slot.cores or tuple(range(os.cpu_count() or 1))
+        budget = trial.time_budget if trial.time_budget is not None else self.brief.time_budget
+        passed = {name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ}
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(cores)))
+        return passed | threads | {
+            "OMP_WAIT_POLICY": "passive",
+            "GOMP_SPINCOUNT": "0",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "CUDA_VISIBLE_DEVICES": self.bench.slot.gpu,
+            "AUTORESEARCH_SEED": str(trial.seed),
+            "AUTORESEARCH_TIME_BUDGET": f"{budget:g}",
+            "AUTORESEARCH_SPLIT": trial.split,
+            "AUTORESEARCH_HOLDOUT_SLICE": str(trial.slice),
+        } | ({"AUTORESEARCH_CHECKPOINT": str(self.bench.checkpoint)} if self.bench.checkpoint else {})  # fmt: skip
+
+    def _limits(self, phase: str) -> Limits:
+        seconds = self.trial.limits.get(phase)
+        if seconds is None:
+            timed = 2 * self.brief.time_budget + START_UP if self.brief.timed else FIRST_LIMIT
+            seconds = (self.brief.timeout or timed) if phase == "run" else FIRST_LIMIT
+        cpu = math.inf
+        if phase == "run" and self.trial.clock_limit:
+            if self.bench.slot.gpu:
+                seconds = min(seconds, self.trial.clock_limit + 1.0)
+            else:
+                cpu = self.trial.clock_limit + 1.0
+        return Limits(seconds=seconds, cpu_seconds=cpu, memory=self.bench.slot.memory)
+
+    def _line(self, phase: str, line: str, process: Process) -> None:
+        printed = self.printed[phase]
+        loss = printed.progress(line) if phase == "run" else None
+        if loss is None:
+            printed.feed(line)
+            return
+        clock = process.seconds if self.bench.slot.gpu else process.clock()
+        printed.point(clock, loss)
+        if self.watch and self.watch.feed(clock, loss):
+            self.stopped = f"Stopped after {clock:.0f} s: its loss of {loss:.3f} lies above the incumbent's band."
+            process.kill(self.stopped)
+
+    # -- judging -------------------------------------------------------------------------------------------------
+
+    def _judge_run(self, ended: Ended) -> None:
+        tail = _text(ended.tail)
+        if self.stopped:
+            raise Failure("stopped", self.stopped)
+        allowed = self.trial.clock_limit
+        if allowed and self.clock > allowed:
+            unit = "s" if self.bench.slot.gpu else "s of processor time"
+            raise Failure("discard", f"It took {self.clock:.1f} {unit} where {allowed:.1f} are allowed: equal time for all.", tail)
+        if ended.reason:
+            raise Failure("crash", ended.reason, tail)
+        if ended.code:
+            raise Failure("crash", f"It ended with exit code {ended.code}: {_last(ended.tail)}", tail)
+
+    def _value(self) -> float:
+        name, phase = self.brief.metric, "evaluate" if self.brief.evaluate else "run"
+        printed = self.printed[phase]
+        if name not in printed.values:
+            raise Failure("crash", f"`{phase}` printed no {name}.", _text(bytes(self.log.tail)))
+        if phase == "evaluate" and printed.counts[name] > 1:
+            raise Failure("crash", f"`evaluate` printed {name} {printed.counts[name]} times; exactly one is allowed.")
+        value = printed.values[name]
+        if not math.isfinite(value):
+            raise Failure("crash", f"{name} is {value}, not a finite number.")
+        return value
+
+    def _metrics(self) -> dict[str, float]:
+        merged = self.printed["run"].values | self.printed["evaluate"].values
+        if self.brief.evaluate and self.brief.metric not in self.printed["evaluate"].values:
+            merged.pop(self.brief.metric, None)  # the candidate's own word is no score
+        if self.peak:
+            merged["peak_rss_mb"] = round(self.peak / 2**20, 1)
+        return merged
+
+    def _hashes(self) -> dict[str, str]:
+        workspace = self.bench.workspace
+        hashes = {"tree": workspace.tree(self.trial.commit), "frozen": workspace.frozen(self.trial.commit)}
+        return hashes | ({"data": workspace.setup_hash} if workspace.setup_hash else {})
+
+    # -- from run to evaluate ------------------------------------------------------------------------------------
+
+    def _hand_over(self, source: Path, target: Path) -> list[str]:
+        """Move the new files of `run` into the scorer's checkout. Returns their paths, to be read-only there."""
+        handed: list[str] = []
+        total = count = 0
+        for folder, names, files in os.walk(source / self.bench.workspace.prefix, followlinks=False):
+            here = Path(folder).relative_to(source)
+            names[:] = [name for name in names if name != "__pycache__" and not (Path(folder) / name).is_symlink()]
+            for name in files:
+                path, place = Path(folder) / name, target / here / name
+                facts = path.lstat()
+                if os.path.lexists(place) or not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+                    continue
+                if facts.st_mode & 0o111 or any(suffix.lower() in NEVER_HANDED for suffix in path.suffixes):
+                    continue
+                total, count = total + facts.st_size, count + 1
+                if total > HANDED_BYTES or count > HANDED_FILES:
+                    raise Failure("crash", f"`run` made more than {HANDED_BYTES >> 30} GiB or {HANDED_FILES:,} files to hand over.")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(path, place)
+                place.chmod(0o644)
+                handed.append((here / name).as_posix())
+        return handed
+
+
+def _text(tail: bytes) -> str:
+    return tail.decode("utf-8", "replace")[-TAIL:]
+
+
+def _last(tail: bytes) -> str:
+    """The last line that says something, as a sentence's end."""
+    lines = [line.strip() for line in tail.decode("utf-8", "replace").splitlines() if line.strip()]
+    told = lines[-1][:300] if lines else "it printed nothing"
+    return told if told.endswith((".", "!", "?")) else f"{told}."

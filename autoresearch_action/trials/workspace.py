@@ -1,0 +1,324 @@
+"""The workspace: the user's repository, a private bare one beside it, and the clean checkouts that trials see.
+
+Candidates are commits in `STATE/repo.git`, which borrows the user's objects. Checkouts hold no `.git`: index and
+objects lie elsewhere, so a trial can neither read history nor leave a hook. The user's own refs, index, hooks and
+configuration are never touched but by `branch`, at the very end. Which patches are allowed is patch.py's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from autoresearch_action.brief import Brief
+from autoresearch_action.errors import EnvironmentFault, InputError
+from autoresearch_action.trials.git import GitError, environment, git, line
+from autoresearch_action.trials.patch import PatchRefused, check_patch, editable
+
+__all__ = ["PatchRefused", "Workspace"]
+MAX_PATCH_BYTES = 1_000_000
+LFS_POINTER = b"version https://git-lfs"
+PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README.md"}
+
+
+class Workspace:
+    """One repository at one base commit.
+
+    `root` is the repository's top, `prefix` the working directory relative to it ("" at the top), `base` the commit
+    that everything is measured against. Raises InputError where there is no repository, no commit or a dirty one.
+    """
+
+    def __init__(self, directory: Path, state: Path, brief: Brief, base: str = "HEAD") -> None:
+        self.directory, self.state, self.brief = directory.resolve(), state.resolve(), brief
+        try:
+            self.root = Path(line("rev-parse", "--show-toplevel", cwd=self.directory))
+        except GitError:
+            raise InputError(f"{directory} is in no git repository: `git init` and commit what is there first.") from None
+        prefix = self.directory.relative_to(self.root.resolve()).as_posix()
+        self.prefix = "" if prefix == "." else prefix
+        try:
+            self.base = line("rev-parse", "--verify", "--quiet", f"{base}^{{commit}}", cwd=self.root)
+        except GitError:
+            raise InputError(f"The repository at {self.root} has no commit {base}: commit what is there first.") from None
+        self.branch_name = os.environ.get("GITHUB_REF_NAME") or self._symbolic()
+        self.repo = self.state / "repo.git"
+        self.setup_folder = self.state / "setup"
+        self.setup_hash = ""
+        self._refuse_dirty()
+        self._open()
+        self.submodules = self._submodules()
+        self.filtered = self._filtered()
+
+    def _symbolic(self) -> str:
+        try:
+            return line("symbolic-ref", "--short", "-q", "HEAD", cwd=self.root)
+        except GitError:
+            return ""
+
+    def _refuse_dirty(self) -> None:
+        """What is not committed would be neither measured nor published: say so before anything is spent."""
+        shown = line("status", "--porcelain", "-z", "--untracked-files=no", "--ignore-submodules=dirty", cwd=self.root)
+        program = (PurePosixPath(self.prefix) / self.brief.path).as_posix()
+        dirty = [entry[3:] for entry in shown.split("\0") if len(entry) > 3 and entry[3:] != program]
+        if dirty:
+            more = f" and {len(dirty) - 1} more" if len(dirty) > 1 else ""
+            raise InputError(f"{dirty[0]}{more} has changes that are not committed: commit or stash them, then run again.")
+
+    def _open(self) -> None:
+        """The private repository: empty but for a link to the user's objects, so that gigabytes are not copied."""
+        objects = Path(line("rev-parse", "--git-path", "objects", cwd=self.root))
+        objects = objects if objects.is_absolute() else self.root / objects
+        if not (self.repo / "HEAD").exists():
+            self.state.mkdir(parents=True, exist_ok=True)
+            git("init", "-q", "--bare", "--template=", str(self.repo))
+        info = self.repo / "objects" / "info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "alternates").write_text(f"{objects.resolve()}\n")
+        shallow = Path(line("rev-parse", "--git-path", "shallow", cwd=self.root))
+        shallow = shallow if shallow.is_absolute() else self.root / shallow
+        if shallow.exists():
+            shutil.copy(shallow, self.repo / "shallow")
+
+    def _git(self, *words: str, stdin: bytes = b"", index: Path | None = None, tree: Path | None = None) -> bytes:
+        place = [f"--git-dir={self.repo}", *([f"--work-tree={tree}"] if tree else [])]
+        return git(*place, *words, cwd=tree, stdin=stdin, extra={"GIT_INDEX_FILE": str(index)} if index else None)
+
+    def _line(self, *words: str) -> str:
+        return self._git(*words).decode("utf-8", "surrogateescape").strip()
+
+    # -- checkouts -----------------------------------------------------------------------------------------------
+
+    def checkout(self, tree: Path, commit: str) -> None:
+        """Make `tree` the pristine checkout of `commit`, with setup's outputs; whatever was there before is gone."""
+        index = tree.with_name(f"{tree.name}.index")
+        tree.mkdir(parents=True, exist_ok=True)
+        try:
+            self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
+            self._git("clean", "-ffdxq", index=index, tree=tree)
+        except GitError:
+            remove(tree)
+            index.unlink(missing_ok=True)
+            tree.mkdir(parents=True)
+            self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
+        for path in (*self.submodules, *self.filtered):
+            self._hydrate(tree, path)
+        if self.setup_folder.exists():
+            shutil.copytree(self.setup_folder, tree, dirs_exist_ok=True, symlinks=True, copy_function=_link)
+
+    def _hydrate(self, tree: Path, path: str) -> None:
+        """Submodules and LFS files, as the user's checkout has them."""
+        source, target = self.root / path, tree / path
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        elif source.is_file():
+            target.unlink(missing_ok=True)
+            shutil.copy2(source, target)
+
+    def _submodules(self) -> tuple[str, ...]:
+        entries = self._git("ls-tree", "-r", "-z", self.base).decode("utf-8", "surrogateescape").split("\0")
+        found = tuple(entry.split("\t", 1)[1] for entry in entries if entry.startswith("160000 "))
+        for path in found:
+            if not (self.root / path).is_dir() or not any((self.root / path).iterdir()):
+                raise InputError(f"The submodule {path} is empty: run `git submodule update --init --recursive` first.")
+        return found
+
+    def _filtered(self) -> tuple[str, ...]:
+        """Files that a filter (LFS) turns into something else on checkout."""
+        if ".gitattributes" not in self._line("ls-tree", "-r", "--name-only", self.base):
+            return ()
+        entries = self._git("ls-tree", "-r", "-z", "-l", self.base).decode("utf-8", "surrogateescape").split("\0")
+        small = [e.split("\t", 1) for e in entries if e.startswith("100") and e.split("\t", 1)[0].split()[3].isdigit()]
+        pointers = []
+        for facts, path in small:
+            if int(facts.split()[3]) < 300 and self._git("cat-file", "blob", facts.split()[2]).startswith(LFS_POINTER):
+                if _begins(self.root / path, LFS_POINTER):
+                    raise InputError(f"{path} is a Git LFS pointer without its content: run `git lfs pull` first.")
+                pointers.append(path)
+        return tuple(pointers)
+
+    @lru_cache(maxsize=64)  # noqa: B019 (one workspace a process)
+    def frozen_entries(self, commit: str) -> tuple[str, ...]:
+        """Paths, relative to the root, that are made read-only in a trial: every tracked entry at the level of the
+        working directory and above it. New files may appear beside them, and in folders that hold placeholders only.
+        """
+        found, parts = [], PurePosixPath(self.prefix).parts
+        for depth in range(len(parts) + 1):
+            level = "/".join(parts[:depth])
+            names = self._line("ls-tree", "--name-only", "-z", f"{commit}:{level}").split("\0")
+            below = parts[depth] if depth < len(parts) else None
+            found += [f"{level}/{name}".lstrip("/") for name in names if name and name != below]
+        held = [path for path in found if not self._placeholder(commit, path)]
+        if self.setup_folder.exists():
+            base = self.setup_folder / self.prefix
+            held += [(PurePosixPath(self.prefix) / p.name).as_posix() for p in base.iterdir()] if base.is_dir() else []
+        return tuple(dict.fromkeys(held))
+
+    def _placeholder(self, commit: str, path: str) -> bool:
+        if self._line("cat-file", "-t", f"{commit}:{path}") != "tree" if path not in self.submodules else True:
+            return False
+        return {*self._line("ls-tree", "-r", "--name-only", f"{commit}:{path}").split("\n")} <= PLACEHOLDERS
+
+    # -- patches and commits -------------------------------------------------------------------------------------
+
+    def diff(self, tree: Path, parent: str) -> str:
+        """The edit made in `tree` as a git-format patch against `parent`. Raises PatchRefused when it is too large."""
+        index = tree.with_name(f"{tree.name}.index")
+        self._git("read-tree", parent, index=index)
+        self._git("add", "-A", "--force", "--", ".", *self._not_ours(), index=index, tree=tree)
+        patch = self._git("diff-index", "-p", "--cached", "--no-renames", "--no-color", "--full-index", parent, index=index)
+        if len(patch) > MAX_PATCH_BYTES:
+            raise PatchRefused(f"The edit is {len(patch):,} bytes long; {MAX_PATCH_BYTES:,} are allowed.")
+        return patch.decode("utf-8", "surrogateescape")
+
+    def untracked(self, tree: Path, index: Path) -> list[str]:
+        """Files in `tree` that git does not know, relative to it."""
+        names = self._git("ls-files", "-z", "--others", index=index, tree=tree).decode("utf-8", "surrogateescape").split("\0")
+        return [name for name in names if name and "__pycache__" not in name]
+
+    def _not_ours(self) -> list[str]:
+        skipped = [*self.submodules, *self.filtered, "__pycache__", "*.pyc"]
+        if self.setup_folder.exists():
+            skipped += [p.relative_to(self.setup_folder).as_posix() for p in self.setup_folder.rglob("*") if not p.is_dir()]
+        return [f":(exclude,glob)**/{name}" if "/" not in name else f":(exclude){name}" for name in skipped]
+
+    def commit(self, parent: str, patch: str, message: str, three_way: bool = False) -> str:
+        """A commit with `patch` applied on `parent`. Raises PatchRefused with a sentence."""
+        raw = patch.encode("utf-8", "surrogateescape")
+        if len(raw) > MAX_PATCH_BYTES:
+            raise PatchRefused(f"The patch is {len(raw):,} bytes long; {MAX_PATCH_BYTES:,} are allowed.")
+        check_patch(patch, self.prefix, self.brief)
+        index = self.state / "slots" / f"commit-{os.getpid()}-{hashlib.sha256(raw + parent.encode()).hexdigest()[:12]}.index"
+        index.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._git("read-tree", parent, index=index)
+            try:
+                self._git("apply", "--cached", "--whitespace=nowarn", *(["--3way"] if three_way else []), stdin=raw, index=index)
+            except GitError as error:
+                said = str(error).splitlines()[0].removeprefix("error: ")
+                raise PatchRefused(f"The patch does not apply: {said}.") from None
+            tree = self._git("write-tree", index=index).decode().strip()
+        finally:
+            index.unlink(missing_ok=True)
+        self._refuse_frozen(parent, tree)
+        return self._commit_tree(tree, parent, message)
+
+    def _refuse_frozen(self, parent: str, tree: str) -> None:
+        """What the patch says it touches was checked; what it did touch is checked once more, on the trees."""
+        raw = self._git("diff-tree", "-r", "-z", "--no-renames", parent, tree).decode("utf-8", "surrogateescape").split("\0")
+        for facts, path in zip(raw[::2], raw[1::2], strict=False):
+            old, new = facts.lstrip(":").split()[:2]
+            if new in ("120000", "160000") or (old != "000000" and new not in (old, "000000")) or new == "100755" != old:
+                raise PatchRefused(f"{path}: links, submodules and changes of mode are not allowed.")
+        refused = [path for path in raw[1::2] if not editable([path], self.prefix, self.brief)]
+        if refused:
+            raise PatchRefused(f"{refused[0]} is not in `edit`: it stays as it is.")
+
+    def _commit_tree(self, tree: str, parent: str, message: str) -> str:
+        text = " ".join(message.split())[:200] or "Edit"
+        done = git(f"--git-dir={self.repo}", "commit-tree", tree, "-p", parent, stdin=text.encode("utf-8", "replace"))
+        commit = done.decode().strip()
+        self._git("update-ref", f"refs/trials/{commit}", commit)
+        return commit
+
+    def carry(self, commit: str, onto: str) -> str | None:
+        """The commit's own change re-applied (three-way) on `onto`; None where it conflicts."""
+        parent, message = self._line("rev-parse", f"{commit}^"), self._line("log", "-1", "--format=%s", commit)
+        try:
+            return self.commit(onto, self.patch(parent, commit), message, three_way=True)
+        except PatchRefused:
+            return None
+
+    def patch(self, parent: str, commit: str) -> str:
+        return self._git("diff", "--no-renames", "--no-color", "--full-index", parent, commit).decode("utf-8", "surrogateescape")
+
+    def stat(self, base: str, head: str) -> list[tuple[str, int, int]]:
+        """(path, lines added, lines removed) between two commits."""
+        rows = [row.split("\t") for row in self._line("diff", "--numstat", "--no-renames", base, head).split("\n") if row]
+        return [(path, int(added), int(removed)) for added, removed, path in rows if added.isdigit()]
+
+    @lru_cache(maxsize=4096)  # noqa: B019 (one workspace a process)
+    def tree(self, commit: str) -> str:
+        return self._line("rev-parse", f"{commit}^{{tree}}")
+
+    @lru_cache(maxsize=256)  # noqa: B019 (one workspace a process)
+    def frozen(self, commit: str) -> str:
+        """sha256 over every tracked file that may not be edited (path, mode, object)."""
+        entries = self._git("ls-tree", "-r", "-z", commit).decode("utf-8", "surrogateescape").split("\0")
+        total = hashlib.sha256()
+        may = set(editable([entry.split("\t", 1)[1] for entry in entries if entry], self.prefix, self.brief))
+        for entry in entries:
+            if entry and entry.split("\t", 1)[1] not in may:
+                total.update(entry.encode("utf-8", "surrogateescape") + b"\n")
+        return total.hexdigest()
+
+    def branch(self, name: str, commits: Sequence[str], messages: Sequence[str]) -> str:
+        """Leave `commits` (each re-made on the last, from the base) as branch `name` in the user's repository.
+
+        One commit per kept change. Returns the branch's name: a suffix is added rather than overwriting commits
+        that are not ours, or a branch that is checked out.
+        """
+        tip, before = self.base, self.base
+        for commit, message in zip(commits, messages, strict=True):
+            parent = self._line("rev-parse", f"{commit}^")
+            same = self.tree(parent) == self.tree(before)
+            tip = (
+                self._commit_tree(self.tree(commit), tip, message) if same else self.commit(tip, self.patch(parent, commit), message, True)
+            )
+            before = tip
+        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+            if self._ours(f"{name}{suffix}"):
+                git("fetch", "-q", "--no-tags", "--no-write-fetch-head", str(self.repo), f"+{tip}:refs/heads/{name}{suffix}", cwd=self.root)
+                return f"{name}{suffix}"
+        raise EnvironmentFault(f"There are a hundred branches {name}-…: delete some.")
+
+    def _ours(self, name: str) -> bool:
+        """Whether the branch may be (over)written: it is not there, or all its commits since the base are ours."""
+        try:
+            line("rev-parse", "--verify", "--quiet", f"refs/heads/{name}", cwd=self.root)
+        except GitError:
+            return True
+        if name in line("worktree", "list", "--porcelain", cwd=self.root):
+            return False
+        authors = line("log", "--format=%ce", f"{self.base}..refs/heads/{name}", cwd=self.root).split()
+        return set(authors) <= {environment()["GIT_COMMITTER_EMAIL"]}
+
+
+def remove(tree: Path) -> None:
+    """Delete a folder whatever modes were left in it; links are not followed."""
+
+    def mend(function: object, path: str, _: object) -> None:
+        parent = os.path.dirname(path)
+        os.chmod(parent, stat.S_IRWXU)
+        if not os.path.islink(path):
+            os.chmod(path, stat.S_IRWXU)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, onerror=mend)
+        else:
+            os.unlink(path)
+
+    if tree.is_symlink() or tree.is_file():
+        tree.unlink()
+    elif tree.exists():
+        shutil.rmtree(tree, onerror=mend)
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under a second name, or a copy where the file system cannot."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return True
