@@ -1,9 +1,50 @@
-test: .venv/ready
-	PYTHONPATH=. .venv/bin/python -m pytest -q tests
+# `make demo` and `make test` are all that a fresh machine needs; both set up first.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
 
-.venv/ready:
-	python3 -m venv .venv
-	.venv/bin/pip install -q pydantic pyyaml click pytest
-	touch $@
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-.PHONY: test
+setup: .venv/ready  ## the environment, hash-locked, and bubblewrap where it can be installed
+
+.venv/ready: requirements-dev.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@sh .github/install-bubblewrap.sh
+	@touch $@
+
+demo: setup  ## the main job for real, offline: ends in a branch and a pull-request preview
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmark/demo.sh
+
+test: setup lint  ## everything that is tested, lint and types included
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+battery: setup  ## the full-size versions of the long checks
+	$(BIN)/python -m pytest -m battery tests
+
+lint: setup  ## style, types, workflows, shell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run .github/*.sh benchmark/*.sh
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet --persona auditor .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml .github/actions/*/action.yml
+
+format: setup  ## rewrite in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup  ## resolve the locked requirements anew
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) -o requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra data --extra ray $(LOCK) -o requirements-dev.txt
+
+LOCK := --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
+
+bench: setup  ## every figure of the README, measured anew (about an hour)
+	for name in overhead acceptance timeline throughput; do $(BIN)/python benchmark/$$name.py || exit 1; done
+
+.PHONY: help setup demo test battery lint format lock bench

@@ -154,6 +154,10 @@ class Study:
         proposal = self.experiments[number].proposal
         return proposal.patch if proposal else ""
 
+    def proven(self) -> list[Path]:
+        """The confirmed changes as patch files, one on the other from the base; NN-NUMBER.diff."""
+        return sorted((self.state / "proven").glob("*.diff")) if self.improved else []
+
     def _take(self, offset: int, line: bytes) -> None:
         head = _HEAD.match(line)
         if not head:

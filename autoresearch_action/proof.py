@@ -19,6 +19,7 @@ from autoresearch_action.acceptance import Ask, Want
 from autoresearch_action.acceptance.claims import Claims, next_slice
 from autoresearch_action.acceptance.confirm import PairedConfirmation
 from autoresearch_action.acceptance.noise import derive, good
+from autoresearch_action.budget import PUBLISH_SECONDS
 from autoresearch_action.records import Confirmation, Measurement, Trial
 from autoresearch_action.trials.workspace import PatchRefused
 
@@ -157,7 +158,7 @@ class _Proof:
         tree = self.workspace.tree(stack.head)
         plan = self._plan(tree, cap)
         rule = PairedConfirmation(
-            self.brief, self.noise, level=plan["level"], seed=plan["seed"], slice=plan["slice"], tried=len(self.study.statuses)
+            self.brief, self.noise, level=plan["level"], seed=plan["seed"], slice=plan["slice"], max_pairs=self._most_pairs()
         )
         group = f"confirm:{tree}"
         budget = self._base_budget(stack)
@@ -171,13 +172,19 @@ class _Proof:
         facts = {"head": stack.head, "tree": tree, "numbers": list(stack.numbers), "notes": [note for note in notes if note]}
         return answer.model_copy(update=facts)
 
+    def _most_pairs(self) -> int:
+        """Pairs that the minutes left allow."""
+        budget = self.loop.budget
+        rounds = (budget.seconds_left - PUBLISH_SECONDS) / max(1.1 * budget.trial_seconds, 1e-3)
+        return max(0, int(rounds * budget.slots) // 2)
+
     def _plan(self, tree: str, cap: float) -> dict[str, Any]:
         """Level, slice and dice of an attempt: drawn once and journalled, so that a resumed proof keeps them."""
         plans = dict(self.study.facts.get("plans") or {})
         if tree not in plans:
             told = self._claims()
-            chosen, note = next_slice(told["used"], SLICES, self.loop.parts.seed)
-            level = min(cap, Claims.model_validate(told["claims"]).level())
+            chosen, uses, note = next_slice(told["used"], SLICES)
+            level = min(cap, Claims.model_validate(told["claims"]).level()) / uses
             plans[tree] = {"slice": chosen, "note": note, "level": level, "seed": int.from_bytes(os.urandom(4), "big")}
             self._write_claims({**told, "used": [*told["used"], chosen]})
             self.ledger.append("fact", name="plans", value=plans)
@@ -190,7 +197,7 @@ class _Proof:
         if plan["seed"] in accounted or confirmation.p_value is None:
             return
         told = self._claims()
-        claims = Claims.model_validate(told["claims"]).after(confirmation.p_value)
+        claims = Claims.model_validate(told["claims"]).after(confirmation.p_value, plan["level"])
         self._write_claims({**told, "claims": claims.model_dump(mode="json")})
         self.ledger.append("fact", name="claims", value=claims.describe())
         self.ledger.append("fact", name="accounted", value=[*accounted, plan["seed"]])
@@ -254,7 +261,7 @@ class _Proof:
         assert self.brief.transfer is not None
         group = f"transfer:{confirmation.tree}"
         seeds = [derive(self.loop.parts.seed, "transfer", index) for index in range(1 if self.noise.exact else TRANSFER_PAIRS)]
-        wants = [Want(side, seed, "holdout") for seed in seeds for side in ("base", "head")]  # type: ignore[arg-type]
+        wants = [Want(side, seed, "holdout") for seed in seeds for side in ("base", "head")]
         self._run_pairs(stack, Ask(tuple(wants)), group, "transfer", None)
         runs = self.study.confirm_runs[group]
         base, head = (good(run for run in runs if run.trial.side == side) for side in ("base", "head"))

@@ -10,23 +10,28 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from autoresearch_action import __version__
 from autoresearch_action import brief as briefs
 from autoresearch_action import ledger as ledgers
+from autoresearch_action.acceptance import Ask
+from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import Ledger, Study
 from autoresearch_action.records import Proposal, Run, Verdict
+from autoresearch_action.trials import Executor, device
+from autoresearch_action.trials.pool import LocalPool
+from autoresearch_action.trials.sandbox import Sandbox
 from autoresearch_action.trials.secrets import Secrets
+from autoresearch_action.trials.setup import run_setup
 from autoresearch_action.trials.workspace import Workspace
 
 FIRST_RUNS = 2 + 2 + 12  # calibration, one candidate, confirmation: the least a run can be
@@ -102,44 +107,70 @@ def _run(
     from autoresearch_action.agents import registry
     from autoresearch_action.loop import Parts, run
     from autoresearch_action.report.live import View
-    from autoresearch_action.trials.device import find_slots
-    from autoresearch_action.trials.pool import LocalPool
-    from autoresearch_action.trials.sandbox import Sandbox
 
     state = options.state.resolve()
     budget = Budget(options.max_experiments, options.max_minutes, options.max_usd, options.gpu_usd_per_hour, time.monotonic)
-    slots = find_slots(options.slots, exclusive=brief.timing)
-    budget.slots = len(slots)
+    machine = _Machine(options.slots, brief)
+    budget.slots = len(machine.slots)
     if brief.timed:
         budget.check_size(brief.time_budget, FIRST_RUNS)
-    sandbox = Sandbox(brief.sandbox)
     workspace = Workspace(directory, state, brief)
     inherited = _begin(ledger, workspace, brief, options.fresh)
     study = ledger.study
-    agent = registry.make(list(options.agents), brief, key=secrets.model_key, usd_per_call=options.usd_per_call, seed=_seed(study))
+    agent = registry.make(
+        list(options.agents),
+        brief,
+        key=secrets.model_key,
+        usd_per_call=options.usd_per_call,
+        seed=_seed(study),
+        environment=os.environ | secrets.for_tools(),
+    )
     earlier, known = _earlier(state, workspace.base)
     view = View(brief, budget)
-    view.note(sandbox.describe())
-    workspace.setup(sandbox, secrets.for_setup(brief.setup_env))
-    given: dict[str, str] = {}
-    if checkpoint:
-        from autoresearch_action.checkpoint import fetch
-
-        path, sha = fetch(checkpoint, state)
-        given = {"uri": checkpoint, "path": str(path), "sha256": sha}
-    if study.run is None:
-        ledger.append("run", _describe(options, brief, workspace, sandbox, slots, given))
-    executor = LocalPool(brief, workspace, sandbox, slots, state, checkpoint=Path(given["path"]) if given else None)
-    parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), signals, earlier, known, inherited)
     try:
+        view.note(machine.sandbox.describe())
+        machine.locks.acquire(view.note, signals, budget.seconds_left)
+        workspace.setup_hash = run_setup(workspace, secrets.for_setup(brief.setup_env), view.note)
+        given = _checkpoint(checkpoint, state)
+        if study.run is None:
+            ledger.append("run", _describe(options, brief, workspace, machine, given))
+        executor = machine.executor(options.executor, brief, workspace, state, given, secrets.scrub)
+        parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), signals, earlier, known, inherited)
         study = run(parts)
+        if study.improved:
+            _branch(workspace, ledger)
     finally:
+        machine.locks.release()
         view.close()
-        if study.experiments:
+        if study.run:
             report.write(state, study)
-    if study.improved:
-        _branch(workspace, study)
     return study
+
+
+class _Machine:
+    """Slots, sandbox and device locks of this machine."""
+
+    def __init__(self, slots: str, brief: Brief) -> None:
+        self.slots = device.find_slots(slots, exclusive=brief.timing)
+        self.locks = device.Locks(self.slots, exclusive=brief.timing)
+        self.sandbox = Sandbox(brief.sandbox)
+
+    def executor(
+        self, where: str, brief: Brief, workspace: Workspace, state: Path, checkpoint: dict[str, str], scrub: Callable[[str], str]
+    ) -> Executor:
+        path = Path(checkpoint["path"]) if checkpoint else None
+        if where == "local":
+            return LocalPool(brief, workspace, self.sandbox, self.slots, state, path, scrub)
+        raise InputError(f"--executor {where}: give local, or ray://HOST:PORT.")
+
+
+def _checkpoint(uri: str | None, state: Path) -> dict[str, str]:
+    if not uri:
+        return {}
+    from autoresearch_action.checkpoint import fetch
+
+    path, sha = fetch(uri, state)
+    return {"uri": uri, "path": str(path), "sha256": sha}
 
 
 def _begin(ledger: Ledger, workspace: Workspace, brief: Brief, fresh: bool) -> tuple[Proposal, ...]:
@@ -173,9 +204,7 @@ def _seed(study: Study) -> int:
     return int.from_bytes(study.run.id.encode()[-4:], "big") if study.run else int(time.time()) % 2**31
 
 
-def _describe(options: Options, brief: Brief, workspace: Workspace, sandbox: Any, slots: Any, checkpoint: dict[str, str]) -> Run:
-    from autoresearch_action.trials.device import environment
-
+def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Machine, checkpoint: dict[str, str]) -> Run:
     now = time.time()
     return Run(
         id=time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f"-{os.urandom(2).hex()}",
@@ -195,19 +224,24 @@ def _describe(options: Options, brief: Brief, workspace: Workspace, sandbox: Any
         budget={name: getattr(options, name) for name in ("max_experiments", "max_minutes", "max_usd", "gpu_usd_per_hour")},
         frozen=workspace.frozen(workspace.base),
         data=workspace.setup_hash,
-        environment=environment(slots) | {"sandbox": sandbox.level, "autoresearch": __version__},
-        checkpoint=checkpoint,
+        environment=device.environment(machine.slots) | {"sandbox": machine.sandbox.level, "autoresearch": __version__},
+        checkpoint={name: value for name, value in checkpoint.items() if name != "path"},
         visibility=brief.visibility,
     )
 
 
-def _branch(workspace: Workspace, study: Study) -> None:
+def _branch(workspace: Workspace, ledger: Ledger) -> None:
     """Leave the proven stack as a branch in the user's repository."""
+    study = ledger.study
     confirmation = study.confirmation
     assert confirmation is not None and study.run is not None
-    commits = [study.experiments[number].commit for number in confirmation.numbers]
-    name = f"autoresearch/{study.run.brief_id}"
-    workspace.branch(name, commits, [study.experiments[number].description for number in confirmation.numbers])
+    commits, tip = [], workspace.base
+    for patch in study.proven():
+        tip = workspace.commit(tip, patch.read_text("utf-8", "surrogateescape"), study.experiments[int(patch.stem[-4:])].description)
+        commits.append(tip)
+    assert workspace.tree(tip) == confirmation.tree, "the branch must be the tree that was confirmed"
+    name = workspace.branch(f"autoresearch/{study.run.brief_id}", tip)
+    ledger.append("fact", name="branch", value=name)
     click.echo(f"Branch {name}: {len(commits)} commit{'s' * (len(commits) != 1)}, the confirmed code.")
 
 
@@ -245,4 +279,39 @@ def _read(state: Path) -> Study:
 
 def measure_noise(program: Path, directory: Path, state: Path, pairs: int, max_minutes: float) -> str:
     """`autoresearch measure`: run the base on `2 × pairs` seeds and say what they tell."""
-    raise NotImplementedError
+    from autoresearch_action.acceptance.noise import calibrate, derive, forecast
+    from autoresearch_action.records import Measurement, Trial
+
+    secrets = Secrets.take(os.environ)
+    brief = briefs.read(program, directory)
+    machine = _Machine("auto", brief)
+    ledger = Ledger(state / "measure")
+    try:
+        workspace = Workspace(directory, (state / "measure").resolve(), brief)
+        workspace.setup_hash = run_setup(workspace, secrets.for_setup(brief.setup_env), click.echo)
+        executor = machine.executor("local", brief, workspace, (state / "measure").resolve(), {}, secrets.scrub)
+        runs: list[Measurement] = []
+
+        def measure(seed: int, reseed: bool) -> None:
+            done = executor.submit(
+                Trial(number=0, commit=workspace.base, seed=seed, reseed=reseed, purpose="baseline", index=len(runs) + 1)
+            )
+            runs.append(done.result())
+            last = runs[-1]
+            if last.outcome != "ok":
+                raise InputError(f"The program does not run: {last.reason}\n{last.tail}".strip())
+            click.echo(f"run {len(runs)}: {brief.metric} {last.value:.6g}, {last.seconds:.1f} s")
+
+        try:
+            while isinstance(noise := calibrate(runs, brief), Ask):
+                for want in noise.runs:
+                    measure(want.seed, noise.reseed)
+            while len(runs) < 2 * pairs and not noise.exact:
+                measure(derive(len(runs), "measure"), noise.reseed)
+                again = calibrate(runs, brief)
+                noise = again if isinstance(again, Noise) else noise
+        finally:
+            executor.close()
+    finally:
+        ledger.close()
+    return forecast(noise, brief, sum(run.seconds for run in runs) / len(runs), max_minutes, len(machine.slots))

@@ -21,7 +21,7 @@ FIRST = 2  # runs before seeds are known to matter
 ENOUGH = 4  # replicates of the baseline in the usual case
 MOST = 6  # … where one of them lies far off, or all are equal
 EARLY = 12  # progress lines within which different seeds must show
-MIN_PAIRS = 6  # sign flips of 6 pairs reach 1/64 < 0.025
+MORE_PAIRS = 3  # between the two looks of a confirmation
 GAINS = (0.1, 0.5, 1.0, 5.0)  # per cent, what `measure` speaks of
 
 
@@ -41,10 +41,8 @@ class Noise(Record):
     notes: list[str] = []
 
     def reserve_pairs(self, level: float = 0.025) -> int:
-        """Pairs to keep time for: enough sign flips for `level`, and one to spare for a pair that goes the other way."""
-        if self.exact or self.blind:
-            return 1
-        return max(MIN_PAIRS, math.ceil(math.log2(4 / level)))
+        """Pairs to keep time for: both looks of one confirmation at `level`."""
+        return 1 if self.exact or self.blind else first_look(level) + MORE_PAIRS
 
     def learn(self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement] = ()) -> Noise:
         """The noise after one more candidate: its replicates add degrees of freedom, its pairs a paired spread."""
@@ -103,6 +101,11 @@ def derive(seed: int, *path: int | str) -> int:
     """A seed below 2³¹ − 1 for one run, from the run's dice and its place."""
     text = ":".join(map(str, (seed, *path))).encode()
     return (zlib.crc32(text) * 2654435761 + zlib.adler32(text)) % (2**31 - 1)
+
+
+def first_look(level: float) -> int:
+    """Pairs at the first look of a confirmation: enough sign flips to reach `level`, and one more for its power."""
+    return min(16, max(1, math.ceil(math.log2(1 / level) - 1e-9))) + 1
 
 
 @lru_cache(maxsize=4096)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autoresearch_action.agents import Agent
 from autoresearch_action.brief import Brief
@@ -12,16 +12,23 @@ KINDS = "claude, claude:MODEL, optuna, command:CMD or patches:DIR"
 
 
 def make(
-    specs: Sequence[str], brief: Brief, *, key: str | None = None, usd_per_call: float | None = None, seed: int = 0
+    specs: Sequence[str],
+    brief: Brief,
+    *,
+    key: str | None = None,
+    usd_per_call: float | None = None,
+    seed: int = 0,
+    environment: Mapping[str, str] | None = None,
 ) -> Agent:
     """The agent, or the ensemble of agents, that `specs` name; none: claude with a key, optuna without.
 
     `key` is the model's, already taken out of the environment. `usd_per_call` prices calls that no price list knows.
+    `environment` is what other coding agents' programs see.
     Raises InputError for a wrong spec, a missing key or a missing price.
     """
     if usd_per_call is not None and not 0 <= usd_per_call < 1e6:
         raise InputError(f"--usd-per-call {usd_per_call}: give a price in dollars, 0 or more.")
-    agents = [_one(spec, brief, key, usd_per_call, seed + index) for index, spec in enumerate(specs or [default(key)])]
+    agents = [_one(spec, brief, key, usd_per_call, seed + index, environment or {}) for index, spec in enumerate(specs or [default(key)])]
     if len(agents) == 1:
         return agents[0]
     from autoresearch_action.agents.ensemble import Ensemble
@@ -33,7 +40,7 @@ def default(key: str | None) -> str:
     return "claude" if key else "optuna"
 
 
-def _one(spec: str, brief: Brief, key: str | None, usd_per_call: float | None, seed: int) -> Agent:
+def _one(spec: str, brief: Brief, key: str | None, usd_per_call: float | None, seed: int, environment: Mapping[str, str]) -> Agent:
     kind, _, rest = spec.strip().partition(":")
     rest = rest.strip()
     if kind == "optuna" and not rest:
@@ -47,7 +54,7 @@ def _one(spec: str, brief: Brief, key: str | None, usd_per_call: float | None, s
     if kind == "command" and rest:
         from autoresearch_action.agents.command import CommandAgent
 
-        return CommandAgent(rest, usd_per_call)
+        return CommandAgent(rest, usd_per_call, environment)
     if kind == "claude":
         from autoresearch_action.agents.claude import ClaudeAgent
 

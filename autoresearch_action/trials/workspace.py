@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -257,20 +256,12 @@ class Workspace:
                 total.update(entry.encode("utf-8", "surrogateescape") + b"\n")
         return total.hexdigest()
 
-    def branch(self, name: str, commits: Sequence[str], messages: Sequence[str]) -> str:
-        """Leave `commits` (each re-made on the last, from the base) as branch `name` in the user's repository.
+    def branch(self, name: str, tip: str) -> str:
+        """Leave `tip`, a commit of the private repository, as a branch in the user's: one commit per kept change.
 
-        One commit per kept change. Returns the branch's name: a suffix is added rather than overwriting commits
-        that are not ours, or a branch that is checked out.
+        Returns the branch's name: a suffix is added rather than overwriting commits that are not ours, or a branch
+        that is checked out.
         """
-        tip, before = self.base, self.base
-        for commit, message in zip(commits, messages, strict=True):
-            parent = self._line("rev-parse", f"{commit}^")
-            same = self.tree(parent) == self.tree(before)
-            tip = (
-                self._commit_tree(self.tree(commit), tip, message) if same else self.commit(tip, self.patch(parent, commit), message, True)
-            )
-            before = tip
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
             if self._ours(f"{name}{suffix}"):
                 git("fetch", "-q", "--no-tags", "--no-write-fetch-head", str(self.repo), f"+{tip}:refs/heads/{name}{suffix}", cwd=self.root)

@@ -1,0 +1,14 @@
+#!/bin/sh
+# The demo: the main job on the embedded default data, in a few minutes on two processor cores.
+# Works in a clone of its own, so that the checkout stays as it is; interrupted, it goes on where it was.
+set -eu
+here=$(git rev-parse --show-toplevel)
+place=${DEMO_DIRECTORY:-$here/.autoresearch/demo}
+if [ ! -d "$place/.git" ]; then
+    mkdir -p "$(dirname "$place")"
+    git clone -q "$here" "$place"
+fi
+cd "$place"
+export AUTORESEARCH_DATA="${AUTORESEARCH_DATA:-$HOME/.cache/autoresearch}"
+autoresearch run --program benchmark/demo.md --agent optuna --max-experiments "${DEMO_EXPERIMENTS:-8}" --max-minutes 6
+printf '\nThe pull request that would be opened: %s\n' "$place/.autoresearch/PULL_REQUEST.md"
