@@ -1,98 +1,123 @@
-"""Curves: stop a candidate early when its training loss lies plainly above the incumbent's at equal elapsed time.
+"""Stop losers early: a first look whose training loss lies plainly above the incumbent's at equal elapsed time.
 
-The band comes from the incumbent's own runs; a stop is futility only and never part of an estimate. A random share of
-candidates is exempt and run to the end: that audit tells whether the rule would have killed winners, and loosens it.
+Futility only: a stopped run is a discard, never part of an estimate. Covers the band, the incremental watch that the
+trial calls on each progress line, and the audit that loosens the rule by itself. Off where the incumbent has fewer than
+two runs with progress lines. Does not know whether two losses can be compared: the caller exempts those that cannot.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autoresearch_action.records import Measurement, StopRule, Verdict
+from autoresearch_action.records import Measurement, StopRule
 
-START = 0.3  # of the incumbent's elapsed time, from where on a candidate is judged
-MARGIN = 0.1  # nats above the band, at least (at 20 % or with less, winners were killed)
-WIDTH = 4.0  # standard deviations between the incumbent's runs, at least
-AUDIT_SHARE = 0.1
-MOST_KILLED = 0.05  # share of true winners that may be lost
-POINTS = 24  # of the band
+AUDIT_SHARE = 0.1  # of the first looks run to the end whatever their curve says
+START = 0.3  # of the incumbent's elapsed time: at 20 % the same margin stopped 2 of 6 winners, at 30 % none of 6
+MARGIN = 0.1  # nats above the band's middle …
+SPREADS = 4.0  # … or so many standard deviations of the incumbent's own curves, whichever is more
+SMOOTHING = 0.75  # weight of the past after one grid step: a memory of about 5 % of the run
+POINTS = 51  # of the band
 MIN_LINES = 10
-SMOOTHING = 0.9
+MOST_LOST = 0.05  # share of true winners that the rule may cost
+LOOSER = 1.5  # factor on the margin where the audit says that it costs more
 
 
 class Watch:
-    """A trial's curve as it comes in, against a StopRule."""
+    """A trial's curve as it comes in, against a StopRule. The mean forgets by elapsed time, so thinning is harmless."""
 
     def __init__(self, rule: StopRule) -> None:
-        self.rule, self._mean, self._weight = rule, 0.0, 0.0
+        self.rule = rule
+        step = rule.elapsed[1] - rule.elapsed[0] if len(rule.elapsed) > 1 else 0.0
+        self._rate = -math.log(rule.smoothing) / step if step > 0 and rule.smoothing > 0 else math.inf
+        self._at = 0.0
+        self.mean: float | None = None
 
     def feed(self, elapsed: float, loss: float) -> bool:
-        """Take in one progress line; whether to stop now. A loss that is no number stops at once."""
-        if not math.isfinite(loss):
-            return True
-        keep = self.rule.smoothing
-        self._mean, self._weight = keep * self._mean + (1 - keep) * loss, keep * self._weight + (1 - keep)
+        """Take in one progress line, `elapsed` seconds after the start; whether to stop now."""
+        if self.mean is None:
+            self.mean = loss
+        else:
+            gone = max(0.0, elapsed - self._at)
+            past = math.exp(-self._rate * gone) if gone else 1.0
+            self.mean = past * self.mean + (1 - past) * loss
+        self._at = elapsed
         if not self.rule.elapsed or elapsed < self.rule.elapsed[0]:
             return False
-        limit = float(np.interp(elapsed, self.rule.elapsed, self.rule.limits))
-        return self._mean / self._weight > limit
-
-
-def smooth(curve: Sequence[tuple[float, float]], keep: float = SMOOTHING) -> tuple[list[float], list[float]]:
-    """(elapsed, exponential mean of the loss, bias-corrected) of a curve."""
-    mean = weight = 0.0
-    elapsed, means = [], []
-    for clock, loss in curve:
-        mean, weight = keep * mean + (1 - keep) * loss, keep * weight + (1 - keep)
-        elapsed.append(clock)
-        means.append(mean / weight)
-    return elapsed, means
+        return not self.mean <= float(np.interp(elapsed, self.rule.elapsed, self.rule.limits))  # NaN stops too
 
 
 def would_stop(rule: StopRule, curve: Sequence[tuple[float, float]]) -> float | None:
     """The elapsed second at which the rule stops this curve; None: never."""
     watch = Watch(rule)
-    return next((clock for clock, loss in curve if watch.feed(clock, loss)), None)
+    return next((elapsed for elapsed, loss in curve if watch.feed(elapsed, loss)), None)
 
 
-def band(incumbent: Sequence[Measurement], looser: float = 1.0) -> StopRule | None:
-    """The rule from the incumbent's runs; None with fewer than two runs of ten progress lines each."""
-    curves = [smooth(run.curve) for run in incumbent if run.outcome == "ok" and len(run.curve) >= MIN_LINES]
-    if len(curves) < 2:
+def stop_rule(
+    incumbent_runs: Sequence[Measurement], audit: object | None, rng: np.random.Generator
+) -> StopRule | None:
+    """The rule for one first look, or None: no band, or drawn (AUDIT_SHARE of them) to run to the end."""
+    audited = rng.random() < AUDIT_SHARE
+    return None if audited else band(incumbent_runs, _state(audit)["looser"])
+
+
+def band(incumbent_runs: Sequence[Measurement], looser: float = 1.0) -> StopRule | None:
+    """The limits that the incumbent's runs imply; None with fewer than two of MIN_LINES progress lines."""
+    curves = [run.curve for run in incumbent_runs if run.outcome == "ok" and len(run.curve) >= MIN_LINES]
+    end = min((curve[-1][0] for curve in curves), default=0.0)
+    if len(curves) < 2 or end <= 0:
         return None
-    end = min(elapsed[-1] for elapsed, _ in curves)
-    begin = START * end
-    grid = np.linspace(begin, end, POINTS)
-    values = np.array([np.interp(grid, elapsed, means) for elapsed, means in curves])
-    spread = values.std(axis=0, ddof=1)
-    limits = values.mean(axis=0) + looser * np.maximum(MARGIN, WIDTH * spread)
-    return StopRule(elapsed=[round(float(x), 3) for x in grid], limits=[round(float(x), 5) for x in limits], smoothing=SMOOTHING)
-
-
-def stop_rule(incumbent: Sequence[Measurement], audit: object, rng: np.random.Generator) -> StopRule | None:
-    """The rule for one candidate's first look; None where there is no band or the candidate is audited."""
-    if rng.random() < AUDIT_SHARE:
+    grid = np.linspace(START * end, end, POINTS)
+    rule = StopRule(elapsed=grid.tolist(), limits=[math.inf] * POINTS, smoothing=SMOOTHING)
+    smooth = np.array([_smoothed(rule, curve, grid) for curve in curves])
+    if not np.isfinite(smooth).all():
         return None
-    told = audit if isinstance(audit, Mapping) else {}
-    return band(incumbent, float(told.get("looser", 1.0)))
+    spread = math.sqrt(float(np.mean(np.var(smooth, axis=0, ddof=1))))
+    limits = smooth.mean(axis=0) + looser * max(MARGIN, SPREADS * spread)
+    return rule.model_copy(update={"limits": limits.tolist()})
 
 
-def judge_audit(past: object, audited: Sequence[tuple[Verdict, Measurement]], incumbent: Sequence[Measurement]) -> dict[str, float]:
-    """Take in first looks that ran to the end: how many winners there were, and how many the rule would have killed.
+def _smoothed(rule: StopRule, curve: Sequence[tuple[float, float]], grid: NDArray[Any]) -> NDArray[Any]:
+    watch = Watch(rule)
+    means = [watch.mean for elapsed, loss in curve if watch.feed(elapsed, loss) or True]
+    return np.interp(grid, [elapsed for elapsed, _ in curve], np.array(means, dtype=float))
 
-    Where more than 5 % of them would have been (one is enough to begin with), the rule's margin grows by a half.
+
+def audit(past: object | None, first: Measurement, incumbent_runs: Sequence[Measurement], kept: bool) -> dict[str, Any]:
+    """The audit after one more comparable first look that was run to the end without a rule, and its verdict.
+
+    Counts over all runs: `looks`, would-be stops (`stopped`), winners (`kept`), winners that would have been stopped
+    (`lost`) and `bound`, the upper 95 % bound on the share of winners lost (Clopper & Pearson 1934; the rule of three
+    where none is). Where even the lower 90 % bound exceeds MOST_LOST, `looser` widens every later rule and the counts
+    of winners begin again.
     """
-    told = dict(past) if isinstance(past, Mapping) else {}
-    facts = {name: float(told.get(name, start)) for name, start in (("winners", 0), ("killed", 0), ("seen", 0), ("looser", 1.0))}
-    rule = band(incumbent, facts["looser"])
-    for verdict, run in audited:
-        facts["seen"] += 1
-        if verdict.status == "keep":
-            facts["winners"] += 1
-            facts["killed"] += bool(rule and would_stop(rule, run.curve) is not None)
-    if facts["killed"] > max(0.5, MOST_KILLED * facts["winners"]):
-        facts |= {"looser": 1.5 * facts["looser"], "winners": 0.0, "killed": 0.0}
-    return facts
+    state = _state(past)
+    rule = band(incumbent_runs, state["looser"])
+    if rule is None or first.outcome != "ok" or len(first.curve) < MIN_LINES:
+        return state
+    stopped = would_stop(rule, first.curve) is not None
+    state["looks"] += 1
+    state["stopped"] += int(stopped)
+    state["kept"] += int(kept)
+    state["lost"] += int(stopped and kept)
+    if stopped and kept and clopper_pearson(state["lost"], state["kept"], 0.1)[0] > MOST_LOST:
+        state |= {"looser": LOOSER * state["looser"], "kept": 0, "lost": 0}
+    state["bound"] = clopper_pearson(state["lost"], state["kept"], 0.05)[1]
+    return state
+
+
+def clopper_pearson(hits: int, n: int, tail: float) -> tuple[float, float]:
+    """Lower and upper confidence bound of a share, each one-sided with error `tail`."""
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
+    return low, float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+
+
+def _state(past: object | None) -> dict[str, Any]:
+    known = dict(past) if isinstance(past, Mapping) else {}
+    return {"looks": 0, "stopped": 0, "kept": 0, "lost": 0, "bound": 1.0, "looser": 1.0} | known
