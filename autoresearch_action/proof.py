@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_action.acceptance import Ask, Want
-from autoresearch_action.acceptance.claims import Claims, next_slice
+from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
 from autoresearch_action.acceptance.confirm import PairedConfirmation
 from autoresearch_action.acceptance.noise import derive, good
 from autoresearch_action.budget import PUBLISH_SECONDS
@@ -183,8 +184,8 @@ class _Proof:
         plans = dict(self.study.facts.get("plans") or {})
         if tree not in plans:
             told = self._claims()
-            chosen, uses, note = next_slice(told["used"], SLICES)
-            level = min(cap, Claims.model_validate(told["claims"]).level()) / uses
+            chosen, note = next_slice(told["used"], SLICES, zlib.crc32(self.brief.id.encode()))
+            level = reuse_level(min(cap, Claims.model_validate(told["claims"]).level()), told["used"], chosen)
             plans[tree] = {"slice": chosen, "note": note, "level": level, "seed": int.from_bytes(os.urandom(4), "big")}
             self._write_claims({**told, "used": [*told["used"], chosen]})
             self.ledger.append("fact", name="plans", value=plans)

@@ -89,7 +89,7 @@ def run_session(options: Options, directory: Path) -> Study:
     dispatched = event.read(os.environ)
     brief = briefs.read(options.program, directory, options.brief or dispatched.brief)
     checkpoint = options.checkpoint or dispatched.checkpoint
-    ledger = Ledger(options.state)
+    ledger = Ledger(options.state.resolve())
     try:
         with signals.caught():
             study = _run(options, directory, brief, checkpoint, ledger, secrets, signals)
@@ -285,7 +285,7 @@ def measure_noise(program: Path, directory: Path, state: Path, pairs: int, max_m
     secrets = Secrets.take(os.environ)
     brief = briefs.read(program, directory)
     machine = _Machine("auto", brief)
-    ledger = Ledger(state / "measure")
+    ledger = Ledger((state / "measure").resolve())
     try:
         workspace = Workspace(directory, (state / "measure").resolve(), brief)
         workspace.setup_hash = run_setup(workspace, secrets.for_setup(brief.setup_env), click.echo)

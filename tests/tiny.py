@@ -21,7 +21,7 @@ NOISE = {noise}
 dice = random.Random(int(os.environ.get("AUTORESEARCH_SEED", "1")) * 7919 + {salt})
 loss = 1.0 + (LR - 0.3) ** 2 * 10 + (WIDTH - 8) ** 2 * 0.01
 for step in range(10):
-    print(f"step {{step:05d}} ({{step * 10:.1f}}%) | loss: {{loss * (2 - step / 10):.4f}}", flush=True)
+    print(f"step {{step:05d}} ({{step * 10:.1f}}%) | loss: {{loss * (2 - step / 10) + NOISE * dice.gauss(0, 1):.4f}}", flush=True)
 loss += NOISE * dice.gauss(0, 1)
 with open("model.txt", "w") as file:
     file.write(str(loss))
