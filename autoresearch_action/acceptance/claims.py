@@ -42,7 +42,7 @@ class Claims(Record):
     def describe(self) -> str:
         """One line for the pull request."""
         claims = f"{len(self.claimed)} claim{'s' * (len(self.claimed) != 1)} in {self.attempts} attempts"
-        return f"{claims} so far; false share of claims held to ≤ {self.fdr:.0%} (LORD++), next at level {self.level():.2g}"
+        return f"{claims} so far, their false share held to ≤ {self.fdr:.0%} (LORD++); next at level {self.level():.2g}"
 
 
 def gamma(index: int) -> float:
@@ -60,7 +60,7 @@ def next_slice(used: Sequence[int], total: int, seed: int) -> tuple[int, str]:
     chosen = min(order, key=lambda index: counts[index])
     note = f"hold-out use {len(used) + 1} of {total}"
     if counts[chosen]:
-        note += f": every slice has been seen, slice {chosen} {counts[chosen]}× before, so the level is divided by {2 ** counts[chosen]}"
+        note += f": slice {chosen} was seen {counts[chosen]}× before, so the level is divided by {2 ** counts[chosen]}"
     return chosen, note
 
 

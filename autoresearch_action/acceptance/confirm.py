@@ -68,15 +68,16 @@ class PairedConfirmation:
     def decide(self, runs: Sequence[Measurement]) -> Ask | Confirmation:
         """The pairs wanted next, or the outcome. A head that fails on any seed is not claimed."""
         if self.noise.blind:
-            return self._lost("Nothing can be claimed: seeds have no effect, so a lucky draw cannot be told from a gain.")
+            return self._lost("Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain.")
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
             sides.setdefault((run.trial.seed, run.trial.side), run)
         for run in sides.values():
             if run.trial.side == "head" and not _measured(run) and run.outcome != "lost":
                 return self._lost(f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome}).")
-        pairs, wants, failed, place = [], [], 0, 0
-        looks = list(self.looks)
+        pairs: list[tuple[Measurement, Measurement]] = []
+        wants: list[tuple[int, int, dict[str, Measurement | None]]] = []
+        failed, place, looks = 0, 0, list(self.looks)
         while True:
             goal = looks[0]
             while len(pairs) + len(wants) < goal and failed <= SPARE:

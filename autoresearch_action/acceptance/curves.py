@@ -57,9 +57,7 @@ def would_stop(rule: StopRule, curve: Sequence[tuple[float, float]]) -> float | 
     return next((elapsed for elapsed, loss in curve if watch.feed(elapsed, loss)), None)
 
 
-def stop_rule(
-    incumbent_runs: Sequence[Measurement], audit: object | None, rng: np.random.Generator
-) -> StopRule | None:
+def stop_rule(incumbent_runs: Sequence[Measurement], audit: object | None, rng: np.random.Generator) -> StopRule | None:
     """The rule for one first look, or None: no band, or drawn (AUDIT_SHARE of them) to run to the end."""
     audited = rng.random() < AUDIT_SHARE
     return None if audited else band(incumbent_runs, _state(audit)["looser"])
@@ -84,7 +82,7 @@ def band(incumbent_runs: Sequence[Measurement], looser: float = 1.0) -> StopRule
 def _smoothed(rule: StopRule, curve: Sequence[tuple[float, float]], grid: NDArray[Any]) -> NDArray[Any]:
     watch = Watch(rule)
     means = [watch.mean for elapsed, loss in curve if watch.feed(elapsed, loss) or True]
-    return np.interp(grid, [elapsed for elapsed, _ in curve], np.array(means, dtype=float))
+    return np.asarray(np.interp(grid, [elapsed for elapsed, _ in curve], np.array(means, dtype=float)))
 
 
 def audit(past: object | None, first: Measurement, incumbent_runs: Sequence[Measurement], kept: bool) -> dict[str, Any]:
