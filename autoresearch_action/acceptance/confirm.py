@@ -111,8 +111,9 @@ class PairedConfirmation:
         facts = self._estimates(base, head)
         if guard == "broken":
             return self._lost(f"Does not hold: {sentence}", **facts)
+        facts["notes"] = [f"chosen from {self.tried} experiments by runs on other seeds"] if self.tried > 1 else []
         if guard == "doubtful":
-            facts["notes"] = [f"within the noise over its limit: {sentence}"]
+            facts["notes"].append(f"within the noise over its limit: {sentence}")
         differences = [self.brief.sign * (_value(h) - _value(b)) for b, h in pairs]
         if self.noise.exact:
             return self._exact(differences[0], facts)

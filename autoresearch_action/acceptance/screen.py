@@ -19,11 +19,13 @@ from autoresearch_action.records import Measurement
 
 # Standardised gain (normal units) at or below which a candidate goes, and from which it is kept, by runs of it.
 # Found by simulation (benchmark/acceptance.py): a change that does nothing is kept with probability 0.10.
-DISCARD = (0.05, 0.45, 0.75, 0.95, 1.1, 1.2, 1.3)
-KEEP = (math.inf, 1.75, 1.65, 1.6, 1.5, 1.45, 1.4, 1.35)
+DISCARD = (-0.05, 0.5, 0.58, 0.65, 0.72, 0.78, 0.84)
+KEEP = (math.inf, 1.4, 1.33, 1.27, 1.21, 1.15, 1.1, 1.05)
 MOST = len(KEEP)  # runs of one candidate
+SETTLED = 8  # runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all others
 OWN_SPREAD = 4  # pairs from which a candidate's own paired spread counts
-FRESH = 2  # runs of a new incumbent that its own screen did not select
+RECENT = 12  # lengths of a trial for which a stored run of a drifting machine still says something
+FRESH = 3  # runs of a new incumbent that its own screen did not select
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,31 @@ class SequentialScreen:
         guard, sentence = judge_limits(self.brief, candidate, references)
         if guard == "broken":
             return Decision("discard", sentence)
+        if self.noise.drift:
+            return self._drifting(candidate, references, guard, sentence)
         evidence = self.weigh(candidate, references)
-        verdict = self._verdict(evidence, guard, sentence)
-        if verdict is None:
-            return self._ask(candidate, references, 1, 0)
-        return verdict
+        return self._verdict(evidence, guard, sentence) or self._ask(candidate, references, 1, len(references) < SETTLED)
+
+    def _drifting(self, candidate: Sequence[Measurement], references: Sequence[Measurement], guard: str, sentence: str) -> Ask | Decision:
+        """Where the machine drifts: stored runs of the incumbent, if recent, may reject; only runs beside ours keep."""
+        own = [run for run in references if run.trial.asked_by == candidate[0].trial.number]
+        latest = candidate[-1]
+        recent = [run for run in references if latest.started - run.started <= RECENT * max(latest.seconds, run.seconds)]
+        if recent:
+            stored = self.weigh(candidate, recent)
+            if stored.z <= DISCARD[min(len(candidate), len(DISCARD)) - 1]:
+                return self._decision("discard", stored)
+        done = {run.trial.seed for run in own}
+        alone = [run.trial.seed for run in candidate if run.trial.seed not in done]
+        if alone:  # the pair of the first look
+            return Ask(tuple(Want("base", seed) for seed in alone))
+        beside = [run for run in own if run.trial.seed in {mine.trial.seed for mine in candidate}]
+        return self._verdict(self.weigh(candidate, beside), guard, sentence) or self._fresh_pair(candidate)
+
+    def _fresh_pair(self, candidate: Sequence[Measurement]) -> Ask:
+        seed = derive(self.seed, "pair", len(candidate))
+        wants = (Want("base", seed), Want("head", seed))
+        return Ask(wants if derive(self.seed, "order", len(candidate)) % 2 else wants[::-1])
 
     def _references(self, incumbent: Sequence[Measurement]) -> list[Measurement]:
         """Runs of the incumbent that count: none that made it the incumbent, none from before reseeding."""
@@ -85,9 +107,8 @@ class SequentialScreen:
         """Means of all runs at √(1/n + 1/m)·σ; from four pairs on the pairs alone, where they say more."""
         head, base = good(candidate), good(references)
         n, m, sign = len(head), len(base), self.brief.sign
-        first = references[0].trial.number == 0
-        known = (0.0, 0) if first and m > self.noise.dof else (self.noise.sigma**2, self.noise.dof)
-        variance, dof = pool(known, spread_of(base), spread_of(head))
+        later = good(run for run in references if run.trial.asked_by)  # the others are in the noise already
+        variance, dof = pool((self.noise.sigma**2, self.noise.dof), spread_of(later), spread_of(head))
         gain = sign * (math.fsum(head) / n - math.fsum(base) / m)
         whole = Evidence(gain, math.sqrt(variance * (1 / n + 1 / m)), dof, n, False)
         differences = [sign * (mine - theirs) for mine, theirs in pairs(candidate, references)]
@@ -132,8 +153,6 @@ class SequentialScreen:
                 shared = [derive(self.seed, "reference", len(theirs) + len(wants))]
                 wants.append(Want("base", shared[0]))
             wants.append(Want("head", shared.pop(0)))
-        if self.brief.timing and derive(self.seed, "order", len(candidate)) % 2:
-            wants.reverse()
         return Ask(tuple(wants))
 
     def _exact(self, candidate: Sequence[Measurement], references: Sequence[Measurement]) -> Ask | Decision:

@@ -207,7 +207,6 @@ class Process:
             _, status, rusage = os.wait4(self._popen.pid, 0)
             self._popen.returncode = os.waitstatus_to_exitcode(status)
             usage = rusage.ru_utime + rusage.ru_stime
-        usage += sum(map(_inherited, self._children))
         until = time.monotonic() + 2.0
         while time.monotonic() < until:
             alive = [pid for pid in {*left, *(marked(self._mark) if self._mark else ())} if _stat(pid) and pid != self._popen.pid]
@@ -217,22 +216,14 @@ class Process:
             for pid in alive:
                 if self._mark or _below_us(pid):
                     _signal(pid, signal.SIGKILL)
-                    _reap(pid)
             time.sleep(0.002)
-        return usage
+        return usage + sum(map(_inherited, {*self._children, *left}))
 
 
 def _signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
-        return
-
-
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)  # strays are ours where this process is the subreaper
-    except ChildProcessError:
         return
 
 

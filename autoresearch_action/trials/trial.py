@@ -103,7 +103,7 @@ class Measuring:
         return Measurement.model_validate(
             {
                 "trial": self.trial,
-                "metrics": self._metrics(),
+                "metrics": self._metrics(facts["outcome"] == "ok"),
                 "blocks": self.printed["evaluate"].blocks,
                 "self_reported": self.brief.evaluate is None,
                 "curve": self.printed["run"].curve,
@@ -275,9 +275,9 @@ class Measuring:
             raise Failure("crash", f"{name} is {value}, not a finite number.")
         return value
 
-    def _metrics(self) -> dict[str, float]:
+    def _metrics(self, scored: bool) -> dict[str, float]:
         merged = self.printed["run"].values | self.printed["evaluate"].values
-        if self.brief.evaluate and self.brief.metric not in self.printed["evaluate"].values:
+        if not scored:
             merged.pop(self.brief.metric, None)  # the candidate's own word is no score
         if self.peak:
             merged["peak_rss_mb"] = round(self.peak / 2**20, 1)

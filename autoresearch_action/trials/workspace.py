@@ -61,7 +61,8 @@ class Workspace:
 
     def _refuse_dirty(self) -> None:
         """What is not committed would be neither measured nor published: say so before anything is spent."""
-        shown = line("status", "--porcelain", "-z", "--untracked-files=no", "--ignore-submodules=dirty", cwd=self.root)
+        words = ("status", "--porcelain", "-z", "--untracked-files=no", "--ignore-submodules=dirty")
+        shown = git(*words, cwd=self.root).decode("utf-8", "surrogateescape")
         program = (PurePosixPath(self.prefix) / self.brief.path).as_posix()
         dirty = [entry[3:] for entry in shown.split("\0") if len(entry) > 3 and entry[3:] != program]
         if dirty:

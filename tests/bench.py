@@ -1,0 +1,49 @@
+"""Measure a commit of a tiny repository with the real parts: workspace, sandbox, phases."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import tiny
+
+from autoresearch_action import brief as briefs
+from autoresearch_action.records import Measurement, Trial
+from autoresearch_action.trials.device import find_slots
+from autoresearch_action.trials.sandbox import Sandbox
+from autoresearch_action.trials.trial import Bench, Measuring
+from autoresearch_action.trials.workspace import Workspace
+
+
+def make(directory: Path, level: str = "full", **facts: object) -> Bench:
+    """A bench for the repository in `directory`. `level` is forced down from what the machine has."""
+    brief = briefs.read(Path("program.md"), directory)
+    state = directory / ".autoresearch"
+    sandbox = Sandbox("none" if level == "none" else "auto")
+    assert level in ("none", "reduced") or sandbox.level == "full", sandbox.why
+    sandbox.level = level
+    bench = Bench(brief, Workspace(directory, state, brief), sandbox, find_slots("1")[0], state)
+    return dataclasses.replace(bench, **facts)
+
+
+def candidate(bench: Bench, text: str, file: str = "train.py", seed: int = 1, **facts: object) -> Measurement:
+    """Measure the base with `file` replaced."""
+    space = bench.workspace
+    tree = space.state / "slots" / "edit"
+    space.checkout(tree, space.base)
+    (tree / space.prefix / file).write_text(text)
+    patch = space.diff(tree, space.base)
+    commit = space.commit(space.base, patch, "candidate") if patch else space.base
+    return Measuring(bench, Trial(number=1, commit=commit, seed=seed, index=1, **facts)).measure()
+
+
+def base(bench: Bench, seed: int = 1, **facts: object) -> Measurement:
+    return Measuring(bench, Trial(number=0, commit=bench.workspace.base, seed=seed, index=1, **facts)).measure()
+
+
+def python(directory: Path, **keys: str) -> Bench:
+    """A bench whose `run` and `evaluate` use the system's own interpreter, which every user can read."""
+    program = tiny.PROGRAM.replace("python ", "/usr/bin/python3 ")
+    for key, value in keys.items():
+        program = program.replace("metric:", f"{key.replace('_', '-')}: {value}\nmetric:", 1)
+    return make(tiny.repository(directory, program=program))

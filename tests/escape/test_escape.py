@@ -1,0 +1,255 @@
+"""Probes from inside a trial for what is not its own: none succeeds in the full sandbox, whoever starts it.
+
+The same probes under the fallback are listed with what they reach: Landlock hides files, not processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import bench
+import pytest
+import tiny
+
+from autoresearch_action.trials import sandbox as sandboxes
+from autoresearch_action.trials.process import Limits, Log
+from autoresearch_action.trials.sandbox import Job, Sandbox
+
+SECRET = "planted-0123456789abcdef"
+PROBES = r"""
+import ctypes, glob, json, os, socket, subprocess, sys
+SECRET = "planted-0123456789" + "abcdef"
+PORT, HOST_PID, PLACE, KEYFILE, UNIX, ABSTRACT = ARGS
+found = {}
+
+def probe(function):
+    try:
+        found[function.__name__] = bool(function())
+    except BaseException:
+        found[function.__name__] = False
+
+def read(*patterns):
+    for pattern in patterns:
+        for path in glob.glob(pattern):
+            try:
+                if SECRET.encode() in open(path, "rb").read(1 << 20):
+                    return True
+            except OSError:
+                pass
+    return False
+
+def connect(family, address):
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.settimeout(2)
+        s.connect(address)
+        return True
+
+@probe
+def own_environment(): return SECRET in str(os.environ)
+@probe
+def parents_environ(): return read(f"/proc/{os.getppid()}/environ", "/proc/1/environ")
+@probe
+def any_environ(): return read("/proc/*/environ", "/proc/*/task/*/environ")
+@probe
+def any_command_line(): return any(str(PLACE).encode() + b"/host" in open(p, "rb").read() for p in glob.glob("/proc/*/cmdline") if os.access(p, os.R_OK))
+@probe
+def host_process(): return os.path.exists(f"/proc/{HOST_PID}/stat") and b"host.py" in open(f"/proc/{HOST_PID}/cmdline", "rb").read()
+@probe
+def signal_host(): os.kill(HOST_PID, 0); return b"host.py" in open(f"/proc/{HOST_PID}/cmdline", "rb").read()
+@probe
+def host_memory(): return bool(open(f"/proc/{HOST_PID}/mem", "rb")) and b"host.py" in open(f"/proc/{HOST_PID}/cmdline", "rb").read()
+@probe
+def attach(): return ctypes.CDLL(None).ptrace(16, HOST_PID, 0, 0) == 0
+@probe
+def hosts_root(): return read(f"/proc/{HOST_PID}/root{KEYFILE}", f"/proc/{HOST_PID}/cwd/*")
+@probe
+def key_file(): return read(KEYFILE)
+@probe
+def other_trials(): return read(f"{PLACE}/.autoresearch/**", f"{PLACE}/.autoresearch/trials/*/*", f"{PLACE}/.autoresearch/slots/*/*")
+@probe
+def ledger(): return os.path.exists(f"{PLACE}/.autoresearch/ledger.jsonl")
+@probe
+def git_folder(): return os.path.exists(f"{PLACE}/.git") or os.path.exists(f"{PLACE}/.autoresearch/repo.git")
+@probe
+def runner_files(): return any(os.path.exists(f"{os.path.dirname(KEYFILE)}/{name}") for name in ("env", "output", "path"))
+@probe
+def write_runner_files(): open(f"{os.path.dirname(KEYFILE)}/env", "a").write("X=1"); return True
+@probe
+def home_secrets(): return any(os.path.exists(os.path.expanduser(p)) for p in ("~/.ssh", "~/.netrc", "~/.aws", "~/.docker", "~/.gitconfig", "~/.config/gh", "~/.bash_history"))
+@probe
+def host_tmp(): return os.path.exists(os.path.dirname(KEYFILE))
+@probe
+def shadow(): return open("/etc/shadow").read() != ""
+@probe
+def docker_socket(): return any(os.path.exists(p) for p in ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock"))
+@probe
+def loopback(): return connect(socket.AF_INET, ("127.0.0.1", PORT))
+@probe
+def outside(): return connect(socket.AF_INET, ("192.0.2.1", 80)) or len(os.listdir("/sys/class/net")) > 1
+@probe
+def unix_socket(): return connect(socket.AF_UNIX, UNIX)
+@probe
+def abstract_socket(): return connect(socket.AF_UNIX, ABSTRACT)
+@probe
+def user_namespace(): return subprocess.run(["unshare", "-Ur", "true"], capture_output=True).returncode == 0
+@probe
+def mount(): return ctypes.CDLL(None).mount(b"tmpfs", b"/tmp", b"tmpfs", 0, None) == 0
+@probe
+def capabilities(): return any(int(l.split()[1], 16) for l in open("/proc/self/status") if l.startswith(("CapEff", "CapPrm", "CapAmb")))
+@probe
+def privileges(): return os.setuid(0) is None and os.geteuid() == 0
+@probe
+def system_files(): open("/usr/bin/planted", "w").close(); return True
+@probe
+def kernel_settings(): open("/proc/sys/kernel/core_pattern", "w").write("|/tmp/x"); return True
+@probe
+def disks(): return any(os.path.exists(p) for p in ("/dev/sda", "/dev/vda", "/dev/nvme0n1", "/dev/mem", "/dev/kmsg"))
+@probe
+def frozen_files(): open("score.py", "a").write("#"); return True
+@probe
+def terminal(): return ctypes.CDLL(None).ioctl(0, 0x5412, b"x") == 0
+print("PROBES " + json.dumps(found))
+open("model.txt", "w").write("0.5")
+"""
+
+
+@pytest.fixture
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+    """A host with everything worth stealing: a process with a secret, files, sockets, a server on loopback."""
+    place = tmp_path_factory.mktemp("host")
+    (place / "key").write_text(SECRET)
+    for name in ("env", "output", "path"):
+        (place / name).write_text("")
+    for path in (place, *place.iterdir()):
+        path.chmod(0o777)
+    server = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=_accept, args=(server,), daemon=True).start()
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(place / "socket"))
+    unix.listen()
+    (place / "socket").chmod(0o777)
+    abstract = socket.socket(socket.AF_UNIX)
+    name = f"\0autoresearch-{os.getpid()}"
+    abstract.bind(name)
+    abstract.listen()
+    (place / "host.py").write_text("import time; time.sleep(600)")
+    process = subprocess.Popen([sys.executable, str(place / "host.py")], env={"THE_KEY": SECRET})
+    yield {"port": server.getsockname()[1], "pid": process.pid, "key": str(place / "key"), "unix": str(place / "socket"), "abstract": name}
+    process.kill()
+    process.wait()
+    for each in (server, unix, abstract):
+        each.close()
+
+
+def _accept(server: socket.socket) -> None:
+    while True:
+        try:
+            server.accept()[0].close()
+        except OSError:
+            return
+
+
+def probes(host: dict[str, object], place: Path) -> str:
+    values = (host["port"], host["pid"], str(place), host["key"], host["unix"], host["abstract"])
+    return PROBES.replace("ARGS", repr(values))
+
+
+def found(log: str) -> dict[str, bool]:
+    line = next(line for line in log.splitlines() if line.startswith("PROBES "))
+    told: dict[str, bool] = json.loads(line.removeprefix("PROBES "))
+    return told
+
+
+def plant(at: bench.Bench) -> None:
+    """A ledger and another trial's files, with the secret in them."""
+    for name in ("ledger.jsonl", "trials/0007/model.txt", "slots/other/model.txt"):
+        path = at.state / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(SECRET)
+
+
+def test_no_probe_succeeds(tmp_path: Path, host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY", SECRET)
+    at = bench.python(tmp_path / "r")
+    plant(at)
+    measured = bench.candidate(at, probes(host, tmp_path / "r"))
+    assert measured.outcome == "ok", measured.reason + measured.tail
+    told = found((at.state / measured.log).read_text())
+    assert len(told) >= 20
+    assert [name for name, reached in told.items() if reached] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="started by an ordinary user, the test above is this one")
+def test_no_probe_succeeds_for_an_ordinary_user(tmp_path: Path, host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command that an ordinary user's sandbox would start, started as one."""
+    tree = Path(shutil.os.path.realpath(f"/tmp/escape-{os.getpid()}"))  # type: ignore[attr-defined]
+    shutil.rmtree(tree, ignore_errors=True)
+    try:
+        tiny.repository(tree)
+        (tree / "train.py").write_text(probes(host, Path("/srv/r")))
+        shutil.rmtree(tree / ".git")
+        for path in (tree, *tree.iterdir()):
+            os.chown(path, 1234, 1234)
+        sandbox = Sandbox()
+        assert sandbox.level == "full", sandbox.why
+        monkeypatch.setattr(sandboxes.os, "geteuid", lambda: 1234)
+        job = Job("/usr/bin/python3 train.py", tree, Path("/srv/r"), Path(), {"PATH": "/usr/bin:/bin"}, readonly=("score.py", "program.md"))
+        argv = sandbox._bubblewrap(job, Limits(), job.env)
+        user = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--inh-caps=-all"]
+        done = subprocess.run(
+            [*user, *argv], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HOME": "/root"}, cwd="/", check=False
+        )
+        told = found(done.stdout + done.stderr)
+        assert [name for name, reached in told.items() if reached] == []
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
+
+
+REACHED_WITHOUT_BUBBLEWRAP = {"any_command_line", "host_process", "signal_host", "user_namespace"}
+
+
+def test_what_the_fallback_reaches_is_known(tmp_path: Path, host: dict[str, object]) -> None:
+    """Reduced isolation: files, sockets on TCP and other processes' secrets stay out of reach for an ordinary user."""
+    at = bench.make(tiny.repository(tmp_path / "r"), "reduced")
+    plant(at)
+    measured = bench.candidate(at, probes(host, tmp_path / "r"))
+    told = {name for name, reached in found((at.state / measured.log).read_text()).items() if reached}
+    as_root = {"any_environ", "parents_environ", "host_memory", "attach", "hosts_root", "capabilities", "privileges", "mount", "frozen_files",
+               "kernel_settings", "terminal", "disks", "shadow", "home_secrets", "outside", "host_tmp", "docker_socket", "runner_files", "git_folder",
+               "ledger", "abstract_socket", "unix_socket"}  # fmt: skip
+    assert told <= REACHED_WITHOUT_BUBBLEWRAP | as_root
+    assert not told & {"key_file", "own_environment", "write_runner_files", "system_files", "loopback", "other_trials"}
+
+
+def test_a_process_of_the_harness_is_closed_to_others() -> None:
+    """The key leaves the environment and /proc before anything else starts."""
+    code = (
+        "import os, sys; sys.path.insert(0, '.')\n"
+        "from autoresearch_action.trials.secrets import Secrets\n"
+        "s = Secrets.take(os.environ)\n"
+        "print(s.model_key, 'planted' in open('/proc/self/environ').read(), 'ANTHROPIC_API_KEY' in os.environ, repr(s), s.scrub('x ' + s.model_key))\n"
+        "import subprocess; print('planted' in subprocess.run(['env'], capture_output=True, text=True).stdout, os.environ['PATH'] != '')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"ANTHROPIC_API_KEY": SECRET}, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first == f"{SECRET} False False Secrets() x ***"
+    assert second == "False True"
+
+
+def test_the_log_is_bounded(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log")
+    for number in range(40):
+        log.write(f"line {number} ".encode() + b"x" * 50_000 + b"\n")
+    log.close()
+    text = log.path.read_text()
+    assert len(text) < 700_000 and "line 0 " in text and "line 39 " in text and "bytes left out" in text

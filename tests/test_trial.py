@@ -1,0 +1,184 @@
+"""One trial with real processes: phases, hand-over, limits, what counts as a metric, what is left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import bench
+import pytest
+import tiny
+
+from autoresearch_action.records import Measurement
+from autoresearch_action.trials import rewrite
+from autoresearch_action.trials.metrics import Printed
+
+SCORE = 'open("model.txt","w").write("0.5")\n'
+
+
+@pytest.mark.parametrize("level", ["full", "reduced", "none"])
+def test_the_base_is_measured_at_every_level_of_isolation(tmp_path: Path, level: str) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"), level)
+    one, again, other = bench.base(at, 1), bench.base(at, 1), bench.base(at, 2)
+    assert one.outcome == "ok", one.reason + one.tail
+    assert one.value == again.value != other.value
+    assert one.sandbox == level and one.clock > 0 and one.phases.keys() == {"checkout", "run", "evaluate"}
+    assert len(one.curve) == 10 and one.metrics["peak_vram_mb"] == 100 and one.metrics["peak_rss_mb"] > 1
+    assert one.hashes["frozen"] == at.workspace.frozen(at.workspace.base)
+    held = bench.base(at, 1, split="holdout")
+    assert held.value == pytest.approx((one.value or 0) + 0.001, abs=2e-6)
+
+
+TRICKS = {
+    "exit code": ("import sys; print('last words'); sys.exit(3)", "crash", "exit code 3: last words"),
+    "a traceback": ("1 / 0", "crash", "ZeroDivisionError"),
+    "no metric": ("open('model.txt','w').write('nan')", "crash", "nan, not a finite number"),
+    "infinite": ("open('model.txt','w').write('-inf')", "crash", "-inf, not a finite"),
+    "nothing handed": ("print('val_bpb: 0.1')", "crash", "scorer failed"),
+    "a link handed": ("import os; os.symlink('/etc/hostname','model.txt')", "crash", "scorer failed"),
+    "an executable handed": (SCORE + "import os; os.chmod('model.txt', 0o755)", "crash", "scorer failed"),
+    "a module handed": (SCORE + "open('json.py','w').write('print(\"val_bpb: 0\")')\nopen('os.py','w').write('x')", "ok", ""),
+    "the scorer overwritten": (SCORE + "open('score.py','w').write('print(\"val_bpb: 0\")')", "crash", "Read-only"),
+    "ten megabytes in a line": (SCORE + "print('val_bpb: ' + '1' * 10_000_000)", "ok", ""),
+}
+
+
+@pytest.mark.parametrize("what", TRICKS)
+def test_how_a_trial_ends(tmp_path: Path, what: str) -> None:
+    text, outcome, reason = TRICKS[what]
+    measured = bench.candidate(bench.make(tiny.repository(tmp_path / "r")), text)
+    assert measured.outcome == outcome, measured.reason
+    assert reason in measured.reason + measured.tail
+    if outcome == "ok":
+        assert measured.value == 0.5
+    log = tmp_path / "r" / ".autoresearch" / measured.log
+    assert log.stat().st_size < 1_000_000
+
+
+def test_only_the_scorer_may_say_the_metric_and_only_once(tmp_path: Path) -> None:
+    root = tiny.repository(tmp_path / "r", score__py="print('val_bpb: 1')\nprint('METRIC val_bpb=2')\n")
+    measured = bench.base(bench.make(root))
+    assert measured.outcome == "crash" and "2 times" in measured.reason and "val_bpb" not in measured.metrics
+
+
+STRAYS = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)
+    os._exit(0)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", "STRAY"])
+os.kill(child.pid, signal.SIGSTOP)
+open("model.txt", "w").write("0.5")
+LAST
+"""
+
+
+@pytest.mark.parametrize("level", ["full", "reduced", "none"])
+@pytest.mark.parametrize("hangs", [True, False])
+def test_nothing_survives_a_trial(tmp_path: Path, level: str, hangs: bool) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"), level)
+    text = STRAYS.replace("STRAY", f"STRAY-{tmp_path.name}").replace("LAST", "time.sleep(1000)" if hangs else "")
+    begin = time.monotonic()
+    measured = bench.candidate(at, text, limits={"run": 1.0, "evaluate": 20.0})
+    assert time.monotonic() - begin < 1.0 + 2.0 + 5.0
+    assert measured.outcome == ("crash" if hangs else "ok"), measured.reason + measured.tail
+    if hangs:
+        assert "more than its limit of 1 s" in measured.reason
+        assert measured.phases["run"] < 3.5
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"STRAY-{tmp_path.name}" not in left
+
+
+LIMITS = {
+    "forks without end": "import os\nwhile True:\n    os.fork()",
+    "eats memory": "x = []\nwhile True:\n    x.append(bytearray(50_000_000)); x[-1][::4096] = b'1' * len(x[-1][::4096])",
+    "runs past the clock": "import time\nwhile True: pass",
+    "runs past the clock in children it does not wait for": (
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "while True:\n    if os.fork() == 0:\n        t = time.time()\n        while time.time() < t + 0.4: pass\n        os._exit(0)\n    time.sleep(0.4)"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_limits_end_the_whole_tree(tmp_path: Path, what: str) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=600 << 20)
+    measured = bench.candidate(at, LIMITS[what], limits={"run": 20.0}, clock_limit=1.0 if "clock" in what else None)
+    assert measured.outcome in ("crash", "discard"), what
+    expected = {"forks": "processes", "eats": "memory", "runs": "processor time"}[what.split()[0]]
+    assert expected in measured.reason + measured.tail or "MemoryError" in measured.tail, measured.reason
+    assert measured.phases["run"] < 15
+
+
+def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_PASSWORD", "hunter2hunter2")
+    monkeypatch.setenv("GITHUB_ENV", "/tmp/x")
+    monkeypatch.setenv("HF_HOME", "/models")
+    at = bench.make(tiny.repository(tmp_path / "r", program=tiny.PROGRAM.replace("metric:", "env: [HF_HOME]\nmetric:", 1)))
+    measured = bench.candidate(at, SCORE + "import os\nfor name in sorted(os.environ): print(name)", time_budget=7.0)
+    log = (at.state / measured.log).read_text()
+    assert measured.outcome == "ok" and "HF_HOME" in log and "AUTORESEARCH_SEED" in log
+    assert "PASSWORD" not in log and "GITHUB" not in log
+
+
+def test_a_literal_seed_is_replaced_in_the_trials_copy_alone(tmp_path: Path) -> None:
+    text = (
+        tiny.TRAIN.format(noise=0.01, salt=0)
+        .replace('int(os.environ.get("AUTORESEARCH_SEED", "1"))', "SEED")
+        .replace("LR = 0.1", "SEED = 1337\nLR = 0.1")
+    )
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    values = {bench.candidate(at, text, seed=seed).value for seed in (1, 2)}
+    reseeded = [bench.candidate(at, text, seed=seed, reseed=True) for seed in (1, 2)]
+    assert len(values) == 1 and len({run.value for run in reseeded}) == 2
+    assert reseeded[0].notes and reseeded[0].notes[0].startswith("reseeded train.py:")
+
+
+def test_rewriting_is_byte_for_byte() -> None:
+    source = "import torch, random\nSEED = 42  # ünïcode\ntorch.manual_seed(1337); random.seed(a=SEED)\nd = {}; d.key(0)\nX = f(seed=7)\n".encode()
+    new, lines = rewrite.reseed(source, 5)
+    assert new.decode() == source.decode().replace("42", "5").replace("1337", "5").replace("seed=7", "seed=5") and lines == [2, 3, 5]
+
+
+def test_what_counts_as_a_metric() -> None:
+    printed = Printed()
+    for line in [
+        "a: 1",
+        "a: 2.5e-3",
+        "METRIC b=-7",
+        '{"c": 3, "d": "x", "e": true}',
+        "f: abc",
+        "time 3",
+        "g: 12 %",
+        "METRIC_BLOCKS: 1 2 3",
+    ]:
+        printed.feed(line)
+    assert printed.values == {"a": 2.5e-3, "b": -7, "c": 3, "g": 12} and printed.counts["a"] == 2 and printed.blocks == [1, 2, 3]
+    assert printed.progress("step 00012 (3.4%) | loss: 2.345678 | lrm: 1.0") == 2.345678
+    assert printed.progress("val_loss: 3") is None
+    for step in range(10_000):
+        printed.point(step, 1.0)
+    assert len(printed.curve) <= 401
+
+
+def test_transfer_sets_literals_and_a_missing_one_is_said(tmp_path: Path) -> None:
+    program = tiny.PROGRAM.replace("metric:", "transfer: {set: {WIDTH: 8}}\nmetric:", 1)
+    at = bench.make(tiny.repository(tmp_path / "r", program=program))
+    plain, wide = bench.base(at), bench.base(at, scale="transfer")
+    assert plain.value is not None and wide.value is not None and plain.value - wide.value == pytest.approx(0.16, abs=0.05)
+    missing = bench.candidate(at, SCORE, scale="transfer")
+    assert missing.outcome == "crash" and "WIDTH" in missing.reason
+
+
+def test_cancelling_is_immediate(tmp_path: Path) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    threading.Timer(0.3, at.cancel).start()
+    begin = time.monotonic()
+    measured: Measurement = bench.candidate(at, "import time; time.sleep(60)")
+    assert measured.outcome == "lost" and time.monotonic() - begin < 5
