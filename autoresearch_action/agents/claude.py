@@ -9,7 +9,6 @@ text that leaves this module has it taken out.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import threading
 from collections.abc import Sequence
@@ -253,8 +252,8 @@ class ClaudeAgent:
         with self._lock:
             self._size = max(self._size, size)
             tokens = math.ceil(GROWTH * self._size) + ENVELOPE
-            first = _price(self.model, tokens, MAX_OUTPUT, 0, tokens, self._long_cache)
-            second = _price(self.model, tokens + MAX_OUTPUT, MAX_OUTPUT, 0, tokens, self._long_cache)
+            first = _price(self.model, 0, MAX_OUTPUT, 0, tokens, self._long_cache)
+            second = _price(self.model, MAX_OUTPUT, MAX_OUTPUT, 0, tokens, self._long_cache)
             self.worst_usd = 2 * (self._usd_per_call or 0.0) if first is None or second is None else first + second
 
     def _draft(self, reply: Reply, usage: Usage) -> Draft:
@@ -279,14 +278,14 @@ def _read(text: str) -> Reply:
         where = ".".join(map(str, first["loc"])) or "the JSON"
         raise EditRefused(f"The reply is not the JSON that was asked for: {where}: {first['msg']}.") from None
     except ValueError:
-        raise EditRefused(f"The reply is not the JSON that was asked for: give one object with {json.dumps(list(SCHEMA['required']))}.") from None  # type: ignore[call-overload]
+        raise EditRefused(f"The reply is not the JSON that was asked for: give one JSON object.") from None
 
 
 def _price(model: str, fresh: int, output: int, read: int, write: int, long: bool = False) -> float | None:
     """Dollars for `fresh` + `read` + `write` input tokens and `output` ones; None where the price list has no such model."""
     import genai_prices
 
-    cache = {"cache_write_1h_tokens" if long else "cache_write_tokens": write} if write else {}
+    cache = {"cache_write_tokens": write} | ({"cache_write_1h_tokens": write} if long else {})
     try:
         usage = genai_prices.Usage(input_tokens=fresh + read + write, output_tokens=output, cache_read_tokens=read, **cache)
         return float(genai_prices.calc_price(usage, model_ref=model, provider_id="anthropic").total_price)
