@@ -480,10 +480,30 @@ def submit(model: Any, path: str | Path = MODEL) -> None:
 # Reading a submission
 
 _DTYPES = dict(enumerate(["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"], 1)) | {12: "bool", 13: "bfloat16"}
-_OPERATORS = ["getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge", "pow", "and_", "or_", "not_"]
+_OPERATORS = [
+    "getitem",
+    "add",
+    "sub",
+    "mul",
+    "floordiv",
+    "truediv",
+    "mod",
+    "neg",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "pow",
+    "and_",
+    "or_",
+    "not_",
+]
 _PRIVATE = ("_softmax", "_log_softmax", "_to_copy", "_assert_scalar", "_assert_tensor_metadata", "_assert_async",
             "_scaled_dot_product_attention_math", "_grouped_mm", "_weight_norm")  # fmt: skip
-_PLAIN = {"as_int": int, "as_float": float, "as_bool": bool, "as_string": str, "as_none": lambda _: None}
+_DROPPING = ("scaled_dot_product_attention", "dropout")  # tagged random, and not so with dropout off
+_PLAIN: dict[str, Callable[[Any], Any]] = {"as_int": int, "as_float": float, "as_bool": bool, "as_string": str, "as_none": lambda _: None}
 
 
 class Program:
@@ -509,7 +529,7 @@ class Program:
             graph = module["graph"]
             for node in graph["nodes"]:
                 arguments = [(item["arg"], item["kind"], item["name"]) for item in node["inputs"]]
-                self.nodes.append((node["target"], self._operator(node["target"]), arguments, node["outputs"]))
+                self.nodes.append((node["target"], self._operator(node["target"], arguments), arguments, node["outputs"]))
             last: dict[str, int] = {}
             for number, (_, _, arguments, _) in enumerate(self.nodes):
                 last |= dict.fromkeys(_names([argument for argument, _, _ in arguments]), number)
@@ -564,7 +584,7 @@ class Program:
                 raise Refused(f"The model has an output of kind {kind}; it may only return its logits and change nothing.")
             self.output = facts["arg"]["as_tensor"]["name"]
 
-    def _operator(self, target: str) -> Callable[..., Any]:
+    def _operator(self, target: str, arguments: list[tuple[Any, int, str]]) -> Callable[..., Any]:
         import operator
 
         import torch
@@ -578,7 +598,9 @@ class Program:
         if (name.startswith("_") and name not in _PRIVATE) or "empty" in name or "resize" in name or name == "from_file":
             raise Refused(f"The model calls {target[:80]}, which is not plain arithmetic.")
         found = getattr(getattr(torch.ops.aten, name), parts[4])
-        if torch.Tag.nondeterministic_seeded in found.tags:
+        drops = {label: argument for argument, _, label in arguments if label in ("dropout_p", "train")}
+        off = all(argument in ({"as_float": 0.0}, {"as_bool": False}) for argument in drops.values())
+        if torch.Tag.nondeterministic_seeded in found.tags and not (name in _DROPPING and off and (drops or name != "dropout")):
             raise Refused(f"The model calls {target[:80]}, which draws random numbers.")
         if found._schema.is_mutable:
             raise Refused(f"The model calls {target[:80]}, which changes a tensor in place; write it without.")
