@@ -278,7 +278,7 @@ def _read(text: str) -> Reply:
         where = ".".join(map(str, first["loc"])) or "the JSON"
         raise EditRefused(f"The reply is not the JSON that was asked for: {where}: {first['msg']}.") from None
     except ValueError:
-        raise EditRefused(f"The reply is not the JSON that was asked for: give one JSON object.") from None
+        raise EditRefused("The reply is not the JSON that was asked for: give one JSON object.") from None
 
 
 def _price(model: str, fresh: int, output: int, read: int, write: int, long: bool = False) -> float | None:

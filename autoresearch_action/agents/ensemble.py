@@ -36,19 +36,16 @@ class Ensemble:
 
     def propose(self, context: Context) -> Draft:
         """As Agent.propose; Exhausted once every agent is."""
-        fatal = False
         while (name := self.choose(context)) is not None:
             try:
                 return self._signed(self.agents[name].propose(context), name)
             except Exhausted as error:
                 self._drop(name, str(error))
-                fatal = False
             except AgentFailure as failure:
                 self._failures[name] += 1
                 if failure.fatal:
                     self._drop(name, str(failure))
-                    fatal = len(self._gone) == len(self.agents)
-                raise AgentFailure(str(failure), failure.usage, fatal) from None
+                raise AgentFailure(str(failure), failure.usage, fatal=len(self._gone) == len(self.agents)) from None
             finally:
                 self._reckon()
         raise Exhausted(" ".join(f"{name}: {reason}" for name, reason in self._gone.items()))

@@ -97,7 +97,9 @@ def frozen(directory: Path, brief: Brief) -> str:
         shown = clip(text, min(FROZEN_FILE, room))
         room -= len(shown)
         parts.append(f'<file name="{name}" frozen="yes">\n{shown}\n</file>')
-    listed = ", ".join(one_line(name, 100) for name in others[:LISTED]) + (f" and {len(others) - LISTED} more" if len(others) > LISTED else "")
+    listed = ", ".join(one_line(name, 100) for name in others[:LISTED])
+    if len(others) > LISTED:
+        listed += f" and {len(others) - LISTED} more"
     return "\n".join(["Frozen files:", *parts, *([f"Further files, not shown: {listed}"] if others else [])])
 
 
