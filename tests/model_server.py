@@ -101,7 +101,11 @@ class ModelServer:
             http.end_headers()
             self._stream(http, message, answer)
             return
-        facts: dict[str, Any] = message | {"content": [{"type": "text", "text": answer.text}], "stop_reason": answer.stop, "usage": answer.usage}
+        facts: dict[str, Any] = message | {
+            "content": [{"type": "text", "text": answer.text}],
+            "stop_reason": answer.stop,
+            "usage": answer.usage,
+        }
         if answer.status != 200:
             # A careless gateway echoes the key; it must not get any further.
             key = http.headers.get("Authorization", "")
@@ -137,5 +141,9 @@ class ModelServer:
         if answer.error:
             send("error", error={"type": answer.error, "message": answer.error})
             return
-        send("message_delta", delta={"stop_reason": answer.stop, "stop_sequence": None}, usage={"output_tokens": answer.usage["output_tokens"]})
+        send(
+            "message_delta",
+            delta={"stop_reason": answer.stop, "stop_sequence": None},
+            usage={"output_tokens": answer.usage["output_tokens"]},
+        )
         send("message_stop")

@@ -79,9 +79,7 @@ class ClaudeAgent:
 
     worst_usd: float | None
 
-    def __init__(
-        self, brief: Brief, key: str, model: str | None = None, usd_per_call: float | None = None, retries: int = RETRIES
-    ) -> None:
+    def __init__(self, brief: Brief, key: str, model: str | None = None, usd_per_call: float | None = None, retries: int = RETRIES) -> None:
         self.model = model or MODEL
         self.name = f"claude:{model}" if model else "claude"
         self._key, self._usd_per_call, self._retries = key, usd_per_call, retries
@@ -148,9 +146,7 @@ class ClaudeAgent:
         ]
         return [{"type": "text", "text": prompt.RULES}], blocks
 
-    def _call(
-        self, system: list[dict[str, Any]], messages: Sequence[dict[str, Any]], context: Context, before: Usage
-    ) -> tuple[str, Usage]:
+    def _call(self, system: list[dict[str, Any]], messages: Sequence[dict[str, Any]], context: Context, before: Usage) -> tuple[str, Usage]:
         """(text of the reply, what it cost). Raises AgentFailure, whose usage includes `before`."""
         got: dict[str, Any] = {}
         wrong, fatal = asyncio.run(self._watched(system, messages, context.cancelled, got))
