@@ -36,12 +36,12 @@ MPS = not CUDA and torch.backends.mps.is_available()
 CPU = not CUDA and not MPS
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Knobs. Plain literals, meant to be edited. Two values: the first for CPU cores and Apple's GPU, the second for CUDA.
+# Knobs. Plain literals, meant to be edited. Where there are two values, the second is for processor cores and Apple's GPU.
 
 # The model
-DEPTH = 8 if CUDA else 4
+DEPTH = 8 if CUDA else 2
 WIDTH = 512 if CUDA else 128
-HEAD_DIM = 128 if CUDA else 32
+HEAD_DIM = 128 if CUDA else 64
 MLP_RATIO = 4
 WINDOW_PATTERN = "SSSL"  # per layer, repeated: S sees SHORT_WINDOW of the sequence, L all of it; the last is always L
 SHORT_WINDOW = 0.5
@@ -484,7 +484,7 @@ def main() -> int:
         smooth = 0.9 * smooth + 0.1 * value
         elapsed = clock() - begun
         progress = elapsed / budget
-        if int(progress * LINES) > told or progress >= 1:
+        if step == 1 or int(progress * LINES) > told or progress >= 1:
             told = int(progress * LINES)
             print(f"step {step:05d} ({100 * min(progress, 1):.1f}%) | loss: {smooth / (1 - 0.9**step):.6f} | "
                   f"lrm: {lr_multiplier(min(progress, 1)):.2f} | tok/s: {step * passes * rows * length / elapsed:,.0f} | "
