@@ -68,7 +68,7 @@ PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{
 CLIMBMIX = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"  # $AUTORESEARCH_CLIMBMIX_URL
 PINNED = 6542  # its last shard: the only one that validation and hold-out documents come from
 ATTEMPTS = 8
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # bytes; at most so many of what came before a break come again
 
 
 class Refused(Exception):
@@ -351,7 +351,8 @@ def assign(source: Source) -> list[tuple[str, int]]:
 def prepare(spec: str | None, profile: Profile, shards: int = 10) -> bool:
     """Make DATA/train and DATA/eval. Returns False when they were there already. Raises Refused on a bad source.
 
-    Without `spec` whatever is prepared stays, if it is whole and of this profile; else `stdlib`.
+    Without `spec` whatever is prepared stays if it is whole and of this profile, and is else made anew from the same
+    source; `stdlib` the first time.
     """
     root = data_root()
     for part in ("train", "eval"):
@@ -361,7 +362,7 @@ def prepare(spec: str | None, profile: Profile, shards: int = 10) -> bool:
         settings = {"format": FORMAT, "profile": asdict(profile)}
         if spec is None and _prepared(root, settings):
             return False
-        source = open_source(spec or "stdlib", shards)
+        source = open_source(spec or _recorded(root) or "stdlib", shards)
         settings |= {"source": source.label, "contents": source.identity}
         if _prepared(root, settings):
             return False
@@ -379,6 +380,13 @@ def _prepared(root: Path, settings: dict[str, Any]) -> bool:
         if not whole or any(manifest.get(key) != value for key, value in settings.items()):
             return False
     return True
+
+
+def _recorded(root: Path) -> str | None:
+    try:
+        return str(json.loads((root / "train" / "manifest.json").read_text())["source"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _build(root: Path, source: Source, profile: Profile, settings: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ CPU = not CUDA and not MPS
 # The model
 DEPTH = 8 if CUDA else 2
 WIDTH = 512 if CUDA else 128
-HEAD_DIM = 128 if CUDA else 64
+HEAD_DIM = 128 if CUDA else 64  # at least; the heads share WIDTH evenly
 MLP_RATIO = 4
 WINDOW_PATTERN = "SSSL"  # per layer, repeated: S sees SHORT_WINDOW of the sequence, L all of it; the last is always L
 SHORT_WINDOW = 0.5
@@ -72,9 +72,7 @@ WARMUP_RATIO = 0.0
 WARMDOWN_RATIO = 0.5
 FINAL_LR_RATIO = 0.0
 
-# The run
-LINES = 40  # of progress
-PACKING_BUFFER = 512  # documents that compete for the rest of a row
+LOG_LINES = 40  # of progress
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Device
@@ -146,9 +144,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal attention with QK-norm, a sliding window, and a gated value embedding where the layer has one."""
 
-    def __init__(self, width: int, window: int, length: int, gated: bool) -> None:
+    def __init__(self, width: int, heads: int, window: int, length: int, gated: bool) -> None:
         super().__init__()
-        self.heads, self.window, self.full = width // HEAD_DIM, window, window >= length
+        self.heads, self.window, self.full = heads, window, window >= length
         self.query, self.key, self.value = Linear(width, width), Linear(width, width), Linear(width, width)
         self.output = Linear(width, width)
         self.gate = Linear(min(VALUE_GATE_WIDTH, width), self.heads) if gated else None
@@ -175,9 +173,9 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, window: int, length: int, gated: bool) -> None:
+    def __init__(self, width: int, heads: int, window: int, length: int, gated: bool) -> None:
         super().__init__()
-        self.attention = Attention(width, window, length, gated)
+        self.attention = Attention(width, heads, window, length, gated)
         self.up, self.down = Linear(width, MLP_RATIO * width), Linear(MLP_RATIO * width, width)
 
     def forward(self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, band: Tensor) -> Tensor:
@@ -194,8 +192,9 @@ class GPT(nn.Module):
 
     def __init__(self, vocabulary: int, length: int, generator: torch.Generator) -> None:
         super().__init__()
-        if WIDTH % HEAD_DIM or HEAD_DIM % 2:
-            raise ValueError(f"WIDTH {WIDTH} must be a multiple of HEAD_DIM {HEAD_DIM}, and that even")
+        heads = next((n for n in range(max(1, WIDTH // HEAD_DIM), 0, -1) if WIDTH % (2 * n) == 0), 0)
+        if not heads or DEPTH < 1:
+            raise ValueError(f"there is no model of depth {DEPTH} and width {WIDTH}: it takes a layer and an even width")
         short = max(1, int(SHORT_WINDOW * length))
         if CUDA and FA3 is None:
             short = length  # a masked window loses the fused kernel and costs more than it saves
@@ -204,12 +203,12 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(vocabulary, WIDTH)
         self.value_embeddings = nn.ModuleDict({str(i): nn.Embedding(vocabulary, WIDTH) for i in range(DEPTH) if gated[i]})
         self.blocks = nn.ModuleList(
-            Block(WIDTH, short if kind == "S" else length, length, has) for kind, has in zip(kinds, gated, strict=True)
+            Block(WIDTH, heads, short if kind == "S" else length, length, has) for kind, has in zip(kinds, gated, strict=True)
         )
         self.head = Linear(WIDTH, vocabulary)
         self.residual_lambdas = nn.Parameter(torch.ones(DEPTH))
         self.x0_lambdas = nn.Parameter(torch.full((DEPTH,), X0_LAMBDA))
-        angles = torch.outer(torch.arange(length), ROPE_BASE ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM))
+        angles = torch.outer(torch.arange(length), ROPE_BASE ** -torch.arange(0, 1, 2 * heads / WIDTH))
         self.register_buffer("cos", angles.cos()[None, :, None, :].to(DTYPE), persistent=False)
         self.register_buffer("sin", angles.sin()[None, :, None, :].to(DTYPE), persistent=False)
         ago = torch.arange(length)[:, None] - torch.arange(length)[None, :]
@@ -251,12 +250,12 @@ class GPT(nn.Module):
 
 # Polar Express (Amsel et al. 2025): the best odd quintic of each of the first five iterations towards U Vᵀ.
 POLAR = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-)
+    8.156554524902461, -22.48329292557795, 15.878769915207462,
+    4.042929935166739, -2.808917465908714, 0.5000178451051316,
+    3.8916678022926607, -2.772484153217685, 0.5060648178503393,
+    3.285753657755655, -2.3681294933425376, 0.46449024233003106,
+    2.3465413258596377, -1.7097828382687081, 0.42323551169305323,
+)  # fmt: skip
 
 
 def orthogonalised(g: Tensor) -> Tensor:
@@ -265,7 +264,7 @@ def orthogonalised(g: Tensor) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
-    for a, b, c in POLAR[:POLAR_STEPS]:
+    for a, b, c in list(zip(POLAR[0::3], POLAR[1::3], POLAR[2::3], strict=True))[:POLAR_STEPS]:
         s = x @ x.mT
         x = a * x + (b * s + c * (s @ s)) @ x
     return (x.mT if tall else x).to(g.dtype)
@@ -375,7 +374,7 @@ def batches(rows: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
         for row in view:
             at = 0
             while at <= length:
-                while len(buffer) < PACKING_BUFFER:
+                while len(buffer) < 512:
                     bisect.insort(buffer, next(queue))
                 room = length - at  # after a BOS
                 fit = bisect.bisect_right(buffer, (room, sys.maxsize)) - 1
@@ -463,7 +462,7 @@ def main() -> int:
     for optimiser in both:
         optimiser.state.clear()
 
-    step, told, smooth, limit = 0, 0, 0.0, 2 * math.log(vocabulary)
+    step, told, smooth, limit = 0, 0, 0.0, math.log(vocabulary) + 3  # guessing, and e³ times worse
     begun, wall = clock(), time.perf_counter()
     progress = 0.0
     while progress < 1:
@@ -484,8 +483,8 @@ def main() -> int:
         smooth = 0.9 * smooth + 0.1 * value
         elapsed = clock() - begun
         progress = elapsed / budget
-        if step == 1 or int(progress * LINES) > told or progress >= 1:
-            told = int(progress * LINES)
+        if step == 1 or int(progress * LOG_LINES) > told or progress >= 1:
+            told = int(progress * LOG_LINES)
             print(f"step {step:05d} ({100 * min(progress, 1):.1f}%) | loss: {smooth / (1 - 0.9**step):.6f} | "
                   f"lrm: {lr_multiplier(min(progress, 1)):.2f} | tok/s: {step * passes * rows * length / elapsed:,.0f} | "
                   f"left: {max(0.0, budget - elapsed):.0f} s", flush=True)  # fmt: skip
