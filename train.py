@@ -11,6 +11,7 @@ AUTORESEARCH_CHECKPOINT names a file whose weights are taken over where name and
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import os
 import sys
@@ -272,8 +273,8 @@ def orthogonalised(g: Tensor) -> Tensor:
 
 def muon_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: Tensor, momentum: Tensor, decay: Tensor, beta2: float) -> None:
     """One step of matrices of one shape, stacked: Nesterov momentum, Polar Express, NorMuon, cautious weight decay."""
-    m.lerp_(g, 1 - momentum)
-    update = orthogonalised(g.lerp(m, momentum))
+    m.mul_(momentum).add_(g * (1 - momentum))
+    update = orthogonalised(g + momentum * (m - g))
     # NorMuon (Li et al. 2025): each row, or column if those are fewer, is divided by its running size; the whole keeps its norm.
     axis = -1 if p.size(-2) >= p.size(-1) else -2
     size = update.square().mean(axis, keepdim=True)
@@ -366,12 +367,12 @@ def batches(rows: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
                 yield int(sizes[i]), int(first[i])
 
     queue, buffer = shuffled(), []  # type: Iterator[tuple[int, int]], list[tuple[int, int]]
-    page = torch.empty(rows, length + 1, dtype=torch.int64, pin_memory=CUDA)
-    view = page.numpy()
-    while True:
+    pages = [torch.empty(rows, length + 1, dtype=torch.int64, pin_memory=CUDA) for _ in range(2)]
+    copied = [torch.cuda.Event() for _ in pages] if CUDA else []
+    for turn in itertools.cycle(range(2)):
         if CUDA:
-            synchronize()  # the last copy has left the page
-        for row in view:
+            copied[turn].synchronize()  # this page's last copy has left it; the other's may still wait for the card
+        for row in pages[turn].numpy():
             at = 0
             while at <= length:
                 while len(buffer) < 512:
@@ -383,7 +384,9 @@ def batches(rows: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
                 row[at] = prepare.BOS
                 row[at + 1 : at + 1 + size] = tokens[start : start + size]
                 at += 1 + size
-        moved = page.to(DEVICE, non_blocking=True) if not CPU else page.clone()
+        moved = pages[turn].clone() if CPU else pages[turn].to(DEVICE, non_blocking=CUDA)
+        if CUDA:
+            copied[turn].record()
         yield moved[:, :-1], moved[:, 1:]
 
 
@@ -451,9 +454,9 @@ def main() -> int:
             optimiser.zero_grad(set_to_none=True)
 
     # An untimed pass first: kernels compile and memory is laid out; with a rate of 0 it leaves no trace.
-    x = torch.zeros(rows, length, dtype=torch.int64, device=DEVICE)
+    x, y = next(data)
     for _ in range(2 if CUDA else 1):
-        backward(x, x)
+        backward(x, y)
         for optimiser in both:
             for group in optimiser.param_groups:
                 group["lr"] = 0.0
@@ -469,7 +472,8 @@ def main() -> int:
         schedule(both, step, progress)
         loss = torch.zeros((), device=DEVICE)
         for _ in range(passes):
-            loss += backward(*next(data))
+            loss += backward(x, y)
+            x, y = next(data)  # packed while the card computes
         if GRADIENT_CLIP:
             nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
         for optimiser in both:
