@@ -19,13 +19,14 @@ from autoresearch_action.records import Measurement
 
 # Standardised gain (normal units) at or below which a candidate goes, and from which it is kept, by runs of it.
 # Found by simulation (benchmark/acceptance.py): a change that does nothing is kept with probability 0.10.
-DISCARD = (-0.05, 0.5, 0.58, 0.65, 0.72, 0.78, 0.84)
-KEEP = (math.inf, 1.4, 1.33, 1.27, 1.21, 1.15, 1.1, 1.05)
+DISCARD = (-0.15, 0.37, 0.47, 0.56, 0.65, 0.72, 0.78)
+KEEP = (math.inf, 1.15, 1.1, 1.05, 1.0, 0.95, 0.9, 0.85)
 MOST = len(KEEP)  # runs of one candidate
-SETTLED = 8  # runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all others
+SETTLED = 6  # runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all others
 OWN_SPREAD = 4  # pairs from which a candidate's own paired spread counts
 RECENT = 12  # lengths of a trial for which a stored run of a drifting machine still says something
-FRESH = 3  # runs of a new incumbent that its own screen did not select
+STALE_DISCARD = -0.4  # standardised gain over such runs at or below which a candidate goes
+FRESH = 4  # runs of a new incumbent that its own screen did not select
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class SequentialScreen:
         recent = [run for run in references if latest.started - run.started <= RECENT * max(latest.seconds, run.seconds)]
         if recent:
             stored = self.weigh(candidate, recent)
-            if stored.z <= DISCARD[min(len(candidate), len(DISCARD)) - 1]:
+            if stored.z <= STALE_DISCARD:
                 return self._decision("discard", stored)
         done = {run.trial.seed for run in own}
         alone = [run.trial.seed for run in candidate if run.trial.seed not in done]

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The harness's own environment: a private venv, hash-locked, kept by the lock's hash; nothing of the user's is touched.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+lock=$here/requirements.txt
+
+python=""
+for name in python3.13 python3.12 python3.11 python3 python; do
+    if command -v "$name" >/dev/null 2>&1 && "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$name
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "::error::autoresearch needs Python 3.11 or newer with its venv module on this runner (Debian: apt install python3-venv)."
+    exit 3
+fi
+
+key=$("$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read() + sys.version.encode()).hexdigest()[:16])' "$lock")
+store=${RUNNER_TOOL_CACHE:-${RUNNER_TEMP:-/tmp}}/autoresearch
+venv=$store/$key
+if [ ! -e "$venv/ready" ]; then
+    mkdir -p "$store"
+    exec 9>"$store/$key.lock"
+    flock 9
+    if [ ! -e "$venv/ready" ]; then
+        rm -rf "$venv"
+        "$python" -m venv "$venv"
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input --require-hashes -r "$lock"
+        touch "$venv/ready"
+    fi
+fi
+echo "python=$venv/bin/python" >>"$GITHUB_OUTPUT"

@@ -1,0 +1,148 @@
+"""The steps of action.yml: inputs from the environment, validated, handed to a session; errors as annotations.
+
+`python -m autoresearch_action.action research | publish | remember | recall | enqueue | next`. A composite action gives no
+INPUT_ variables and enforces nothing, so every input comes as AUTORESEARCH_IN_NAME and is checked here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoresearch_action.errors import EnvironmentFault, InputError, UserError
+
+PREFIX = "AUTORESEARCH_IN_"
+
+
+def main(step: str) -> int:
+    """Run one step. Returns the exit code."""
+    _forget_own_path()
+    try:
+        _STEPS[step](os.environ)
+    except UserError as error:
+        print(f"::error title=autoresearch::{escape(str(error))}", flush=True)
+        return error.exit_code
+    return 0
+
+
+def escape(text: str) -> str:
+    """Text for a workflow command's message."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _forget_own_path() -> None:
+    """The harness's folder was put before the user's PYTHONPATH to start this; trials are to see the user's."""
+    _, _, rest = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
+    os.environ.pop("PYTHONPATH", None)
+    if rest:
+        os.environ["PYTHONPATH"] = rest
+
+
+class Inputs:
+    """The inputs of action.yml. Raises InputError naming the input."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str = "") -> str:
+        return self._environ.get(PREFIX + name.upper().replace("-", "_"), "").strip() or default
+
+    def number(self, name: str, default: float) -> float:
+        text = self.text(name, str(default))
+        try:
+            return float(text)
+        except ValueError:
+            raise InputError(f"{name}: {text[:60]!r} is not a number.") from None
+
+    def whole(self, name: str, default: int) -> int:
+        value = self.number(name, default)
+        if value != int(value):
+            raise InputError(f"{name}: {value} is not a whole number.")
+        return int(value)
+
+    def truth(self, name: str) -> bool:
+        text = self.text(name, "false").lower()
+        if text not in ("true", "false"):
+            raise InputError(f"{name}: {text[:60]!r} is neither true nor false.")
+        return text == "true"
+
+    def lines(self, name: str) -> list[str]:
+        return [line.strip() for line in self.text(name).splitlines() if line.strip()]
+
+
+def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -> Path:
+    """Where the ledger lives: as given, else outside the workspace, by repository and brief."""
+    given = inputs.text("state-directory")
+    if given:
+        return Path(given).expanduser().resolve()
+    home = environ.get("RUNNER_TOOL_CACHE") or environ.get("RUNNER_TEMP") or os.path.expanduser("~/.local/state")
+    repository = re.sub(r"[^\w.-]+", "-", environ.get("GITHUB_REPOSITORY", "local"))
+    return Path(home) / "autoresearch" / "state" / repository / brief_id
+
+
+def research(environ: Mapping[str, str]) -> None:
+    """The research step: one session in the working directory."""
+    from autoresearch_action import brief as briefs
+    from autoresearch_action.github import event, outputs
+    from autoresearch_action.session import Options, run_session
+
+    inputs = Inputs(environ)
+    directory = Path(environ.get("GITHUB_WORKSPACE", ".")) / inputs.text("working-directory", ".")
+    if not directory.is_dir():
+        raise InputError(f"working-directory: {inputs.text('working-directory')} is not there; was the repository checked out?")
+    os.chdir(directory)
+    program, prose = Path(inputs.text("program", "program.md")), inputs.text("brief") or None
+    brief = briefs.read(program, Path.cwd(), prose or event.read(environ).brief)
+    state = state_directory(inputs, environ, brief.id)
+    state.mkdir(parents=True, exist_ok=True)
+    outputs.place(state, brief.id, environ)
+    options = Options(
+        program=program,
+        brief=prose,
+        agents=tuple(_agents(inputs)),
+        max_experiments=inputs.whole("max-experiments", 100),
+        max_minutes=inputs.number("max-minutes", 330),
+        max_usd=inputs.number("max-usd", 10),
+        gpu_usd_per_hour=inputs.number("gpu-usd-per-hour", 0),
+        usd_per_call=inputs.number("usd-per-call", 0) if inputs.text("usd-per-call") else None,
+        slots="auto",
+        executor="local",
+        checkpoint=inputs.text("checkpoint") or None,
+        state=state,
+        fresh=False,
+        require_sandbox=inputs.truth("publish"),
+    )
+    run_session(options, Path.cwd())
+
+
+def _agents(inputs: Inputs) -> list[str]:
+    """The agent lines, with the model put into those that name none."""
+    model, specs = inputs.text("model"), inputs.lines("agent")
+    if not specs and model:
+        specs = ["claude"]
+    return [f"claude:{model}" if spec == "claude" and model else spec for spec in specs]
+
+
+def publish(environ: Mapping[str, str]) -> None:
+    """The publishing step: pull request, and the ledger into the memory branch."""
+    from autoresearch_action.github import memory
+    from autoresearch_action.session import publish_session
+
+    given = environ.get("AUTORESEARCH_STATE", "").strip()
+    if not given or not (Path(given) / "ledger.jsonl").exists():
+        raise InputError(f"state-directory: {given or 'nothing'} holds no ledger; did the research job upload its artifact?")
+    state, dry_run = Path(given).resolve(), environ.get("AUTORESEARCH_DRY_RUN", "false").strip().lower() == "true"
+    if not environ.get("GITHUB_TOKEN", "").strip():
+        raise EnvironmentFault("github-token: give a token with `contents: write` and `pull-requests: write`; the artifact holds the result.")
+    publish_session(state, dry_run, environ)
+    if not dry_run:
+        memory.save(state, environ)
+
+
+_STEPS = {"research": research, "publish": publish}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
