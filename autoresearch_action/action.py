@@ -1,7 +1,8 @@
 """The steps of action.yml: inputs from the environment, validated, handed to a session; errors as annotations.
 
-`python -m autoresearch_action.action research | publish | remember | recall | enqueue | next`. A composite action gives no
-INPUT_ variables and enforces nothing, so every input comes as AUTORESEARCH_IN_NAME and is checked here.
+`python -m autoresearch_action.action recall | research | publish | enqueue`. A composite action gives no INPUT_ variables and
+enforces nothing, so every input comes as AUTORESEARCH_IN_NAME and is checked here. Only `research` runs trials, and it
+never holds a token.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from autoresearch_action import brief as briefs
+from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError, UserError
+from autoresearch_action.github import event, outputs
 
 PREFIX = "AUTORESEARCH_IN_"
 
@@ -23,14 +27,10 @@ def main(step: str) -> int:
     try:
         _STEPS[step](os.environ)
     except UserError as error:
-        print(f"::error title=autoresearch::{escape(str(error))}", flush=True)
+        outputs.annotate("error", str(error))
+        print(f"autoresearch: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     return 0
-
-
-def escape(text: str) -> str:
-    """Text for a workflow command's message."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _forget_own_path() -> None:
@@ -83,24 +83,41 @@ def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -
     return Path(home) / "autoresearch" / "state" / repository / brief_id
 
 
-def research(environ: Mapping[str, str]) -> None:
-    """The research step: one session in the working directory."""
-    from autoresearch_action import brief as briefs
-    from autoresearch_action.github import event, outputs
-    from autoresearch_action.session import Options, run_session
-
-    inputs = Inputs(environ)
+def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | None, Path]:
+    """(brief, its prose if given, state folder); the process is in the working directory afterwards."""
     directory = Path(environ.get("GITHUB_WORKSPACE", ".")) / inputs.text("working-directory", ".")
     if not directory.is_dir():
         raise InputError(f"working-directory: {inputs.text('working-directory')} is not there; was the repository checked out?")
     os.chdir(directory)
-    program, prose = Path(inputs.text("program", "program.md")), inputs.text("brief") or None
-    brief = briefs.read(program, Path.cwd(), prose or event.read(environ).brief)
-    state = state_directory(inputs, environ, brief.id)
+    prose = inputs.text("brief") or event.read(environ).brief
+    brief = briefs.read(Path(inputs.text("program", "program.md")), Path.cwd(), prose)
+    return brief, prose, state_directory(inputs, environ, brief.id)
+
+
+def recall(environ: Mapping[str, str]) -> None:
+    """What earlier runs of this brief found, from the memory branch into the state folder. Never fails the job."""
+    from autoresearch_action.github import memory
+
+    brief, _, state = _place(Inputs(environ), environ)
+    if not environ.get("GITHUB_TOKEN", "").strip():
+        return
+    try:
+        came = memory.recall(state, brief.id, environ)
+        print(f"{came} earlier runs of {brief.id} recalled.")
+    except EnvironmentFault as error:
+        outputs.annotate("warning", f"Earlier runs are not known here: {error}")
+
+
+def research(environ: Mapping[str, str]) -> None:
+    """The research step: one session in the working directory."""
+    from autoresearch_action.session import Options, run_session
+
+    inputs = Inputs(environ)
+    brief, prose, state = _place(inputs, environ)
     state.mkdir(parents=True, exist_ok=True)
     outputs.place(state, brief.id, environ)
     options = Options(
-        program=program,
+        program=brief.path,
         brief=prose,
         agents=tuple(_agents(inputs)),
         max_experiments=inputs.whole("max-experiments", 100),
@@ -115,7 +132,9 @@ def research(environ: Mapping[str, str]) -> None:
         fresh=False,
         require_sandbox=inputs.truth("publish"),
     )
-    run_session(options, Path.cwd())
+    with outputs.fenced():
+        study = run_session(options, Path.cwd())
+    outputs.write(study, environ)
 
 
 def _agents(inputs: Inputs) -> list[str]:
@@ -127,22 +146,32 @@ def _agents(inputs: Inputs) -> list[str]:
 
 
 def publish(environ: Mapping[str, str]) -> None:
-    """The publishing step: pull request, and the ledger into the memory branch."""
-    from autoresearch_action.github import memory
-    from autoresearch_action.session import publish_session
+    """The publishing step: the ledger to the memory branch, the pull request, the next checkpoint of the queue."""
+    from autoresearch_action.github import memory, queue
+    from autoresearch_action.github.pull_request import publish as deliver
 
     given = environ.get("AUTORESEARCH_STATE", "").strip()
     if not given or not (Path(given) / "ledger.jsonl").exists():
         raise InputError(f"state-directory: {given or 'nothing'} holds no ledger; did the research job upload its artifact?")
-    state, dry_run = Path(given).resolve(), environ.get("AUTORESEARCH_DRY_RUN", "false").strip().lower() == "true"
-    if not environ.get("GITHUB_TOKEN", "").strip():
-        raise EnvironmentFault("github-token: give a token with `contents: write` and `pull-requests: write`; the artifact holds the result.")
-    publish_session(state, dry_run, environ)
-    if not dry_run:
-        memory.save(state, environ)
+    state, dry_run = Path(given).resolve(), environ.get("AUTORESEARCH_DRY_RUN", "").strip().lower() == "true"
+    picture = "" if dry_run else memory.save(state, environ)
+    done = deliver(state, environ, dry_run, picture)
+    print(done.describe())
+    outputs.annotate("notice", done.words)
+    outputs.summarize(done.describe(), environ)
+    if not dry_run and (told := queue.settle(environ)):
+        outputs.annotate("notice", told)
 
 
-_STEPS = {"research": research, "publish": publish}
+def enqueue(environ: Mapping[str, str]) -> None:
+    """A dispatched checkpoint is written down, so that a run in progress cannot drop it."""
+    from autoresearch_action.github import queue
+
+    ticket = queue.enqueue(environ)
+    print(f"Queued as {ticket}." if ticket else "Nothing to queue.")
+
+
+_STEPS = {"recall": recall, "research": research, "publish": publish, "enqueue": enqueue}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1]))

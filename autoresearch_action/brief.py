@@ -213,6 +213,13 @@ def read(program: Path, directory: Path, prose: str | None = None) -> Brief:
         raise InputError(f"{program} is not there: `autoresearch init` writes one.") from None
     except OSError as error:
         raise InputError(f"{program} cannot be read: {error.strerror}.") from None
+    brief = parse(raw, program, directory, prose)
+    _files_exist(brief, program, _front(raw))
+    return brief
+
+
+def parse(raw: bytes, program: Path, directory: Path, prose: str | None = None) -> Brief:
+    """The brief that `raw`, the bytes of `program`, holds; what it names need not be in `directory`. Raises InputError."""
     if len(raw) > MAX_PROGRAM_BYTES:
         raise InputError(f"{program} has {len(raw):,} bytes; a brief may have {MAX_PROGRAM_BYTES:,}.")
     try:
@@ -224,9 +231,11 @@ def read(program: Path, directory: Path, prose: str | None = None) -> Brief:
     front, body = _split(text.replace("\r\n", "\n"), program)
     extra = {"path": program, "directory": directory.resolve(), "prose": (prose if prose is not None else body).strip()}
     extra |= {"dispatched": prose is not None}
-    brief = _informal(directory, extra) if front is None else _formal(front, program, extra)
-    _files_exist(brief, program, front or "")
-    return brief
+    return _informal(directory, extra) if front is None else _formal(front, program, extra)
+
+
+def _front(raw: bytes) -> str:
+    return raw.decode("utf-8-sig").replace("\r\n", "\n").partition("\n")[2]
 
 
 def _split(text: str, program: Path) -> tuple[str | None, str]:

@@ -150,6 +150,13 @@ class Study:
         wanted = {0, *self.kept, *list(self.experiments)[-most:]}
         return [self.experiments[number] for number in sorted(wanted) if number in self.experiments]
 
+    def verdicts(self) -> Iterator[Verdict]:
+        """All verdicts in the order they were given, read line by line: no experiment is folded."""
+        with self.experiments._path.open("rb") as file:
+            for line in file:
+                if line.startswith(b'{"event":"verdict"') and line.endswith(b"\n"):
+                    yield _parse(Verdict, json.loads(line))
+
     def patch(self, number: int) -> str:
         proposal = self.experiments[number].proposal
         return proposal.patch if proposal else ""

@@ -55,6 +55,7 @@ class Options:
     checkpoint: str | None
     state: Path
     fresh: bool
+    require_sandbox: bool = False  # a later step of this job holds a token that can write: no trial without the full sandbox
 
 
 class Signals:
@@ -83,7 +84,7 @@ class Signals:
 
 def run_session(options: Options, directory: Path) -> Study:
     """`autoresearch run`."""
-    from autoresearch_action.github import event, outputs
+    from autoresearch_action.github import event
 
     signals, secrets = Signals(), Secrets.take(os.environ)
     dispatched = event.read(os.environ)
@@ -93,7 +94,6 @@ def run_session(options: Options, directory: Path) -> Study:
     try:
         with signals.caught():
             study = _run(options, directory, brief, checkpoint, ledger, secrets, signals)
-            outputs.write(study, os.environ)
     finally:
         ledger.close()
     _closing_words(study, options.state)
@@ -110,7 +110,7 @@ def _run(
 
     state = options.state.resolve()
     budget = Budget(options.max_experiments, options.max_minutes, options.max_usd, options.gpu_usd_per_hour, time.monotonic)
-    machine = _Machine(options.slots, brief)
+    machine = _Machine(options.slots, brief, options.require_sandbox)
     budget.slots = len(machine.slots)
     if brief.timed:
         budget.check_size(brief.time_budget, FIRST_RUNS)
@@ -150,10 +150,10 @@ def _run(
 class _Machine:
     """Slots, sandbox and device locks of this machine."""
 
-    def __init__(self, slots: str, brief: Brief) -> None:
+    def __init__(self, slots: str, brief: Brief, require_sandbox: bool = False) -> None:
         self.slots = device.find_slots(slots, exclusive=brief.timing)
         self.locks = device.Locks(self.slots, exclusive=brief.timing)
-        self.sandbox = Sandbox(brief.sandbox)
+        self.sandbox = Sandbox("require" if require_sandbox else brief.sandbox)
 
     def executor(
         self, where: str, brief: Brief, workspace: Workspace, state: Path, checkpoint: dict[str, str], scrub: Callable[[str], str]
@@ -235,13 +235,14 @@ def _branch(workspace: Workspace, ledger: Ledger) -> None:
     study = ledger.study
     confirmation = study.confirmation
     assert confirmation is not None and study.run is not None
-    commits, tip = [], workspace.base
+    commits, tip = {}, workspace.base
     for patch in study.proven():
-        tip = workspace.commit(tip, patch.read_text("utf-8", "surrogateescape"), study.experiments[int(patch.stem[-4:])].description)
-        commits.append(tip)
+        number = int(patch.stem[-4:])
+        tip = workspace.commit(tip, patch.read_text("utf-8", "surrogateescape"), study.experiments[number].description)
+        commits[str(number)] = tip
     assert workspace.tree(tip) == confirmation.tree, "the branch must be the tree that was confirmed"
     name = workspace.branch(f"autoresearch/{study.run.brief_id}", tip)
-    ledger.append("fact", name="branch", value=name)
+    ledger.append("fact", name="branch", value={"name": name, "commits": commits})
     click.echo(f"Branch {name}: {len(commits)} commit{'s' * (len(commits) != 1)}, the confirmed code.")
 
 
@@ -267,8 +268,7 @@ def publish_session(state: Path, dry_run: bool, environment: Mapping[str, str] =
     """`autoresearch publish`."""
     from autoresearch_action.github.pull_request import publish
 
-    result = publish(state, dry_run=dry_run, env=environment)
-    click.echo(result.describe())
+    click.echo(publish(state, environment, dry_run).describe())
 
 
 def _read(state: Path) -> Study:

@@ -82,18 +82,12 @@ def _replaced(text: str, edit: Edit, file: str, exists: bool) -> str:
     if text.count(search) == 1:
         return text.replace(search, new)
     if text.count(search) > 1:
-        raise EditRefused(
-            f"The search text occurs {text.count(search)} times in {file}: give more lines around it: {_short(search)}"
-        )
+        raise EditRefused(f"The search text occurs {text.count(search)} times in {file}: give more lines around it: {_short(search)}")
     lines, wanted = text.split("\n"), search.strip("\n").split("\n")
     for tolerant in (_ends, _indents):
-        places = [
-            n for n in range(len(lines) - len(wanted) + 1) if tolerant(lines[n : n + len(wanted)]) == tolerant(wanted)
-        ]
+        places = [n for n in range(len(lines) - len(wanted) + 1) if tolerant(lines[n : n + len(wanted)]) == tolerant(wanted)]
         if len(places) > 1:
-            raise EditRefused(
-                f"The search text occurs {len(places)} times in {file}: give more lines around it: {_short(search)}"
-            )
+            raise EditRefused(f"The search text occurs {len(places)} times in {file}: give more lines around it: {_short(search)}")
         if places:
             found = lines[places[0] : places[0] + len(wanted)]
             body = new.strip("\n").split("\n") if new.strip("\n") else []
@@ -154,9 +148,7 @@ def _files(directory: Path, patterns: Sequence[str]) -> Iterator[str]:
         yield from {name for name in plain if (directory / name).is_file()}
         return
     for folder, folders, files in os.walk(directory):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and name not in ("__pycache__", "node_modules")
-        ]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in ("__pycache__", "node_modules")]
         for file in files:
             path = Path(folder, file)
             if not path.is_symlink():
@@ -168,8 +160,5 @@ def _regex(pattern: str) -> re.Pattern[str]:
     """gitignore's wildcards: `**` any folders, `*` and `?` within a name; a folder selects what is below it."""
     parts = re.split(r"(\*\*/|/\*\*$|\*\*|\*|\?|\[[^\]]+\])", pattern.strip("/"))
     known = {"**/": "(?:.*/)?", "/**": "/.*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    body = "".join(
-        known.get(p) or (p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p))
-        for p in parts
-    )
+    body = "".join(known.get(p) or (p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p)) for p in parts)
     return re.compile(f"{body}(?:/.*)?$" if not pattern.endswith("/") else f"{body}/.*$")

@@ -25,9 +25,7 @@ _FIXED = re.compile(
 _ALLOWED = re.compile(r"device_batch|batch_per_device|path_drop|drop_path")
 _RATE = re.compile(r"(^|_)(lr|rate|scale|mult|multiplier|gain|cap|softcap|std|norm|clip)(_|$)")
 # What these change moves the training loss itself or its course, so that it cannot be held against another's.
-_INCOMPARABLE = re.compile(
-    r"seq|context|block_size|ctx|token|loss|smooth|drop|warm|cool|anneal|sched|final|decay_frac|aux"
-)
+_INCOMPARABLE = re.compile(r"seq|context|block_size|ctx|token|loss|smooth|drop|warm|cool|anneal|sched|final|decay_frac|aux")
 ZERO_STEPS = (0.01, 0.03, 0.1, 0.2)  # where a float that is off may go
 SMALL = 16  # integers below it move by ones; powers of two from it on stay powers of two
 REACH = math.log(3.0)  # a number moves by at most this factor at a time
@@ -125,9 +123,7 @@ def find(source: bytes, file: str) -> list[Knob]:
             continue
         seen[name] += 1
         label = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        knobs.append(
-            Knob(f"{file}:{label}", label, start, end, text, value, tier, choices, finder.bases.get(id(node), ""))
-        )
+        knobs.append(Knob(f"{file}:{label}", label, start, end, text, value, tier, choices, finder.bases.get(id(node), "")))
     return knobs
 
 
@@ -254,12 +250,7 @@ class _Finder:
     def _assignment(self, name: str, value: ast.expr, scope: str, inside: bool) -> None:
         self._expression(value, name, scope, inside)
         if inside:
-            if (
-                name
-                and isinstance(value, ast.Constant)
-                and not isinstance(value.value, (bool, str))
-                and value.value != 1
-            ):
+            if name and isinstance(value, ast.Constant) and not isinstance(value.value, (bool, str)) and value.value != 1:
                 self._add(value, f"{scope}.{name}", 3)
             return
         knob = name.isupper() or bool(scope)
@@ -267,9 +258,7 @@ class _Finder:
             return  # what is assigned more than once is the program's own state
         for leaf, suffix in _leaves(value):
             if knob or leaf.value:
-                self._add(
-                    leaf, (f"{scope}." if scope else "") + name + suffix, 0 if name.isupper() and not scope else 1
-                )
+                self._add(leaf, (f"{scope}." if scope else "") + name + suffix, 0 if name.isupper() and not scope else 1)
 
     def _expression(self, expression: ast.expr, name: str, scope: str, inside: bool) -> None:
         """Command-line and configuration defaults (tier 1), float keywords of other calls (2), other floats (3)."""
@@ -284,12 +273,7 @@ class _Finder:
                         self._add(keyword.value, f"{name or function}.{keyword.arg}", 1)
                     elif float_valued and not option:
                         self._add(keyword.value, f"{function}({keyword.arg})", 2)
-            elif (
-                inside
-                and isinstance(node, ast.Constant)
-                and isinstance(node.value, float)
-                and node.value not in (0.0, 1.0)
-            ):
+            elif inside and isinstance(node, ast.Constant) and isinstance(node.value, float) and node.value not in (0.0, 1.0):
                 self._add(node, f"{scope}.constant", 3)
 
 

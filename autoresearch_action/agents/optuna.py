@@ -99,11 +99,7 @@ class OptunaAgent:
             keys = sorted(knobs, key=lambda knob: dice.random() ** (1 / weights[knob]), reverse=True)[:size]
             chosen = {knob: value for knob, value in sampler.ask(keys).items() if value != knob.value}
             description = _told(chosen)
-            if (
-                chosen
-                and _point(context.parent, chosen) not in self._tried
-                and (description not in stale or attempt > 100)
-            ):
+            if chosen and _point(context.parent, chosen) not in self._tried and (description not in stale or attempt > 100):
                 return chosen
         raise Exhausted(f"Every change within reach of the {len(knobs)} literals has been tried on this incumbent.")
 
@@ -173,9 +169,7 @@ def hopes(knobs: Sequence[Knob], lessons: Sequence[Lesson], noise: float) -> lis
     found = []
     for knob in knobs:
         told = [
-            (place, lesson)
-            for lesson in lessons
-            if knob.key in lesson.changes and (place := _place(knob, lesson.changes[knob.key][1]))
+            (place, lesson) for lesson in lessons if knob.key in lesson.changes and (place := _place(knob, lesson.changes[knob.key][1]))
         ]
         if knob.choices or not told or len({place > 0 for place, _ in told}) > 1:
             continue
@@ -191,11 +185,7 @@ def weight(knob: Knob, lessons: Sequence[Lesson], noise: float) -> float:
     alone = [lesson for lesson in mine if len(lesson.changes) == 1]
     value = TIER_WEIGHT[knob.tier]
     gains = [lesson.gain for lesson in mine if lesson.gain is not None]
-    if (
-        len(gains) > 1
-        and all(abs(lesson.gain or 0.0) < FLAT * noise for lesson in alone if lesson.gain is not None)
-        and alone
-    ):
+    if len(gains) > 1 and all(abs(lesson.gain or 0.0) < FLAT * noise for lesson in alone if lesson.gain is not None) and alone:
         value *= 0.2  # no effect
     if sum(lesson.gain is None for lesson in alone) > 1:
         value *= 0.2  # crashes

@@ -31,9 +31,7 @@ class PatchesAgent:
         self.folder = (brief.directory / Path(folder).expanduser()).resolve()
         if not self.folder.is_dir():
             raise InputError(f"--agent patches:{folder}: there is no such folder.")
-        self._files = sorted(
-            path for path in self.folder.iterdir() if path.suffix in (".diff", ".patch") and path.is_file()
-        )
+        self._files = sorted(path for path in self.folder.iterdir() if path.suffix in (".diff", ".patch") and path.is_file())
         if not self._files:
             raise InputError(f"--agent patches:{folder}: the folder holds no *.diff or *.patch file.")
         self._lock = threading.Lock()
@@ -89,16 +87,12 @@ def _apply(patch: str, context: Context) -> None:
     """Bring `patch` into the incumbent's tree, or change nothing and raise AgentFailure (a half sentence)."""
     base = next((e.commit for e in context.history if e.number == 0 and e.commit), context.parent)
     names = {
-        name
-        for line in re.findall(r"^(?:---|\+\+\+|rename from|rename to|copy from) (.+)$", patch, re.MULTILINE)
-        for name in _name(line)
+        name for line in re.findall(r"^(?:---|\+\+\+|rename from|rename to|copy from) (.+)$", patch, re.MULTILINE) for name in _name(line)
     }
     if not names:
         raise AgentFailure("holds no diff")
     root = context.tree
-    if not any((context.tree / name).exists() for name in names) and any(
-        (context.directory / name).exists() for name in names
-    ):
+    if not any((context.tree / name).exists() for name in names) and any((context.directory / name).exists() for name in names):
         root = context.directory  # made with `git diff --relative` in the working directory
     prefix = root.relative_to(context.tree).as_posix()
     with tempfile.TemporaryDirectory(prefix="autoresearch-patch-") as scratch:

@@ -59,8 +59,6 @@ def _one(spec: str, brief: Brief, key: str | None, usd_per_call: float | None, s
         from autoresearch_action.agents.claude import ClaudeAgent
 
         if not key:
-            raise InputError(
-                "--agent claude needs a key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN), or use --agent optuna."
-            )
+            raise InputError("--agent claude needs a key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN), or use --agent optuna.")
         return ClaudeAgent(brief, key, model=rest or None, usd_per_call=usd_per_call)
     raise InputError(f"--agent {spec[:80]!r} is not known: give {KINDS}.")

@@ -91,7 +91,7 @@ class Process:
         self._children: set[int] = set()  # of the started process: bubblewrap's own child counts what ran below it
         self._reason = ""
         self._buffer = b""
-        self._free = _free(disk)
+        self._free, self._shared = _free(disk), _shared_memory()
         self.stopped = False
 
     @property
@@ -175,7 +175,7 @@ class Process:
             self.kill(f"It used more than its {limits.cpu_seconds:.1f} s of processor time and was ended.")
         elif len(pids) > limits.processes:
             self.kill(f"It started more than {limits.processes} processes and was ended.")
-        elif self._resident > limits.memory and sum(map(_proportional, pids)) > limits.memory:
+        elif self._resident + _shared_memory() - self._shared > limits.memory and _memory(pids) > limits.memory:
             self.kill(f"It used more than {limits.memory / 2**30:.1f} GiB of memory and was ended.")
         elif self._disk and self._free - _free(self._disk) > limits.disk_bytes and _size(self._disk) > limits.disk_bytes:
             self.kill(f"It wrote more than {limits.disk_bytes / 2**30:.1f} GiB of files and was ended.")
@@ -293,13 +293,50 @@ def _stat(pid: int) -> tuple[str, float, int] | None:
     return fields[19].decode(), (int(fields[11]) + int(fields[12])) * TICK, int(fields[21])
 
 
-def _proportional(pid: int) -> int:
-    """Bytes resident, shared pages divided among their users."""
+def _shared_memory() -> int:
+    """Bytes that the whole machine holds in files in memory and in memory shared between processes."""
     try:
-        with open(f"/proc/{pid}/smaps_rollup") as file:
-            return sum(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+        with open("/proc/meminfo") as file:
+            return next((int(line.split()[1]) << 10 for line in file if line.startswith("Shmem:")), 0)
     except OSError:
         return 0
+
+
+def _memory(pids: list[int]) -> int:
+    """Bytes that these processes hold: resident, shared pages divided among their users, and their files in memory."""
+    private = mapped = 0
+    held: dict[tuple[int, ...], int] = {}  # by device and inode: one file may be open in many processes
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup") as file:
+                sizes = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.startswith("Pss")}
+            shared = sizes.get("Pss_Shmem", 0)
+            private, mapped = private + sizes.get("Pss", 0) - shared, mapped + shared
+            held |= _files_in_memory(pid)
+        except OSError:
+            continue
+    return private + max(mapped, sum(held.values()))
+
+
+def _files_in_memory(pid: int) -> dict[tuple[int, ...], int]:
+    """Bytes in the private folders of a process's sandbox, by device, and in the nameless files that it has open."""
+    held: dict[tuple[int, ...], int] = {}
+    for folder in {"/tmp", "/var/tmp", "/dev/shm", os.path.expanduser("~")}:
+        try:
+            device = os.stat(inside := f"/proc/{pid}/root{folder}").st_dev
+            if not os.path.exists(folder) or device != os.stat(folder).st_dev:
+                facts = os.statvfs(inside)
+                held[(device,)] = (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+        except OSError:
+            continue
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(path := f"/proc/{pid}/fd/{name}").startswith("/memfd:"):
+                opened = os.stat(path)
+                held[opened.st_dev, opened.st_ino] = opened.st_blocks * 512
+        except OSError:
+            continue
+    return held
 
 
 def _free(path: Path | None) -> int:

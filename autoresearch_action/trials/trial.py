@@ -31,6 +31,7 @@ PASSED = (
     "ROCM_PATH", "PYTHONPATH", "AUTORESEARCH_DATA", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CC", "CXX",
 )  # fmt: skip
 NEVER_HANDED = {".py", ".pyc", ".pyo", ".pyd", ".pth", ".so", ".sh", ".egg", ".zip", ".dll", ".dylib"}
+NEVER_ENTERED = {"__pycache__", ".git"}
 HANDED_BYTES, HANDED_FILES = 16 << 30, 10_000
 FIRST_LIMIT = 6 * 3600.0  # seconds, where neither the brief nor a baseline says
 START_UP = 600.0  # seconds that a first run may take beside its window: compilation, loading
@@ -296,8 +297,8 @@ class Measuring:
         total = count = 0
         for folder, names, files in os.walk(source / self.bench.workspace.prefix, followlinks=False):
             here = Path(folder).relative_to(source)
-            names[:] = [name for name in names if name != "__pycache__" and not (Path(folder) / name).is_symlink()]
-            for name in files:
+            names[:] = [name for name in names if name not in NEVER_ENTERED and not (Path(folder) / name).is_symlink()]
+            for name in sorted({*files} - NEVER_ENTERED):
                 path, place = Path(folder) / name, target / here / name
                 facts = path.lstat()
                 if os.path.lexists(place) or not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:

@@ -94,12 +94,16 @@ class Workspace:
     # -- checkouts -----------------------------------------------------------------------------------------------
 
     def checkout(self, tree: Path, commit: str) -> None:
-        """Make `tree` the pristine checkout of `commit`, with setup's outputs; whatever was there before is gone."""
+        """Make `tree` the pristine checkout of `commit`, with setup's outputs; whatever was there before is gone.
+
+        Cleaned before files are written: a .gitattributes left behind would rule how git writes them.
+        """
         index = tree.with_name(f"{tree.name}.index")
         tree.mkdir(parents=True, exist_ok=True)
         try:
-            self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
             self._git("clean", "-ffdxq", index=index, tree=tree)
+            _remove_git(tree)
+            self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
         except GitError:
             remove(tree)
             index.unlink(missing_ok=True)
@@ -298,6 +302,14 @@ def remove(tree: Path) -> None:
         tree.unlink()
     elif tree.exists():
         shutil.rmtree(tree, onerror=mend)
+
+
+def _remove_git(tree: Path) -> None:
+    """Whatever is named .git below `tree`: `git clean` passes it over."""
+    for folder, names, files in os.walk(tree):
+        for name in {".git"} & {*names, *files}:
+            remove(Path(folder) / name)
+        names[:] = [name for name in names if name != ".git"]
 
 
 def _link(source: str, target: str) -> None:

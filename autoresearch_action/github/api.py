@@ -1,0 +1,162 @@
+"""The connection to GitHub or a GitHub Enterprise Server: one repository, patient calls, failures as sentences.
+
+Retries what may pass (5xx, lost connections, short rate limits) and nothing else; every caller is idempotent, because
+a lost answer may belong to a request that was carried out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import requests
+from github import Auth, Github, GithubException
+from github.Repository import Repository
+
+from autoresearch_action.errors import EnvironmentFault
+
+T = TypeVar("T")
+ATTEMPTS = 5
+FIRST_PAUSE = 1.0  # seconds, doubled every time
+LONGEST_PAUSE = 60.0  # seconds; a rate limit that asks for more is reported
+TIMEOUT = 30  # seconds of one request
+LATER = "Nothing is lost: the state folder (in a job, the artifact) holds everything, and `autoresearch publish --state DIR` does it later."
+ALLOW = (
+    "let Actions open pull requests: repository Settings > Actions > General > Workflow permissions >"
+    " 'Allow GitHub Actions to create and approve pull requests' (an organisation may have to allow it first), or give an App token"
+)
+
+
+@dataclass
+class Api:
+    """One repository and how patiently it is asked. `sleep` and `pause` are for tests."""
+
+    repository: Repository
+    server: str
+    token: str
+    pause: float = FIRST_PAUSE
+    sleep: Callable[[float], None] = time.sleep
+
+    def call(self, what: str, work: Callable[[], T]) -> T:
+        """`work()`, tried again where that can help. Raises EnvironmentFault, or the GithubException of a 4xx to be judged."""
+        pause = self.pause
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return work()
+            except (requests.RequestException, OSError) as error:
+                trouble = f"GitHub cannot be reached ({type(error).__name__})"
+            except GithubException as error:
+                wait = _wait(error)
+                if error.status == 401:
+                    raise EnvironmentFault(f"Could not {what}: the token is not valid, or no longer. {LATER}") from None
+                if wait is None and error.status < 500:
+                    raise
+                trouble = f"GitHub answers {error.status}: {said(error)}"
+                if wait is not None and wait > LONGEST_PAUSE:
+                    raise EnvironmentFault(f"Could not {what}: the rate limit is used up for {wait / 60:.0f} minutes. {LATER}") from None
+                pause = max(pause, wait or 0.0)
+            if attempt < ATTEMPTS:
+                self.sleep(min(pause, LONGEST_PAUSE))
+                pause *= 2
+        raise EnvironmentFault(f"Could not {what}: {trouble}, {ATTEMPTS} times. {LATER}")
+
+    def ask(self, what: str, work: Callable[[], T]) -> T | None:
+        """`call`, with None where GitHub says that there is no such thing."""
+        try:
+            return self.call(what, work)
+        except GithubException as error:
+            if error.status == 404 or (error.status == 409 and "empty" in said(error).lower()):
+                return None
+            raise
+
+    def web(self, path: str) -> str:
+        """An address on the server's site."""
+        return f"{self.server}/{self.repository.full_name}/{path}"
+
+
+def connect(environ: Mapping[str, str], repository: str = "") -> Api:
+    """The repository of the job, or the one named. Raises EnvironmentFault naming what is missing."""
+    token = environ.get("GITHUB_TOKEN") or environ.get("GH_TOKEN") or ""
+    name = environ.get("GITHUB_REPOSITORY") or repository
+    if not token.strip():
+        raise EnvironmentFault(f"Set GITHUB_TOKEN to a token with `contents: write` and `pull-requests: write`. {LATER}")
+    if name.count("/") != 1:
+        raise EnvironmentFault("Set GITHUB_REPOSITORY to owner/name: the run does not know its repository.")
+    base = environ.get("GITHUB_API_URL", "https://api.github.com").rstrip("/")
+    quick = base.startswith("http://127.")  # a server on this machine needs no manners
+    github = Github(
+        auth=Auth.Token(token.strip()),
+        base_url=base,
+        timeout=TIMEOUT,
+        retry=None,
+        seconds_between_requests=None,
+        seconds_between_writes=None if quick else 1.0,
+    )
+    server = environ.get("GITHUB_SERVER_URL", "https://github.com").rstrip("/")
+    api = Api(github.get_repo(name, lazy=True), server, token.strip(), pause=0.01 if quick else FIRST_PAUSE)
+    found = api.ask("read the repository", lambda: github.get_repo(name))
+    if found is None:
+        raise EnvironmentFault(f"{name} is not there, or the token may not see it: give it `contents: write` on this repository.")
+    api.repository = found
+    return api
+
+
+def said(error: GithubException) -> str:
+    """GitHub's own words."""
+    data: Any = error.data
+    if not isinstance(data, Mapping):
+        return str(data or error.message or "no message")[:200]
+    details = [
+        str(e.get("message") or f"{e.get('field', '')} {e.get('code', '')}") if isinstance(e, Mapping) else str(e)
+        for e in data.get("errors") or []
+    ]
+    return " ".join("; ".join([str(data.get("message", "")), *details]).split())[:400]
+
+
+def forbidden(what: str, error: GithubException) -> EnvironmentFault:
+    """A refusal as a sentence: which setting or permission to change."""
+    words = said(error)
+    if "not permitted to create" in words:
+        return EnvironmentFault(f"Could not {what}: {ALLOW}. {LATER}")
+    if error.status in (403, 404):
+        return EnvironmentFault(
+            f"Could not {what}: GitHub says '{words}'; give the job `permissions: contents: write` and `pull-requests: write`. {LATER}"
+        )
+    return EnvironmentFault(f"Could not {what}: GitHub answers {error.status}: {words}. {LATER}")
+
+
+def _wait(error: GithubException) -> float | None:
+    """Seconds that a rate limit asks for; None where the error is none."""
+    headers = {key.lower(): value for key, value in (error.headers or {}).items()}
+    if error.status not in (403, 429):
+        return None
+    if headers.get("retry-after", "").isdigit():
+        return float(headers["retry-after"])
+    if headers.get("x-ratelimit-remaining") == "0" and headers.get("x-ratelimit-reset", "").isdigit():
+        return max(0.0, float(headers["x-ratelimit-reset"]) - time.time())
+    return FIRST_PAUSE if "rate limit" in said(error).lower() else None
+
+
+def allowed(token: str, repository: str, environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What the token may do here, for `doctor`: (name, finding, advice or "")."""
+    try:
+        api = connect({**environ, "GITHUB_TOKEN": token, "GITHUB_REPOSITORY": repository})
+    except EnvironmentFault as error:
+        yield "github", str(error), "Check GITHUB_TOKEN and GITHUB_REPOSITORY."
+        return
+    rights = api.repository.permissions
+    if rights is not None and rights.push:
+        yield "github", f"the token may write to {repository}", ""
+    else:
+        yield "github", f"the token may only read {repository}", "Publishing needs `permissions: contents: write, pull-requests: write`."
+    try:
+        _, answer = api.repository.requester.requestJsonAndCheck("GET", f"{api.repository.url}/actions/permissions/workflow")
+    except (GithubException, requests.RequestException):
+        yield "pull requests", "whether Actions may open pull requests is only shown to administrators", ""
+        return
+    if answer.get("can_approve_pull_request_reviews"):
+        yield "pull requests", "Actions may open pull requests", ""
+    else:
+        yield "pull requests", "Actions may not open pull requests", f"An administrator must {ALLOW}."

@@ -1,0 +1,53 @@
+"""What started the job: the dispatched brief and checkpoint, read from the event file. Nothing is interpolated anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoresearch_action.errors import InputError
+from autoresearch_action.records import Record
+
+
+class Dispatch(Record):
+    """None: not given."""
+
+    brief: str | None = None
+    checkpoint: str | None = None
+    attempt: int = 1  # counts how often the queue has sent it
+
+
+def read(environ: Mapping[str, str]) -> Dispatch:
+    """The dispatch of this job; an empty one outside of a job. Raises InputError."""
+    path, name = environ.get("GITHUB_EVENT_PATH"), environ.get("GITHUB_EVENT_NAME", "")
+    if not path or not Path(path).is_file():
+        return Dispatch()
+    try:
+        event = json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"The event file holds no JSON: {error}.") from None
+    given = (
+        _mapping(event, "inputs")
+        if name == "workflow_dispatch"
+        else _mapping(event, "client_payload")
+        if name == "repository_dispatch"
+        else {}
+    )
+    attempt = given.get("attempt", 1)
+    return Dispatch(brief=_text(given, "brief"), checkpoint=_text(given, "checkpoint"), attempt=attempt if isinstance(attempt, int) else 1)
+
+
+def _mapping(event: Any, key: str) -> Mapping[str, Any]:
+    value = event.get(key) if isinstance(event, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(given: Mapping[str, Any], key: str) -> str | None:
+    value = given.get(key)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"The event's `{key}` is {type(value).__name__}: it must be text.")
+    return value.strip() or None

@@ -1,0 +1,121 @@
+"""Outputs, step summary and annotations of a job: GITHUB_OUTPUT, GITHUB_STEP_SUMMARY and workflow commands.
+
+Does nothing outside a job. Values come through files with random delimiters, so no text can forge another output.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from autoresearch_action.ledger import Study
+from autoresearch_action.report import body, tables
+from autoresearch_action.report.text import visible
+
+MOST_NOTICES = 10  # annotations of one kind in a step: GitHub shows no more
+ARTIFACT = ("ledger.jsonl", "claims.json", "results.tsv", "report.html", "progress.png", "PULL_REQUEST.md", "trials", "proven")
+
+
+def place(state: Path, brief_id: str, environ: Mapping[str, str]) -> None:
+    """Where the run's state is and what its artifact is called: said first, so that a cancelled job still has it."""
+    job = "-".join(filter(None, (environ.get("GITHUB_RUN_ID"), environ.get("GITHUB_RUN_ATTEMPT"))))
+    shard = environ.get("AUTORESEARCH_SHARD", "")
+    name = "-".join(filter(None, ("autoresearch", brief_id, job, shard)))
+    put(
+        environ,
+        **{"state-directory": str(state), "artifact-name": name, "artifact-path": "\n".join(str(state / part) for part in ARTIFACT)},
+    )
+
+
+def write(study: Study, environ: Mapping[str, str]) -> None:
+    """The outputs of the research step, its summary and its annotations."""
+    if study.run is None:
+        return
+    put(environ, **research(study))
+    summarize(body.summary(study), environ)
+    for warning in body.warnings(study)[:MOST_NOTICES]:
+        annotate("warning", warning)
+    for change in tables.changes(study)[:MOST_NOTICES]:
+        annotate("notice", f"Proven: {change.description}")
+    annotate("notice", body.verdict_line(study))
+
+
+def research(study: Study) -> dict[str, str]:
+    """The outputs of action.yml that the research step gives."""
+    run, confirmation = study.run, study.confirmation
+    assert run is not None
+    noise = study.facts.get("noise") or {}
+    baseline = confirmation.baseline if confirmation and confirmation.baseline is not None else noise.get("mean")
+    best = confirmation.best if confirmation and confirmation.best is not None else _incumbent(study, run.metric)
+    percent = 0.0
+    if confirmation and confirmation.held and confirmation.estimate is not None and confirmation.baseline:
+        percent = 100 * confirmation.estimate / abs(confirmation.baseline)
+    device = study.device_seconds / 3600 * (run.budget.get("gpu_usd_per_hour") or 0.0)
+    return {
+        "improved": str(study.improved).lower(),
+        "metric-name": run.metric,
+        "baseline": "" if baseline is None else f"{baseline:.10g}",
+        "best": "" if best is None else f"{best:.10g}",
+        "improvement-percent": f"{percent:.4g}",
+        "experiments": str(sum(1 for number in study.statuses if number)),
+        "kept": str(len(study.proven())),
+        "cost-usd": f"{study.usd + device:.4f}",
+        "stop-reason": study.stop_reason,
+        "branch": (study.facts.get("branch") or {}).get("name", ""),
+        "report-path": str(study.state / "report.html"),
+    }
+
+
+def _incumbent(study: Study, metric: str) -> float | None:
+    verdict = study.experiments[study.kept[-1]].verdict if study.kept else None
+    return verdict.metrics.get(metric) if verdict else None
+
+
+def put(environ: Mapping[str, str], **values: str) -> None:
+    """Set outputs of the present step."""
+    _append(environ.get("GITHUB_OUTPUT"), "".join(_entry(name, value) for name, value in values.items()))
+
+
+def _entry(name: str, value: str) -> str:
+    mark = f"end-{secrets.token_hex(8)}"
+    return f"{name}<<{mark}\n{value}\n{mark}\n"
+
+
+def summarize(markdown: str, environ: Mapping[str, str]) -> None:
+    _append(environ.get("GITHUB_STEP_SUMMARY"), markdown + "\n")
+
+
+def _append(path: str | None, text: str) -> None:
+    if path:
+        with open(path, "a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+
+
+def annotate(kind: str, text: str) -> None:
+    """An annotation on the job's page; nothing outside a job."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(f"::{kind} title=autoresearch::{escape(text)}", flush=True)
+
+
+def escape(text: str) -> str:
+    """Text for a workflow command's message."""
+    return visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+@contextmanager
+def fenced() -> Iterator[None]:
+    """Nothing that is printed inside is taken for a workflow command: no trial's output can set a variable."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        yield
+        return
+    mark = secrets.token_hex(16)
+    print(f"::stop-commands::{mark}", flush=True)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        print(f"::{mark}::", flush=True)

@@ -1,0 +1,400 @@
+"""Publishing: what was proven becomes one pull request, opened or brought up to date. Idempotent; runs no candidate code.
+
+Covers the branch, the pull request and its furniture. The commits are series.py's, the ledger's own branch memory.py's.
+A branch is moved only from the commit that this tool itself had put there, by compare-and-swap; where a person has
+pushed, a fresh branch is used. Nothing is ever rebased: what is published is the tree that was confirmed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from github import GithubException
+from github.PullRequest import PullRequest
+from pydantic import ValidationError
+
+from autoresearch_action import ledger as ledgers
+from autoresearch_action.errors import EnvironmentFault, InputError
+from autoresearch_action.github import outputs, series
+from autoresearch_action.github.api import Api, connect, forbidden, said
+from autoresearch_action.ledger import Study
+from autoresearch_action.records import Confirmation, Run
+from autoresearch_action.report import body as bodies
+from autoresearch_action.report import tables, text
+
+MARKER = re.compile(r"<!-- autoresearch (\{[^\n]*?\}) -->")
+SUFFIXES = ("", *(f"-{number}" for number in range(2, 100)))
+MOVE = """mutation($repository: ID!, $name: GitRefname!, $before: GitObjectID!, $after: GitObjectID!) {
+  updateRefs(input: {repositoryId: $repository, refUpdates: [{name: $name, beforeOid: $before, afterOid: $after, force: true}]}) {
+    clientMutationId
+  }
+}"""
+
+Operation = Literal["created", "updated", "closed", "none"]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the pull request is to look; "" is the default."""
+
+    base: str = ""
+    branch: str = ""
+    draft: bool = False
+    labels: tuple[str, ...] = ("autoresearch",)
+    reviewers: tuple[str, ...] = ()
+    program: str = ""  # what the caller expects to have been run
+    working_directory: str = ""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Wishes:
+        def lines(name: str, default: str = "") -> tuple[str, ...]:
+            return tuple(line.strip() for line in environ.get(name, default).splitlines() if line.strip())
+
+        draft = environ.get("AUTORESEARCH_DRAFT", "false").strip().lower() or "false"
+        if draft not in ("true", "false"):
+            raise InputError(f"draft: {draft[:60]!r} is neither true nor false.")
+        return cls(
+            base=environ.get("AUTORESEARCH_BASE", "").strip(),
+            branch=environ.get("AUTORESEARCH_BRANCH", "").strip(),
+            draft=draft == "true",
+            labels=lines("AUTORESEARCH_LABELS", "autoresearch"),
+            reviewers=lines("AUTORESEARCH_REVIEWERS"),
+            program=environ.get("AUTORESEARCH_PROGRAM", "").strip(),
+            working_directory=environ.get("AUTORESEARCH_WORKING_DIRECTORY", "").strip(),
+        )
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was done; `words` is one sentence."""
+
+    operation: Operation
+    words: str
+    branch: str = ""
+    number: int | None = None
+    url: str = ""
+    head: str = ""
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        return "\n".join([self.words, *(f"Note: {note}" for note in self.notes)])
+
+    def outputs(self) -> dict[str, str]:
+        return {
+            "branch": self.branch,
+            "pull-request-number": str(self.number or ""),
+            "pull-request-url": self.url,
+            "pull-request-operation": self.operation,
+            "pull-request-head-sha": self.head,
+        }
+
+
+def publish(state: Path, environ: Mapping[str, str], dry_run: bool = False, picture: str = "") -> Published:
+    """Bring the brief's pull request in line with the run in `state`. Raises InputError, EnvironmentFault."""
+    wishes, study = Wishes.of(environ), _study(state)
+    run = study.run
+    assert run is not None
+    _expected(run, wishes)
+    publisher = Publisher(connect(environ, run.repository), study, run, wishes, dry_run, picture)
+    done = publisher.publish()
+    outputs.put(environ, **done.outputs())
+    return done
+
+
+def _study(state: Path) -> Study:
+    try:
+        study = ledgers.read(state)
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{state} does not hold a ledger of this version ({type(error).__name__}).") from None
+    if study.run is None:
+        raise InputError(f"The ledger in {state} has no run yet: there is nothing to publish.")
+    return study
+
+
+def _expected(run: Run, wishes: Wishes) -> None:
+    """The ledger was made by a job that ran a model's code: it does not get to say which brief it answers."""
+    for name, told, wanted in (
+        ("program", run.program, wishes.program),
+        ("working-directory", run.working_directory, wishes.working_directory),
+    ):
+        if wanted and Path(told) != Path(wanted):
+            raise InputError(f"{name}: the run says {told[:100]!r}, this job expects {wanted!r}; nothing is published.")
+
+
+class Publisher:
+    """One run and one repository."""
+
+    def __init__(self, api: Api, study: Study, run: Run, wishes: Wishes, dry_run: bool, picture: str) -> None:
+        self.api, self.study, self.run, self.wishes, self.dry_run, self.picture = api, study, run, wishes, dry_run, picture
+        self.repository = api.repository
+        self.name = wishes.branch or f"autoresearch/{run.brief_id}"
+        self.notes: list[str] = []
+
+    def publish(self) -> Published:
+        confirmation = self.study.confirmation
+        if confirmation is None or not confirmation.held or not self.study.proven():
+            return self._nothing()
+        base = series.Base(self.api, self.run.base)
+        patches = [path.read_text("utf-8", "surrogateescape") for path in self.study.proven()]
+        touched = series.check(patches, self.run, series.brief_of(base, self.run))
+        steps = series.applied({path: base.read(path) for path in touched}, patches)
+        target = self._base_branch()
+        behind = self._behind(target)
+        if self.dry_run:
+            return self._told(target, len(steps))
+        branch, head, shas = self._branch(base, steps, confirmation)
+        notes = (behind,) if behind else ()
+        return self._pull(target, branch, head, notes, dict(zip(self._numbers(), shas, strict=True)))
+
+    def _told(self, target: str, commits: int) -> Published:
+        found = next((pull for pull in self._open_pulls() if _marker(pull).get("head") == pull.head.sha), None)
+        what = f"update pull request {found.number}" if found else f"open a pull request from {self.name}"
+        many = f"{commits} commit{'s' * (commits != 1)}"
+        return Published("none", f"Dry run: would {what} onto {target} with {many}: {bodies.title(self.study)}.", self.name)
+
+    def _numbers(self) -> list[int]:
+        return [int(path.stem[-4:]) for path in self.study.proven()]
+
+    # -- where it goes -------------------------------------------------------------------------------------------
+
+    def _base_branch(self) -> str:
+        for name in filter(None, (self.wishes.base, self.run.branch, self.repository.default_branch)):
+            if self._ref(name):
+                return name
+            if name == self.wishes.base:
+                break
+        raise InputError(f"base: there is no branch {self.wishes.base or self.run.branch} to open a pull request onto.")
+
+    def _behind(self, target: str) -> str:
+        """What is said where the base has moved since it was measured. Raises InputError where it is not on the branch."""
+        compared = self.api.ask("compare the base", lambda: self.repository.compare(self.run.base, target))
+        if compared is None or compared.status not in ("identical", "ahead"):
+            raise InputError(f"The commit that was measured ({self.run.base[:12]}) is not on {target}: give the branch it is on as `base`.")
+        if not compared.ahead_by:
+            return ""
+        many = f"{compared.ahead_by} commit{'s' * (compared.ahead_by != 1)}"
+        return f"Measured on {self.run.base[:7]}, {many} behind {target}. It was not rebased; the next run measures it on the newer base first."
+
+    def _ref(self, branch: str) -> str | None:
+        found = self.api.ask(f"read the branch {branch}", lambda: self.repository.get_git_ref(f"heads/{branch}"))
+        return found.object.sha if found and found.ref == f"refs/heads/{branch}" else None
+
+    def _branch(self, base: series.Base, steps: Sequence[series.Contents], confirmation: Confirmation) -> tuple[str, str, list[str]]:
+        """(branch, head, commits) with the proven series on it: found there, put there, or put on a fresh name."""
+        made: list[str] = []
+        for suffix in SUFFIXES:
+            name = f"{self.name}{suffix}"
+            now = self._ref(name)
+            if now:
+                there = self._there(now, confirmation)
+                if there:
+                    return name, now, there
+                if not self._untouched(name, now):
+                    self.notes.append(f"{name} holds commits that are not this tool's: it is left alone")
+                    continue
+            made = made or self._commits(base, steps, confirmation)
+            if self._move(name, now, made[-1]):
+                return name, made[-1], made
+        raise EnvironmentFault(f"There are a hundred branches {self.name}-…: delete some.")
+
+    def _there(self, head: str, confirmation: Confirmation) -> list[str] | None:
+        """The commits up to `head` where they are this very run's, published before; else None."""
+        shas: list[str] = []
+        for _ in self._numbers():
+            commit = self.api.call("read the branch", lambda: self.repository.get_git_commit(head))
+            if f"Autoresearch-Run: {self.run.id}" not in commit.message or len(commit.parents) != 1:
+                return None
+            if not shas and commit.tree.sha != confirmation.tree:
+                return None
+            shas.append(head)
+            head = commit.parents[0].sha
+        return shas[::-1] if head == self.run.base else None
+
+    def _untouched(self, branch: str, now: str) -> bool:
+        """Whether the branch is where this tool left it: some pull request from it says so."""
+        owner = self.repository.owner.login
+        pulls: list[PullRequest] = self.api.call(
+            "list pull requests", lambda: list(self.repository.get_pulls(state="all", head=f"{owner}:{branch}")[:20])
+        )
+        return any(_marker(pull).get("head") == now and _marker(pull).get("brief") == self.run.brief_id for pull in pulls)
+
+    def _commits(self, base: series.Base, steps: Sequence[series.Contents], confirmation: Confirmation) -> list[str]:
+        messages = [self._message(change) for change in tables.changes(self.study)]
+        commits = series.write(self.api, base, steps, messages)
+        if commits[-1].tree.sha != confirmation.tree:
+            raise InputError("The changes do not add up to the code that was confirmed: nothing is published.")
+        return [commit.sha for commit in commits]
+
+    def _message(self, change: tables.Change) -> str:
+        why = text.clip(text.plain(change.hypothesis), 1_000)
+        trailers = {"Brief": self.run.brief_id, "Run": self.run.id, "Experiment": change.number}
+        tail = "\n".join(f"Autoresearch-{key}: {value}" for key, value in trailers.items())
+        return "\n\n".join(filter(None, (text.clip(text.plain(change.description), 72) or "Change", why, tail)))
+
+    def _move(self, branch: str, now: str | None, head: str) -> bool:
+        """Point the branch at `head`: made anew, or moved from `now` and from nothing else. False: somebody was faster."""
+        if now is None:
+            try:
+                self.api.call("create the branch", lambda: self.repository.create_git_ref(f"refs/heads/{branch}", head))
+            except GithubException as error:
+                if error.status in (409, 422) and self._ref(branch):
+                    return self._ref(branch) == head  # an earlier try that was answered too late, or another run
+                raise forbidden(f"create the branch {branch}", error) from None
+            return True
+        values = {"repository": self.repository.node_id, "name": f"refs/heads/{branch}", "before": now, "after": head}
+        try:
+            self.api.call("move the branch", lambda: self.repository.requester.graphql_query(MOVE, values))
+        except GithubException as error:
+            if self._ref(branch) == head:
+                return True
+            self.notes.append(f"{branch} could not be moved ({said(error)})")
+            return False
+        return True
+
+    # -- the pull request ----------------------------------------------------------------------------------------
+
+    def _open_pulls(self) -> Iterator[PullRequest]:
+        """Open pull requests of this brief, from this repository."""
+        pulls: list[PullRequest] = self.api.call("list pull requests", lambda: list(self.repository.get_pulls(state="open")[:300]))
+        for pull in pulls:
+            same = pull.head.repo is not None and pull.head.repo.full_name == self.repository.full_name
+            if same and _marker(pull).get("brief") == self.run.brief_id:
+                yield pull
+
+    def _pull(self, target: str, branch: str, head: str, notes: tuple[str, ...], commits: Mapping[int, str]) -> Published:
+        told = (*notes, *(f"{note}." for note in self.notes))
+        title = text.clip(bodies.title(self.study), 250)
+        limit = bodies.BODY_LIMIT
+
+        def write() -> str:
+            return bodies.body(self.study, notes=told, picture=self.picture, commits=commits, head=head, limit=limit)
+
+        found = self._from(branch)
+        if found is None:
+            found, operation = self._create(target, branch, title, write())
+        else:
+            operation = "none"
+        if operation == "none" and (found.title != title or _plain(found.body) != _plain(write())):
+            self._edit(found, title, write())
+            operation = "updated"
+        self._furnish(found)
+        done = {"created": "Opened", "updated": "Updated", "none": "Nothing new for"}[operation]
+        words = f"{done} pull request {found.number}: {found.html_url}"
+        return Published(operation, words, branch, found.number, found.html_url, head, tuple(self.notes))
+
+    def _from(self, branch: str) -> PullRequest | None:
+        head = f"{self.repository.owner.login}:{branch}"
+        pulls: list[PullRequest] = self.api.call("list pull requests", lambda: list(self.repository.get_pulls(state="open", head=head)[:2]))
+        return pulls[0] if pulls else None
+
+    def _create(self, target: str, branch: str, title: str, body: str) -> tuple[PullRequest, Operation]:
+        draft = self.wishes.draft
+        for _ in range(4):
+            facts: dict[str, Any] = {"title": title, "body": body, "draft": draft}
+            try:
+                made = self.api.call("open the pull request", lambda f=facts: self.repository.create_pull(target, branch, **f))  # type: ignore[misc]
+                return made, "created"
+            except GithubException as error:
+                words = said(error).lower()
+                found = self._from(branch) if "already exists" in words else None
+                if found is not None:
+                    return found, "none"
+                if draft and "draft" in words:
+                    draft = False
+                    self.notes.append("drafts are not available here: it was opened as an ordinary pull request")
+                elif "too long" in words and len(body) > 2_000:
+                    body = bodies.body(self.study, picture=self.picture, limit=len(body) // 2)
+                else:
+                    raise forbidden("open the pull request", error) from None
+        raise EnvironmentFault("Could not open the pull request: GitHub refused every form of it.")
+
+    def _edit(self, pull: PullRequest, title: str, body: str) -> None:
+        try:
+            self.api.call("update the pull request", lambda: pull.edit(title=title, body=body))
+        except GithubException as error:
+            if "too long" not in said(error).lower():
+                raise forbidden("update the pull request", error) from None
+            short = bodies.body(self.study, picture=self.picture, limit=len(body) // 2)
+            self.api.call("update the pull request", lambda: pull.edit(title=title, body=short))
+
+    def _furnish(self, pull: PullRequest) -> None:
+        """Labels and reviewers; where they cannot be had, a note, no failure."""
+        have = {label.name.lower() for label in pull.labels}
+        missing = [name for name in self.wishes.labels if name.lower() not in have]
+        try:
+            for name in missing:
+                self._label(name)
+            if missing:
+                self.api.call("label the pull request", lambda: pull.add_to_labels(*missing))
+        except GithubException as error:
+            self.notes.append(f"labels could not be set ({said(error)})")
+        people = [name for name in self.wishes.reviewers if "/" not in name]
+        teams = [name.split("/", 1)[1] for name in self.wishes.reviewers if "/" in name]
+        asked = {user.login.lower() for user in pull.requested_reviewers} | {team.slug.lower() for team in pull.requested_teams}
+        people, teams = ([n for n in names if n.lower() not in asked] for names in (people, teams))
+        if people or teams:
+            try:
+                self.api.call("ask for reviews", lambda: pull.create_review_request(people, teams))
+            except GithubException as error:
+                self.notes.append(f"reviewers could not be asked ({said(error)})")
+
+    def _label(self, name: str) -> None:
+        if self.api.ask("read the labels", lambda: self.repository.get_label(name)) is None:
+            try:
+                self.api.call(
+                    "make the label", lambda: self.repository.create_label(name, "1f6feb", "Proposed and measured by autoresearch")
+                )
+            except GithubException as error:
+                if "already_exists" not in said(error):
+                    raise
+
+    def _nothing(self) -> Published:
+        """Nothing was proven. A pull request of ours that this run has tested on a newer base, in vain, is closed."""
+        stale = self._pointless()
+        if stale is None:
+            return Published("none", f"No pull request: {bodies.verdict_line(self.study)}")
+        words = f"on the newer base {self.run.base[:7]}, {bodies.verdict_line(self.study)}"
+        if self.dry_run:
+            return Published("none", f"Dry run: would close pull request {stale.number}: {words}")
+        try:
+            self.api.call("comment", lambda: stale.create_issue_comment(f"Closed: {text.inline(words, 600)}"))
+            self.api.call("close the pull request", lambda: stale.edit(state="closed"))
+        except GithubException as error:
+            raise forbidden("close the pull request", error) from None
+        return Published(
+            "closed", f"Closed pull request {stale.number}: {words}", stale.head.ref, stale.number, stale.html_url, stale.head.sha
+        )
+
+    def _pointless(self) -> PullRequest | None:
+        if not self.study.finished or self.study.confirmation is None:
+            return None
+        for pull in self._open_pulls():
+            told = _marker(pull)
+            if told.get("head") == pull.head.sha and told.get("base") != self.run.base and self._ahead(told.get("base", "")):
+                return pull
+        return None
+
+    def _ahead(self, older: str) -> bool:
+        """Whether this run's base is newer than `older`."""
+        if not re.fullmatch(r"[0-9a-f]{40,64}", older):
+            return False
+        compared = self.api.ask("compare the bases", lambda: self.repository.compare(older, self.run.base))
+        return compared is not None and compared.status == "ahead"
+
+
+def _marker(pull: PullRequest) -> dict[str, str]:
+    found = MARKER.search(pull.body or "")
+    try:
+        told = json.loads(found[1]) if found else {}
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in told.items()} if isinstance(told, dict) else {}
+
+
+def _plain(body: str | None) -> str:
+    return (body or "").replace("\r\n", "\n").strip()

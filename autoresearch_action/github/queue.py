@@ -1,0 +1,77 @@
+"""The queue of dispatched checkpoints: a ticket on the memory branch for each, so that none is dropped.
+
+GitHub keeps one waiting job of a concurrency group and cancels the one before. So every dispatch is written down first
+(`enqueue`, in a job that nothing cancels), each run takes out its own ticket when it has published, and sends a ticket
+whose run ended unpublished (cancelled while it waited) on its way again (`settle`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+
+from github import GithubException
+
+from autoresearch_action.github import event
+from autoresearch_action.github.api import Api, connect, forbidden, said
+from autoresearch_action.github.event import Dispatch
+from autoresearch_action.github.memory import Branch
+
+FOLDER = "queue"
+ATTEMPTS = 3  # of one checkpoint
+
+
+def enqueue(environ: Mapping[str, str]) -> str:
+    """Write the event's checkpoint down. Returns the ticket, "" where the event is no dispatch of one."""
+    given, run = event.read(environ), environ.get("GITHUB_RUN_ID", "")
+    if environ.get("GITHUB_EVENT_NAME") != "repository_dispatch" or not run.isdigit():
+        return ""
+    branch = Branch(connect(environ))
+    if any(_run(path) == run for path in branch.listing(FOLDER)):
+        return ""
+    ticket = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{run}.json"
+    branch.write({f"{FOLDER}/{ticket}": given.model_dump_json(exclude_none=True).encode()}, f"Queue the checkpoint of run {run}")
+    return ticket
+
+
+def settle(environ: Mapping[str, str]) -> str:
+    """Take out this run's ticket; start the oldest one that was left behind. Returns a sentence, or ""."""
+    run = environ.get("GITHUB_RUN_ID", "")
+    api = connect(environ)
+    branch = Branch(api)
+    tickets = branch.listing(FOLDER)
+    own = [path for path in tickets if _run(path) == run]
+    if own:
+        branch.write({f"{FOLDER}/{path}": None for path in own}, f"Done with the checkpoint of run {run}")
+    others = sorted(path for path in tickets if path not in own)
+    states = {path: _status(api, _run(path)) for path in others}
+    if any(status != "completed" for status in states.values()):
+        return ""  # one of them is on its way and will look here when it is done
+    for path in others:
+        left = Dispatch.model_validate_json(branch.blob(tickets[path]))
+        if left.attempt >= ATTEMPTS:
+            branch.write({f"{FOLDER}/{path}": None}, f"Give up the checkpoint of run {_run(path)}")
+            continue
+        _send(api, left.model_copy(update={"attempt": left.attempt + 1}))
+        branch.write({f"{FOLDER}/{path}": None}, f"Send the checkpoint of run {_run(path)} again")
+        return f"The checkpoint of run {_run(path)} had been left behind: it is on its way again."
+    return ""
+
+
+def _run(path: str) -> str:
+    return path.removesuffix(".json").rsplit("-", 1)[-1]
+
+
+def _status(api: Api, run: str) -> str:
+    """queued, in_progress, completed, …; a run that is gone is completed."""
+    found = api.ask("read a run", lambda: api.repository.get_workflow_run(int(run)))
+    return str(found.status) if found else "completed"
+
+
+def _send(api: Api, left: Dispatch) -> None:
+    payload = json.loads(left.model_dump_json(exclude_none=True))
+    try:
+        api.call("send the checkpoint", lambda: api.repository.create_repository_dispatch("checkpoint", payload))
+    except GithubException as error:
+        raise forbidden(f"send the checkpoint again ({said(error)})", error) from None

@@ -1,0 +1,283 @@
+"""The pull request's words: title, body and step summary, from the ledger alone.
+
+Everything a model wrote goes through text.py. The body is kept below its limit by leaving out details, last ones
+first; the verdict always stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from autoresearch_action.ledger import Study
+from autoresearch_action.records import Confirmation, Run
+from autoresearch_action.report import tables, text
+from autoresearch_action.report.tables import Change, Row
+
+BODY_LIMIT = 58_000  # characters; GitHub refuses 65,536
+SUMMARY_LIMIT = 400_000  # characters of a step summary; GitHub takes 1 MiB
+FOLD = 15  # rows; a longer table is folded
+POINTS = 100  # of the Mermaid chart
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How much is told. Tried from the fullest down until the body fits."""
+
+    rows: int
+    prose: int
+    why: int
+    words: int
+
+
+DETAILS = (Detail(300, 12_000, 4_000, 300), Detail(120, 6_000, 1_500, 200), Detail(40, 2_000, 600, 140), Detail(10, 300, 200, 80))
+
+
+def title(study: Study) -> str:
+    """One line without Markdown: what was claimed, or that nothing was."""
+    run, confirmation = _run(study), study.confirmation
+    if confirmation is None or not confirmation.held:
+        return f"autoresearch: no confirmed change of {run.metric}"
+    return f"autoresearch: {_change(run, confirmation)}"
+
+
+def body(
+    study: Study,
+    *,
+    notes: tuple[str, ...] = (),
+    picture: str = "",
+    commits: Mapping[int, str] | None = None,
+    head: str = "",
+    limit: int = BODY_LIMIT,
+) -> str:
+    """The body of the pull request. `notes` (of the publisher) stand below the verdict; `picture` is an address,
+    `commits` the published commits by experiment and `head` the last of them."""
+    written = ""
+    for detail in DETAILS:
+        written = str(_template().render(_facts(study, detail, notes, picture, commits or {}, head)))
+        if len(written) <= limit:
+            return written
+    return written[: limit - 200].rsplit("\n", 1)[0] + "\n\n… cut here: the whole of it is in report.html.\n"
+
+
+def summary(study: Study) -> str:
+    """The step summary: the body, with room for more of it."""
+    return body(study, limit=SUMMARY_LIMIT)
+
+
+def _run(study: Study) -> Run:
+    assert study.run is not None
+    return study.run
+
+
+def verdict_line(study: Study) -> str:
+    """The verdict in one line of plain text."""
+    run, confirmation = _run(study), study.confirmation
+    if confirmation is None:
+        return "No verdict: the run ended before anything could be confirmed."
+    if not confirmation.held:
+        return confirmation.reason or "Nothing held."
+    over = f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh seeds on held-out data"
+    if run.seeds == "exact" or confirmation.test == "exact":
+        over = "an exact count on this instance"
+    return f"{_change(run, confirmation)}, over {over}, re-measured on this head."
+
+
+def _change(run: Run, confirmation: Confirmation) -> str:
+    """val_bpb 2.14 → 2.08 (−2.9 %, 95 % interval −3.8 % to −2.0 %)."""
+    assert confirmation.baseline is not None and confirmation.best is not None and confirmation.estimate is not None
+    sign = 1 if run.goal == "maximize" else -1
+    scale = abs(confirmation.baseline)
+
+    def percent(gain: float) -> str:
+        return f"{text.signed(100 * sign * gain / scale, 3)} %" if scale else text.signed(sign * gain)
+
+    inside = percent(confirmation.estimate)
+    if confirmation.low is not None and confirmation.high is not None and confirmation.test != "exact":
+        ends = sorted((confirmation.low, confirmation.high), key=lambda gain: sign * gain)
+        inside += f", 95 % interval {percent(ends[0])} to {percent(ends[1])}"
+    return f"{run.metric} {text.number(confirmation.baseline)} → {text.number(confirmation.best)} ({inside})"
+
+
+def _facts(study: Study, detail: Detail, notes: tuple[str, ...], picture: str, commits: Mapping[int, str], head: str) -> dict[str, Any]:
+    run, confirmation = _run(study), study.confirmation
+    sign = 1 if run.goal == "maximize" else -1
+    proven = tables.changes(study)
+    rows = tables.rows(study.recent(tables.MOST_ROWS), run.metric, sign)
+    stats = tables.total(stat for change in proven for stat in change.files)
+    shown = [r for r in rows if r.number == 0 or r.status == "keep"] if detail.rows < 20 else rows[-detail.rows :]
+    return {
+        "study": study,
+        "run": run,
+        "confirmation": confirmation,
+        "verdict": verdict_line(study),
+        "adjusted": _adjusted(run, confirmation),
+        "warnings": warnings(study),
+        "notes": notes,
+        "picture": picture,
+        "stats": stats,
+        "added": sum(added for _, added, _ in stats),
+        "removed": sum(removed for _, _, removed in stats),
+        "changes": proven,
+        "commits": commits,
+        "rows": shown,
+        "hidden": len(study.statuses) - len(shown),
+        "fold": len(shown) > FOLD,
+        "chart": _chart(rows, run),
+        "judged": judged(study),
+        "commands": _commands(run),
+        "environment": {key: value for key, value in run.environment.items() if value},
+        "cost": cost(study),
+        "prose": _prose(run, detail.prose),
+        "next": _next(study, proven),
+        "detail": detail,
+        "marker": marker(run, confirmation, head),
+    }
+
+
+def marker(run: Run, confirmation: Confirmation | None, head: str) -> str:
+    """What `publish` reads back from a body: which brief, run, base, tree and head it speaks of."""
+    tree = confirmation.tree if confirmation else ""
+    return f"<!-- autoresearch {json.dumps({'brief': run.brief_id, 'run': run.id, 'base': run.base, 'tree': tree, 'head': head})} -->"
+
+
+def _adjusted(run: Run, confirmation: Confirmation | None) -> str:
+    if confirmation is None or not confirmation.held or confirmation.adjusted is None or confirmation.test == "exact":
+        return ""
+    change = text.signed((1 if run.goal == "maximize" else -1) * confirmation.adjusted)
+    return f"Adjusted for having passed the test, the estimate is {change}."
+
+
+def warnings(study: Study) -> list[str]:
+    """What a reviewer must know before believing anything else."""
+    run = _run(study)
+    found = []
+    level = run.environment.get("sandbox", "")
+    if level != "full":
+        found.append(f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}: a candidate could have cheated.")
+    if not run.contract.get("evaluate"):
+        found.append("The metric is self-reported: the changed program printed it itself. Give the brief an `evaluate`.")
+    if run.seeds == "blind" or (study.facts.get("noise") or {}).get("blind"):
+        found.append("Seeds have no effect on this program, so luck cannot be told from a gain.")
+    if not study.finished:
+        found.append("The run was interrupted; what is proven here was proven before.")
+    return found
+
+
+def judged(study: Study) -> list[tuple[str, str]]:
+    """How it was judged: (what, how) in plain text."""
+    run, confirmation = _run(study), study.confirmation
+    noise = study.facts.get("noise") or {}
+    found = [("frozen", f"everything but {', '.join(run.contract.get('edit', ['train.py']))}; sha256 {run.frozen[:16]}")]
+    if run.data:
+        found.append(("data", f"sha256 {run.data[:16]}"))
+    if run.checkpoint:
+        found.append(("checkpoint", f"{run.checkpoint.get('uri', '')}, sha256 {run.checkpoint.get('sha256', '')[:16]}"))
+    if "time-budget" in run.contract:
+        found.append(("time", f"{run.contract['time-budget']:g} s of training for every run, measured from outside"))
+    if noise:
+        sigma = "an exact metric" if noise.get("exact") else f"σ = {noise['sigma']:.3g} over {noise['runs']} runs of the base"
+        found.append(("noise", sigma + ("; literal seeds were replaced" if noise.get("reseed") else "")))
+    if confirmation and confirmation.test:
+        level = f"; p = {confirmation.p_value:.2g} at level {confirmation.level:.2g}" if confirmation.p_value is not None else ""
+        found.append(("test", f"{confirmation.test} over {confirmation.pairs} pairs, base and head in random order{level}"))
+        found.append(("interval", f"over {confirmation.over or 'seeds'}"))
+    if study.facts.get("claims"):
+        found.append(("claims", str(study.facts["claims"])))
+    found += [("note", note) for note in (confirmation.notes if confirmation else [])]
+    audit = study.facts.get("audit") or {}
+    if audit.get("looks"):
+        found.append(
+            ("early stops", f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']} winners would have been lost")
+        )
+    found.append(("sandbox", run.environment.get("sandbox", "unknown")))
+    return found
+
+
+def _commands(run: Run) -> str:
+    """What reproduces one run of base or head by hand."""
+    lines = [f"git checkout {run.base}  # the base; then the head of this branch"]
+    if run.working_directory != ".":
+        lines.append(f"cd {run.working_directory}")
+    budget = f" AUTORESEARCH_TIME_BUDGET={run.contract['time-budget']:g}" if "time-budget" in run.contract else ""
+    for key in ("setup", "check", "run", "evaluate"):
+        if run.contract.get(key):
+            prefix = f"AUTORESEARCH_SEED=1{budget} " if key in ("run", "evaluate") else ""
+            lines.append(f"{prefix}{run.contract[key]}")
+    lines.append("autoresearch measure  # the noise, on your machine")
+    return "\n".join(lines)
+
+
+def cost(study: Study) -> list[tuple[str, str]]:
+    run, usage = _run(study), study.usage
+    hours = study.device_seconds / 3600
+    rate = run.budget.get("gpu_usd_per_hour") or 0.0
+    found = [("experiments", f"{sum(1 for n in study.statuses if n)}, in {study.trials} trials")]
+    if usage.calls:
+        tokens = f"{usage.input_tokens:,} in, {usage.output_tokens:,} out, {usage.cache_read_tokens:,} read from the cache"
+        found.append(("model", f"{usage.calls} calls, {tokens}, {study.usd:.2f} dollars"))
+    else:
+        found.append(("model", "none"))
+    found.append(("device", f"{hours:.2f} hours" + (f", {hours * rate:.2f} dollars" if rate else "")))
+    found.append(("wall clock", text.duration(max(0.0, study.last - study.first))))
+    found.append(("stopped", study.stop_reason or "it did not"))
+    return found
+
+
+def _prose(run: Run, most: int) -> str:
+    if run.visibility == "hash":
+        return ""
+    return text.fence(run.prose or "(empty)", "markdown", most)
+
+
+def _chart(rows: list[Row], run: Run) -> str:
+    """The incumbent's search value by experiment, as Mermaid; the table says the same."""
+    best, points = None, []
+    for r in rows:
+        if r.status == "keep" and r.value is not None:
+            best = r.value
+        if best is not None:
+            points.append((r.number, best))
+    if len(points) < 2:
+        return ""
+    step = -(-len(points) // POINTS)
+    points = points[::step] + ([points[-1]] if (len(points) - 1) % step else [])
+    values = [value for _, value in points]
+    margin = (max(values) - min(values)) * 0.1 or abs(values[0]) * 0.01 or 1.0
+    return "\n".join(
+        [
+            "xychart-beta",
+            f'  title "{run.metric} of the incumbent, search estimates"',
+            f'  x-axis "experiment" {points[0][0]} --> {points[-1][0]}',
+            f'  y-axis "{run.metric}" {min(values) - margin:.6g} --> {max(values) + margin:.6g}',
+            f"  line [{', '.join(f'{value:.6g}' for value in values)}]",
+        ]
+    )
+
+
+def _next(study: Study, proven: list[Change]) -> list[str]:
+    if not study.improved:
+        return [
+            "Read the table for what was tried; the next run will not try it again on this base.",
+            "Say in the brief what to try instead, or give it more time: `autoresearch measure` says what a gain of 1 % needs.",
+        ]
+    advice = ["Read the diff: it is all that this pull request changes."]
+    if len(proven) > 1:
+        advice.append(
+            "Each change is one commit, so one can be dropped; what is left was not measured as such, so run again on the branch before merging."
+        )
+    advice.append("Merge it, and the next run starts from here. Close it, and the same code is not proposed again on this base.")
+    advice.append("Push to the branch, and the next run leaves it alone and opens another.")
+    return advice
+
+
+@lru_cache(maxsize=1)
+def _template() -> Any:
+    from autoresearch_action.report.templates import environment
+
+    made = environment(autoescape=False)
+    made.filters |= {"inline": text.inline, "quote": text.quote, "number": text.number, "signed": text.signed, "duration": text.duration}
+    return made.get_template("pull_request.md.j2")

@@ -1,0 +1,142 @@
+"""What the reports show, as plain rows: experiments, proven changes, and results.tsv.
+
+Reads the study only. No layout (body.py, html.py) and no picture (plot.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from autoresearch_action.ledger import Study
+from autoresearch_action.records import Experiment, Verdict
+from autoresearch_action.report.text import visible
+
+MOST_ROWS = 300  # of the latest experiments in a report; results.tsv has them all
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment as the tables show it. `change`: the metric against the incumbent of that moment, a search estimate."""
+
+    number: int
+    commit: str
+    value: float | None
+    change: float | None
+    spread: float | None
+    status: str
+    reason: str
+    description: str
+    agent: str
+    runs: int
+    seconds: float
+    memory_gb: float
+    usd: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """One proven change: a commit of the pull request."""
+
+    number: int
+    commit: str
+    description: str
+    hypothesis: str
+    expected: str
+    agent: str
+    change: float | None
+    spread: float | None
+    files: tuple[tuple[str, int, int], ...]  # path, lines added, lines removed
+    patch: str
+
+
+def row(verdict: Verdict, metric: str, sign: int) -> Row:
+    memory = verdict.metrics.get("peak_vram_mb", verdict.metrics.get("peak_memory_mb", 0.0)) / 1024
+    return Row(
+        number=verdict.number,
+        commit=verdict.commit[:7],
+        value=verdict.metrics.get(metric),
+        change=None if verdict.estimate is None else sign * verdict.estimate,
+        spread=verdict.spread,
+        status=verdict.status,
+        reason=verdict.reason,
+        description=verdict.description,
+        agent=verdict.agent,
+        runs=verdict.runs,
+        seconds=verdict.seconds,
+        memory_gb=memory,
+        usd=verdict.usd,
+    )
+
+
+def rows(experiments: Iterable[Experiment], metric: str, sign: int) -> list[Row]:
+    """The rows of all experiments that have a verdict."""
+    return [row(e.verdict, metric, sign) for e in experiments if e.verdict is not None]
+
+
+def changes(study: Study) -> list[Change]:
+    """The proven changes in order; empty where nothing was proven."""
+    assert study.run is not None
+    sign = 1 if study.run.goal == "maximize" else -1
+    commits = (study.facts.get("branch") or {}).get("commits", {})
+    found = []
+    for path in study.proven():
+        number = int(path.stem[-4:])
+        experiment = study.experiments[number]
+        proposal, verdict = experiment.proposal, experiment.verdict
+        patch = path.read_text("utf-8", "surrogateescape")
+        found.append(
+            Change(
+                number=number,
+                commit=commits.get(str(number), experiment.commit)[:7],
+                description=experiment.description,
+                hypothesis=proposal.hypothesis if proposal else "",
+                expected=proposal.expected if proposal else "",
+                agent=proposal.agent if proposal else "",
+                change=sign * verdict.estimate if verdict and verdict.estimate is not None else None,
+                spread=verdict.spread if verdict else None,
+                files=tuple(diffstat(patch)),
+                patch=patch,
+            )
+        )
+    return found
+
+
+def diffstat(patch: str) -> list[tuple[str, int, int]]:
+    """(path, lines added, lines removed) of every file in a git-format diff."""
+    found: list[tuple[str, int, int]] = []
+    inside = False
+    for line in patch.split("\n"):
+        header = re.match(r'diff --git "?a/.* "?b/(.*?)"?$', line)
+        if header:
+            found.append((header[1], 0, 0))
+            inside = False
+        elif line.startswith("@@"):
+            inside = True
+        elif inside and line[:1] in "+-" and line and found:
+            path, added, removed = found[-1]
+            found[-1] = (path, added + (line[0] == "+"), removed + (line[0] == "-"))
+    return found
+
+
+def total(stats: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Diffstats added up by path."""
+    sums: dict[str, tuple[int, int]] = {}
+    for path, added, removed in stats:
+        before = sums.get(path, (0, 0))
+        sums[path] = (before[0] + added, before[1] + removed)
+    return [(path, *counts) for path, counts in sums.items()]
+
+
+def results_tsv(study: Study) -> str:
+    """The five columns that people already grep for: commit, metric, memory_gb, status, description."""
+    assert study.run is not None
+    metric, sign = study.run.metric, 1 if study.run.goal == "maximize" else -1
+    lines = [f"commit\t{metric}\tmemory_gb\tstatus\tdescription"]
+    for verdict in study.verdicts():
+        shown = row(verdict, metric, sign)
+        value = 0.0 if shown.value is None else shown.value
+        description = " ".join(visible(shown.description).split())
+        lines.append(f"{shown.commit}\t{value:.6f}\t{shown.memory_gb:.1f}\t{shown.status}\t{description}")
+    return "\n".join(lines) + "\n"
