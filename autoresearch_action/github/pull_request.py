@@ -28,6 +28,7 @@ from autoresearch_action.report import body as bodies
 from autoresearch_action.report import tables, text
 
 MARKER = re.compile(r"<!-- autoresearch (\{[^\n]*?\}) -->")
+LABEL = "Proposed and measured by autoresearch"
 SUFFIXES = ("", *(f"-{number}" for number in range(2, 100)))
 MOVE = """mutation($repository: ID!, $name: GitRefname!, $before: GitObjectID!, $after: GitObjectID!) {
   updateRefs(input: {repositoryId: $repository, refUpdates: [{name: $name, beforeOid: $before, afterOid: $after, force: true}]}) {
@@ -178,7 +179,8 @@ class Publisher:
         if not compared.ahead_by:
             return ""
         many = f"{compared.ahead_by} commit{'s' * (compared.ahead_by != 1)}"
-        return f"Measured on {self.run.base[:7]}, {many} behind {target}. It was not rebased; the next run measures it on the newer base first."
+        told = f"Measured on {self.run.base[:7]}, {many} behind {target}."
+        return f"{told} It was not rebased; the next run measures it on the newer base first."
 
     def _ref(self, branch: str) -> str | None:
         found = self.api.ask(f"read the branch {branch}", lambda: self.repository.get_git_ref(f"heads/{branch}"))
@@ -206,7 +208,7 @@ class Publisher:
         """The commits up to `head` where they are this very run's, published before; else None."""
         shas: list[str] = []
         for _ in self._numbers():
-            commit = self.api.call("read the branch", lambda: self.repository.get_git_commit(head))
+            commit = self.api.call("read the branch", lambda sha=head: self.repository.get_git_commit(sha))  # type: ignore[misc]
             if f"Autoresearch-Run: {self.run.id}" not in commit.message or len(commit.parents) != 1:
                 return None
             if not shas and commit.tree.sha != confirmation.tree:
@@ -217,10 +219,7 @@ class Publisher:
 
     def _untouched(self, branch: str, now: str) -> bool:
         """Whether the branch is where this tool left it: some pull request from it says so."""
-        owner = self.repository.owner.login
-        pulls: list[PullRequest] = self.api.call(
-            "list pull requests", lambda: list(self.repository.get_pulls(state="all", head=f"{owner}:{branch}")[:20])
-        )
+        pulls = self._pulls_from(branch, "all")
         return any(_marker(pull).get("head") == now and _marker(pull).get("brief") == self.run.brief_id for pull in pulls)
 
     def _commits(self, base: series.Base, steps: Sequence[series.Contents], confirmation: Confirmation) -> list[str]:
@@ -288,9 +287,11 @@ class Publisher:
         return Published(operation, words, branch, found.number, found.html_url, head, tuple(self.notes))
 
     def _from(self, branch: str) -> PullRequest | None:
+        return next(iter(self._pulls_from(branch, "open")), None)
+
+    def _pulls_from(self, branch: str, state: str) -> list[PullRequest]:
         head = f"{self.repository.owner.login}:{branch}"
-        pulls: list[PullRequest] = self.api.call("list pull requests", lambda: list(self.repository.get_pulls(state="open", head=head)[:2]))
-        return pulls[0] if pulls else None
+        return self.api.call("list pull requests", lambda: list(self.repository.get_pulls(state=state, head=head)[:20]))
 
     def _create(self, target: str, branch: str, title: str, body: str) -> tuple[PullRequest, Operation]:
         draft = self.wishes.draft
@@ -346,9 +347,7 @@ class Publisher:
     def _label(self, name: str) -> None:
         if self.api.ask("read the labels", lambda: self.repository.get_label(name)) is None:
             try:
-                self.api.call(
-                    "make the label", lambda: self.repository.create_label(name, "1f6feb", "Proposed and measured by autoresearch")
-                )
+                self.api.call("make the label", lambda: self.repository.create_label(name, "1f6feb", LABEL))
             except GithubException as error:
                 if "already_exists" not in said(error):
                     raise

@@ -266,10 +266,8 @@ def _next(study: Study, proven: list[Change]) -> list[str]:
         ]
     advice = ["Read the diff: it is all that this pull request changes."]
     if len(proven) > 1:
-        advice.append(
-            "Each change is one commit, so one can be dropped; what is left was not measured as such, so run again on the branch before merging."
-        )
-    advice.append("Merge it, and the next run starts from here. Close it, and the same code is not proposed again on this base.")
+        advice.append("Each change is one commit, so that you can drop one; measure what is left by running again before you merge it.")
+    advice.append("Merge it, and the next run starts from here. Close it, and say in the brief what was wrong with it.")
     advice.append("Push to the branch, and the next run leaves it alone and opens another.")
     return advice
 

@@ -30,7 +30,7 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
         axes.scatter([r.number for r in kept], _values(kept), s=32, color=KEEP, zorder=3, label=f"kept ({len(kept) - 1})")
         for r in kept[1:][-MOST_LABELS:]:
             label = clip(" ".join(visible(r.description).split()), 44).replace("$", r"\$")
-            axes.annotate(label, (r.number, *_values([r])), xytext=(4, 8), textcoords="offset points", fontsize=7, rotation=18)
+            axes.annotate(label, (r.number, r.value or 0.0), xytext=(4, 8), textcoords="offset points", fontsize=7, rotation=18)
     lows, highs = _window(rows)
     axes.set_ylim(lows, highs)
     crashed = [r.number for r in rows if r.value is None]
