@@ -1,0 +1,307 @@
+"""What the acceptance benchmark simulates: noisy worlds, a night of the product in each, and the rules of others.
+
+Ours is the product's own code: calibrate, SequentialScreen, PairedConfirmation, Claims and the hold-out's slices are
+driven run by run with simulated measurements, around them the order of loop.py and proof.py (prune, one fallback); the
+proof has the time that it asks for. The metric is minimised, effects are in σ of single runs. The others' rules claim
+whatever they kept, and spend no runs on proof. Not covered: early stops, guardrails, trials side by side.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from autoresearch_action.acceptance import Ask
+from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
+from autoresearch_action.acceptance.confirm import PairedConfirmation
+from autoresearch_action.acceptance.noise import Noise, calibrate
+from autoresearch_action.acceptance.screen import SequentialScreen
+from autoresearch_action.brief import Brief
+
+KINDS = ("gaussian", "student t3", "log-normal timing", "AR(1)+trend", "speed step", "pairing holds", "pairing breaks")
+ALL = (*KINDS, "seed-blind", "exact")
+DRIFTING = ("log-normal timing", "AR(1)+trend", "speed step")
+SIZES = (0.5, 1.0, 2.0, 4.0)
+HEAD, FALLBACK, SLICES = 0.025, 0.01, 20  # proof.py's caps, and the slices of its hold-out
+
+
+@dataclass
+class Trial:
+    """What the rules read of records.Trial and records.Measurement; the real ones validate, which is slow here."""
+
+    number: int
+    seed: int
+    side: str
+    asked_by: int
+    reseed: bool
+
+
+@dataclass
+class Run:
+    trial: Trial
+    value: float
+    started: float
+    outcome: str = "ok"
+    seconds: float = 1.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: tuple[Any, ...] = ()
+    blocks: tuple[Any, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A version of the program: its true gain over the base, and which random stream its seeds give."""
+
+    gain: float
+    stream: int
+
+
+class World:
+    """Noise with σ = 1 of single runs, on a clock that ticks once per run."""
+
+    def __init__(self, kind: str, rng: np.random.Generator, ideas: int) -> None:
+        self.kind, self.rng, self.now, self.runs = kind, rng, 0, 0
+        self.seeded: dict[tuple[int, int], float] = {}
+        self.timing = kind in DRIFTING
+        length = 8 * ideas + 200
+        if kind == "AR(1)+trend":
+            shocks = rng.normal(size=length).tolist()
+            self.drift = [0.0] * length
+            for i in range(1, length):
+                self.drift[i] = 0.7 * self.drift[i - 1] + math.sqrt(1 - 0.49) * shocks[i]
+            self.drift = [0.8 * x + 3.0 * i / (2 * ideas) for i, x in enumerate(self.drift)]
+        elif kind == "speed step":
+            when, step = int(ideas * rng.uniform(0.6, 1.4)), 3.0 * (1 if rng.random() < 0.5 else -1)
+            self.drift = [step * (i > when) for i in range(length)]
+        self.normal, self.uniform = rng.standard_normal, rng.random
+
+    def base(self) -> Code:
+        return Code(0.0, 0)
+
+    def edit(self, code: Code, gain: float) -> Code:
+        moves = self.kind == "seed-blind" or (self.kind == "pairing breaks" and self.uniform() < 0.5)
+        return Code(code.gain + gain, int(self.rng.integers(1, 2**40)) if moves else code.stream)
+
+    def spread(self, base: Code, head: Code) -> float:
+        """Standard deviation of the difference of two runs of one seed next to each other."""
+        if self.kind in ("pairing holds", "pairing breaks"):
+            return math.sqrt(2 * 0.19) if base.stream == head.stream else math.sqrt(2)
+        return math.sqrt(2 * 0.3 * 0.64 + 2 * 0.36) if self.kind == "AR(1)+trend" else math.sqrt(2)
+
+    def measure(self, code: Code, seed: int) -> float:
+        self.now += 1
+        kind = self.kind
+        if kind == "exact":
+            noise = 0.0
+        elif kind == "gaussian":
+            noise = self.normal()
+        elif kind == "student t3":
+            noise = self.rng.standard_t(3) / math.sqrt(3)
+        elif kind == "log-normal timing":
+            noise = math.exp(0.5 * self.normal()) / 0.604
+        elif kind == "AR(1)+trend":
+            noise = self.drift[min(self.now, len(self.drift) - 1)] + 0.6 * self.normal()
+        elif kind == "speed step":
+            noise = self.drift[min(self.now, len(self.drift) - 1)] + self.normal()
+        else:
+            key = (code.stream, 0 if kind == "seed-blind" else seed)
+            shared = self.seeded.setdefault(key, self.normal())
+            noise = shared if kind == "seed-blind" else 0.9 * shared + math.sqrt(0.19) * self.normal()
+        return 100.0 - code.gain + noise
+
+
+Change = tuple[int, float, float]  # number, true effect, estimate
+
+
+@dataclass
+class Night:
+    """What came of one run of the loop."""
+
+    claimed: bool = False
+    gain: float = 0.0  # true gain of what was claimed
+    kept: list[float] = field(default_factory=list)  # true effects kept, and claimed
+    shown: list[float] = field(default_factory=list)
+    trials: dict[float, list[int]] = field(default_factory=lambda: defaultdict(list))
+    runs: int = 0  # all of the night, calibration and proof included
+    claims: Claims = field(default_factory=Claims)
+    used: list[int] = field(default_factory=list)  # slices of the hold-out
+
+
+Rule = Callable[[World, Sequence[float], Night], Night]
+
+
+def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool = False) -> Night:
+    """A night of the product after another: calibrate, screen, prune, confirm, one fallback.
+
+    `sigma_known`: the same, told σ; its proof is the z test over all pairs of the plan. What knowing σ could buy.
+    """
+    night, rng = Night(claims=before.claims, used=list(before.used)), world.rng
+    facts = {"run": "true", "metric": "seconds" if world.timing else "val_bpb", "exact": world.kind == "exact"}
+    brief = Brief.model_validate(facts)
+    dice = int(rng.integers(2**31))
+
+    def measured(code: Code, seed: int, side: str, number: int, asked_by: int, reseed: bool = False) -> Run:
+        value = world.measure(code, seed)
+        return Run(Trial(number, seed, side, asked_by, reseed), value, float(world.now))
+
+    base = world.base()
+    baseline: list[Any] = []
+    while isinstance(noise := calibrate(baseline, brief, seed=dice), Ask):
+        baseline += [measured(base, want.seed, "base", 0, 0, noise.reseed) for want in noise.runs]
+    if sigma_known and not (noise.exact or noise.blind):
+        noise = noise.model_copy(update={"sigma": 1.0, "dof": 10**6})
+    incumbent, incumbent_runs, incumbent_number = base, list(baseline), 0
+    stack: list[Change] = []
+    for number, effect in enumerate(ideas, 1):
+        candidate, asked = world.edit(incumbent, effect), 0
+        runs: list[Any] = []
+        rule = SequentialScreen(brief, noise, seed=dice + number)
+        while isinstance(answer := rule.decide(runs, incumbent_runs), Ask):
+            asked += len(answer.runs) if runs else 1  # a new incumbent's first references are its own cost
+            for want in answer.runs:
+                if want.side == "head":
+                    runs.append(measured(candidate, want.seed, "head", number, number, noise.reseed))
+                else:
+                    run = measured(incumbent, want.seed, "base", incumbent_number, number, noise.reseed)
+                    incumbent_runs.append(run)
+        night.trials[effect].append(asked)
+        if answer.status == "keep":
+            stack.append((number, effect, answer.estimate or 0.0))
+            incumbent, incumbent_runs, incumbent_number = candidate, list(runs), number
+    night.kept = [effect for _, effect, _ in stack]
+    if stack and not noise.blind:
+        _prove(world, brief, noise, _pruned(world, stack, noise), night, sigma_known)
+    night.runs = world.now
+    return night
+
+
+def _prove(world: World, brief: Brief, noise: Noise, stack: list[Change], night: Night, sigma_known: bool) -> None:
+    """proof.py's: the head, or else one fallback that was chosen before."""
+    base = world.base()
+    fallback = _fallback(stack)
+    for chosen, cap in ((stack, HEAD), (fallback, FALLBACK))[: 2 if fallback else 1]:
+        head = base
+        for _, effect, _ in chosen:
+            head = world.edit(head, effect)
+        place, _ = next_slice(night.used, SLICES, 0)
+        level = reuse_level(min(cap, night.claims.level()), night.used, place)
+        night.used.append(place)
+        if sigma_known and not noise.exact:
+            held = _z_test(world, base, head, noise, level)
+        else:
+            said = confirmed(world, brief, noise, base, head, level)
+            held = bool(said.held)
+            if said.p_value is not None:
+                night.claims = night.claims.after(said.p_value, level)
+        if held:
+            night.claimed, night.gain, night.shown = True, head.gain, [effect for _, effect, _ in chosen]
+            return
+
+
+def confirmed(world: World, brief: Brief, noise: Noise, base: Code, head: Code, level: float) -> Any:
+    """One confirmation by the product's test, on fresh seeds."""
+    test = PairedConfirmation(brief, noise, level=level, seed=int(world.rng.integers(2**31)))
+    runs: list[Any] = []
+    while isinstance(said := test.decide(runs), Ask):
+        for want in said.runs:
+            value = world.measure(base if want.side == "base" else head, want.seed)
+            runs.append(Run(Trial(0, want.seed, want.side, 0, noise.reseed), value, float(world.now)))
+    return said
+
+
+def _z_test(world: World, base: Code, head: Code, noise: Noise, level: float) -> bool:
+    pairs = noise.reserve_pairs(level)
+    gains = [world.measure(base, seed) - world.measure(head, seed) for seed in range(-1000, pairs - 1000)]
+    return bool(statistics.fmean(gains) * math.sqrt(pairs) > -ndtri(level) * world.spread(base, head))
+
+
+def _pruned(world: World, stack: list[Change], noise: Noise) -> list[Change]:
+    """proof.py's: leave out, from the weakest on, what the head is no worse without (two runs each)."""
+
+    def runs(changes: list[Change]) -> float:
+        code = world.edit(world.base(), sum(effect for _, effect, _ in changes))
+        return statistics.fmean(world.measure(code, -1 - i) for i in range(1 if noise.exact else 2))
+
+    whole = runs(stack) if len(stack) > 1 else 0.0
+    for change in sorted(stack, key=lambda change: change[2]):
+        if len(stack) < 2:
+            break
+        rest = [other for other in stack if other is not change]
+        without = runs(rest)
+        if without <= whole:
+            stack, whole = rest, without
+    return stack
+
+
+def _fallback(stack: list[Change]) -> list[Change]:
+    """proof.py's: the shortest prefix with half of the estimated gain."""
+    if len(stack) < 2:
+        return []
+    reached, total = 0.0, sum(max(0.0, estimate) for _, _, estimate in stack)
+    for length, (_, _, estimate) in enumerate(stack[:-1], 1):
+        reached += max(0.0, estimate)
+        if reached >= total / 2:
+            return stack[:length]
+    return stack[:-1]
+
+
+def peer(world: World, ideas: Sequence[float], before: Night, runs: int, start: int, keep: Callable[..., bool]) -> Night:
+    """A night under another's rule: `runs` of each idea on the same seeds, `start` of the base; what is kept is claimed."""
+    night, code = Night(), world.base()
+    first = [world.measure(code, seed) for seed in range(start)]
+    best, history = first, list(first)
+    for effect in ideas:
+        candidate = world.edit(code, effect)
+        values = [world.measure(candidate, seed) for seed in range(runs)]
+        history += values
+        night.trials[effect].append(runs)
+        if keep(values, best, first, history):
+            code, best = candidate, values
+            night.kept.append(effect)
+    night.claimed, night.gain, night.shown, night.runs = bool(night.kept), code.gain, night.kept, world.now
+    return night
+
+
+def lower(new: list[float], old: list[float], first: list[float], history: list[float]) -> bool:
+    """Lower best value: with one run each, the rule of most loops."""
+    return min(new) < min(old)
+
+
+def two_sigma(new: list[float], old: list[float], first: list[float], history: list[float]) -> bool:
+    """Lower by two standard deviations of the baseline's runs."""
+    return statistics.fmean(old) - new[0] > 2 * statistics.stdev(first)
+
+
+def over_mad(new: list[float], old: list[float], first: list[float], history: list[float]) -> bool:
+    """A gain of at least twice the median absolute deviation of all values so far."""
+    middle = statistics.median(history)
+    gain = statistics.fmean(old) - new[0]
+    return gain > 0 and gain >= 2 * statistics.median(abs(value - middle) for value in history)
+
+
+DRAWS = np.array(np.meshgrid([0, 1, 2], [0, 1, 2], [0, 1, 2])).reshape(3, -1).T
+
+
+def bootstrap(new: list[float], old: list[float], first: list[float], history: list[float]) -> bool:
+    """All 27 × 27 resamples of three seeds each; the incumbent's winning samples are used again."""
+    mine, theirs = np.array(new)[DRAWS].sum(axis=1), np.array(old)[DRAWS].sum(axis=1)
+    return bool((mine[:, None] < theirs).mean() >= 0.95)
+
+
+RULES: dict[str, Rule] = {
+    "ours": ours,
+    "ours, told σ": lambda w, i, b: ours(w, i, b, sigma_known=True),
+    "one lower run": lambda w, i, b: peer(w, i, b, 1, 1, lower),
+    "best of 3": lambda w, i, b: peer(w, i, b, 3, 3, lower),
+    "2σ of the baseline": lambda w, i, b: peer(w, i, b, 1, 2, two_sigma),
+    "gain/MAD ≥ 2": lambda w, i, b: peer(w, i, b, 1, 3, over_mad),
+    "3 seeds, bootstrap P ≥ 0.95": lambda w, i, b: peer(w, i, b, 3, 3, bootstrap),
+}
