@@ -510,7 +510,7 @@ _OPERATORS = [
 ]
 _PRIVATE = ("_softmax", "_log_softmax", "_to_copy", "_assert_scalar", "_assert_tensor_metadata", "_assert_async",
             "_scaled_dot_product_attention_math", "_grouped_mm", "_weight_norm")  # fmt: skip
-_DROPPING = ("scaled_dot_product_attention", "dropout")  # tagged random, and not so with dropout off
+_DROPPING = ("scaled_dot_product_attention", "dropout", "gru", "lstm", "rnn_tanh", "rnn_relu")  # tagged random; not so with dropout off
 _PLAIN: dict[str, Callable[[Any], Any]] = {"as_int": int, "as_float": float, "as_bool": bool, "as_string": str, "as_none": lambda _: None}
 
 
@@ -608,7 +608,7 @@ class Program:
         found = getattr(getattr(torch.ops.aten, name), parts[4])
         drops = {label: argument for argument, _, label in arguments if label in ("dropout_p", "train")}
         off = all(argument in ({"as_float": 0.0}, {"as_bool": False}) for argument in drops.values())
-        if torch.Tag.nondeterministic_seeded in found.tags and not (name in _DROPPING and off and (drops or name != "dropout")):
+        if torch.Tag.nondeterministic_seeded in found.tags and not (name in _DROPPING and off and (drops or name == _DROPPING[0])):
             raise Refused(f"The model calls {target[:80]}, which draws random numbers.")
         if found._schema.is_mutable:
             raise Refused(f"The model calls {target[:80]}, which changes a tensor in place; write it without.")

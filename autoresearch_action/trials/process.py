@@ -175,7 +175,7 @@ class Process:
             self.kill(f"It used more than its {limits.cpu_seconds:.1f} s of processor time and was ended.")
         elif len(pids) > limits.processes:
             self.kill(f"It started more than {limits.processes} processes and was ended.")
-        elif self._resident + _shared_memory() - self._shared > limits.memory and _memory(pids) > limits.memory:
+        elif self._resident + (shared := _shared_memory() - self._shared) > limits.memory and _memory(pids, shared) > limits.memory:
             self.kill(f"It used more than {limits.memory / 2**30:.1f} GiB of memory and was ended.")
         elif self._disk and self._free - _free(self._disk) > limits.disk_bytes and _size(self._disk) > limits.disk_bytes:
             self.kill(f"It wrote more than {limits.disk_bytes / 2**30:.1f} GiB of files and was ended.")
@@ -302,8 +302,11 @@ def _shared_memory() -> int:
         return 0
 
 
-def _memory(pids: list[int]) -> int:
-    """Bytes that these processes hold: resident, shared pages divided among their users, and their files in memory."""
+def _memory(pids: list[int], grown: int) -> int:
+    """Bytes that these processes hold: resident, shared pages divided among their users, and their files in memory.
+
+    `grown`: by how much shared memory has grown on the machine; files are looked for where that is worth it.
+    """
     private = mapped = 0
     held: dict[tuple[int, ...], int] = {}  # by device and inode: one file may be open in many processes
     for pid in pids:
@@ -312,7 +315,7 @@ def _memory(pids: list[int]) -> int:
                 sizes = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.startswith("Pss")}
             shared = sizes.get("Pss_Shmem", 0)
             private, mapped = private + sizes.get("Pss", 0) - shared, mapped + shared
-            held |= _files_in_memory(pid)
+            held |= _files_in_memory(pid) if grown > 1 << 26 else {}
         except OSError:
             continue
     return private + max(mapped, sum(held.values()))

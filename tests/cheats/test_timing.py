@@ -1,0 +1,259 @@
+"""Cheats on a timing target: each ends discarded, crashed or honestly scored, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import bench
+import pytest
+import timing
+from candidates import FAKES, Cheat
+from strays import STRAYS
+from trio import MARK
+
+from autoresearch_action.records import Measurement
+from autoresearch_action.trials import trial
+from autoresearch_action.trials.process import Limits
+from autoresearch_action.trials.trial import Bench
+from autoresearch_action.trials.workspace import PatchRefused
+
+LEAST, MOST = 0.4, 8.0  # times the honest seconds: the machine is shared
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return timing.repository(tmp_path_factory.mktemp("timing") / "r")
+
+
+@pytest.fixture(scope="module")
+def honest(at: Bench) -> Measurement:
+    several = [bench.base(at) for _ in range(5)]
+    assert all(measured.outcome == "ok" for measured in several), several[0].reason + several[0].tail
+    return min(several, key=lambda measured: measured.value or 0.0)
+
+
+@pytest.fixture
+def runner(at: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a runner has, and an earlier winner; all of it has to be the same afterwards."""
+    for name in ("ENV", "OUTPUT", "PATH", "STEP_SUMMARY"):
+        (tmp_path / f"set_{name}").write_text("before\n")
+        (tmp_path / f"set_{name}").chmod(0o666)
+        monkeypatch.setenv(f"GITHUB_{name}", str(tmp_path / f"set_{name}"))
+    (at.state / "ledger.jsonl").write_text("{}\n")
+    (at.state / "trials" / "0007").mkdir(parents=True, exist_ok=True)
+    (at.state / "trials" / "0007" / "WINNER.json").write_text("{}")
+    before = contents(at)
+    yield
+    assert contents(at) == before, "the user's repository was changed"
+    assert {file.read_text() for file in tmp_path.glob("set_*")} == {"before\n"}
+    assert strays() == [], "a process is left"
+    home = os.path.expanduser("~")
+    places = ("/tmp", "/var/tmp", "/dev/shm", home, f"{home}/.cache", str(at.tree.parent), str(at.state), str(at.workspace.root.parent))
+    assert [path for place in places for path in glob.glob(f"{place}/*{MARK}*")] == []
+    (at.state / "ledger.jsonl").unlink()
+
+
+def contents(at: Bench) -> dict[str, str]:
+    files = [p for p in at.workspace.root.rglob("*") if p.is_file() and at.state not in p.parents]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def strays() -> list[str]:
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in shown.splitlines() if MARK in line]
+
+
+def scored_like(measured: Measurement, honest: Measurement) -> None:
+    assert measured.outcome == "ok", measured.reason + measured.tail
+    assert measured.value is not None and honest.value is not None
+    assert LEAST < measured.value / honest.value < MOST
+
+
+@pytest.mark.parametrize("cheat", [*FAKES, *STRAYS], ids=lambda cheat: cheat.trick)
+def test_a_cheat_wins_nothing(
+    at: Bench, honest: Measurement, runner: None, cheat: Cheat, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trial, "Limits", functools.partial(Limits, processes=100, disk_bytes=200 << 20))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        text = cheat.text.replace("PORT", str(server.getsockname()[1]))
+        assert text != timing.TARGET
+        measured = timing.measure(at, text, limits=dict.fromkeys(("check", "run", "evaluate"), cheat.seconds), clock_limit=cheat.clock)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    log = (at.state / measured.log).read_text()
+    (at.state / measured.log).unlink()
+    if cheat.outcome == "ok":
+        scored_like(measured, honest)
+        assert measured.metrics["seconds"] == measured.value
+    else:
+        assert measured.outcome == cheat.outcome and measured.value is None, f"{measured.reason} {log[-2000:]}"
+        assert cheat.reason in measured.reason and "seconds" not in measured.metrics
+    assert cheat.log in log
+    assert len(log) < 1_000_000
+    assert measured.seconds < 15
+    assert measured.hashes["frozen"] == honest.hashes["frozen"]
+    told = capfd.readouterr()
+    assert "::" not in told.out + told.err and "##[" not in told.out + told.err  # nothing that a runner would obey
+
+
+KEPT = next(cheat for cheat in STRAYS if "keeps answers" in cheat.trick)
+
+
+def test_what_one_trial_kept_the_next_does_not_find(at: Bench, honest: Measurement, runner: None) -> None:
+    for _ in range(2):
+        measured = timing.measure(at, KEPT.text)
+        log = (at.state / measured.log).read_text()
+        (at.state / measured.log).unlink()
+        scored_like(measured, honest)
+        assert "before: []" in log
+        (now,) = [line for line in log.splitlines() if line.startswith("now: ")]
+        assert all(place in now for place in ("'.'", "'/tmp'", "'/dev/shm'", "'.git'", "'__pycache__'"))  # it could write there
+
+
+def test_what_one_trial_left_does_not_spoil_the_next(at: Bench, honest: Measurement) -> None:
+    """Attributes in a work tree rule how git writes files: a rival, or the base itself, would crash."""
+    lines = "target.py working-tree-encoding=UTF-16\\nbench.py eol=crlf\\n* text\\n"
+    left = timing.measure(
+        at,
+        timing.in_run(f"""\
+import os
+open('.gitattributes', 'w').write('{lines}')
+os.chmod('.gitattributes', 0o755)"""),
+    )
+    scored_like(left, honest)
+    scored_like(
+        timing.measure(
+            at,
+            timing.TARGET
+            + """\
+
+# a rival
+""",
+        ),
+        honest,
+    )
+    left = timing.measure(at, timing.in_run(f"open('.gitattributes', 'w').write('{lines}')"))  # handed over
+    scored_like(left, honest)
+    scored_like(
+        timing.measure(
+            at,
+            timing.TARGET
+            + """\
+
+# another rival
+""",
+        ),
+        honest,
+    )
+
+
+def test_git_folders_are_not_handed_over(at: Bench) -> None:
+    text = timing.in_run(
+        """\
+import os
+os.makedirs('a/.git')
+os.makedirs('.git')
+for top in ('a/.git', '.git', 'b'):
+    open(top + '/config' if top != 'b' else top, 'w').write('x')"""
+    )
+    assert timing.measure(at, text).outcome == "ok"
+    handed = {path.relative_to(at.scoring).as_posix() for path in at.scoring.rglob("*")}
+    assert {"plan.json", "b"} <= handed and not [path for path in handed if ".git" in Path(path).parts]
+
+
+def test_a_faster_function_is_faster(at: Bench, honest: Measurement) -> None:
+    """The bounds above can be left: an honest gain shows."""
+    body = """\
+from collections import Counter
+seen, found = Counter(), 0
+for a in numbers:
+    found += seen[total - a]
+    seen[a] += 1
+return found"""
+    measured = timing.measure(at, timing.instead(body))
+    assert measured.outcome == "ok" and measured.value and honest.value and measured.value < LEAST * honest.value
+
+
+PATCHES = {
+    "the scorer": ("bench.py", "print('seconds: 0')\n", r"bench\.py is not in `edit`"),
+    "the tests": ("tests/test_target.py", "", "is not in `edit`"),
+    "a new test": ("tests/conftest.py", "x = 1\n", "is not in `edit`"),
+    "the brief": (
+        "program.md",
+        """\
+---
+evaluate: echo
+---
+""",
+        "is not in `edit`",
+    ),
+    "sitecustomize": ("sitecustomize.py", "x = 1\n", "is not in `edit`"),
+    "a .pth": ("x.pth", "import os\n", "is not in `edit`"),
+    "attributes": (".gitattributes", "* text\n", "is not in `edit`"),
+    "a workflow": (".github/workflows/x.yml", "on: push\n", "is not in `edit`"),
+}
+
+
+@pytest.mark.parametrize("what", PATCHES)
+def test_a_patch_of_what_is_frozen_is_refused(at: Bench, what: str) -> None:
+    name, text, reason = PATCHES[what]
+    space, tree = at.workspace, at.state / "slots" / "edit"
+    space.checkout(tree, space.base)
+    (tree / name).parent.mkdir(parents=True, exist_ok=True)
+    (tree / name).write_text(text)
+    with pytest.raises(PatchRefused, match=reason):
+        space.commit(space.base, space.diff(tree, space.base), "A cheat")
+
+
+RAW = {
+    "a hook": """\
+diff --git a/.git/hooks/post-commit b/.git/hooks/post-commit
+new file mode 100644
+--- /dev/null
++++ b/.git/hooks/post-commit
+@@ -0,0 +1 @@
++x
+""",
+    "a link": """\
+diff --git a/target.py b/target.py
+deleted file mode 100644
+--- a/target.py
++++ /dev/null
+diff --git a/target.py b/target.py
+new file mode 120000
+--- /dev/null
++++ b/target.py
+@@ -0,0 +1 @@
++/etc/passwd
+""",
+    "outside": """\
+diff --git a/../x b/../x
+new file mode 100644
+--- /dev/null
++++ b/../x
+@@ -0,0 +1 @@
++x
+""",
+    "another name below": """\
+diff --git a/target.py b/target.py
+--- a/bench.py
++++ b/bench.py
+@@ -1 +1 @@
+-x
++y
+""",
+}
+
+
+@pytest.mark.parametrize("what", RAW)
+def test_a_crafted_patch_is_refused(at: Bench, what: str) -> None:
+    with pytest.raises(PatchRefused):
+        at.workspace.commit(at.workspace.base, RAW[what], "A cheat")
