@@ -105,6 +105,7 @@ class Study:
         self.stop_reason = ""
         self.finished = False
         self.first = self.last = 0.0  # unix seconds of the first and last event
+        self.stopped = 0.0  # … and of the end of the last session
 
     @classmethod
     def of(cls, path: Path) -> Study:
@@ -140,6 +141,11 @@ class Study:
     @property
     def unsettled(self) -> list[int]:
         return [number for number in self.experiments if number and number not in self.statuses]
+
+    @property
+    def tried(self) -> int:
+        """Experiments with a verdict; one whose edit went on under another number is not counted twice."""
+        return len(self.statuses.keys() - self.carried - {0})
 
     @property
     def improved(self) -> bool:
@@ -194,7 +200,7 @@ class Study:
         self.usage += _parse(Usage, event)
 
     def _stop(self, event: dict[str, Any]) -> None:
-        self.stop_reason, self.finished = event["reason"], event["finished"]
+        self.stop_reason, self.finished, self.stopped = event["reason"], event["finished"], event["at"]
 
     def _session(self, event: dict[str, Any]) -> None:
         self.finished, self.stop_reason = False, ""
@@ -269,8 +275,8 @@ class Ledger:
             raise EnvironmentFault(f"The ledger cannot be written ({error.strerror}): make room at {self.path.parent}.") from None
         self.study._take(self._end, line)
         self._end += len(line)
-        self.study.first = self.study.first or now
-        self.study.last = now
+        self.study.first = self.study.first or round(now, 3)
+        self.study.last = round(now, 3)
 
     def propose(self, number: int, proposal: Proposal, commit: str, tree: str, origin: int | None = None) -> None:
         """Journal a candidate; its patch goes to trials/NNNN/patch.diff first."""

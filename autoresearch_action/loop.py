@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from autoresearch_action.acceptance import Ask, Decision, Want
-from autoresearch_action.acceptance.curves import stop_rule
+from autoresearch_action.acceptance.curves import audit, stop_rule
 from autoresearch_action.acceptance.noise import Noise, calibrate
 from autoresearch_action.acceptance.screen import SequentialScreen
 from autoresearch_action.agents import Agent, Context
@@ -68,6 +68,8 @@ class Parts:
     earlier: tuple[Verdict, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
     inherited: tuple[Proposal, ...] = ()  # the last run's stack, re-measured first when the base has moved
+    noise: Noise | None = None  # of an earlier run with equal device, base and data
+    audit: Mapping[str, object] | None = None  # of early stops, over all earlier runs
 
 
 class Loop:
@@ -277,7 +279,21 @@ class Loop:
         if proposal is None or not proposal.comparable:
             return None
         rng = np.random.default_rng((self.parts.seed, owner.number))
-        return stop_rule(self.incumbent.runs, self.study.facts.get("audit"), rng)
+        return stop_rule(self.incumbent.runs, self._audited, rng)
+
+    @property
+    def _audited(self) -> object:
+        return self.study.facts.get("audit") or self.parts.audit
+
+    def _audit(self, candidate: Candidate, decision: Decision) -> None:
+        """A first look that was run to the end without a stop rule tells what the rule would have done to it."""
+        proposal = self.study.experiments[candidate.number].proposal
+        if not candidate.runs or candidate.runs[0].trial.stop or proposal is None or not proposal.comparable:
+            return
+        past = self._audited
+        now = audit(past, candidate.runs[0], self.incumbent.runs, decision.status == "keep")
+        if now["looks"] != (past or {}).get("looks", 0):  # type: ignore[attr-defined]
+            self.ledger.append("fact", name="audit", value=now)
 
     def _measured(self, measurement: Measurement) -> None:
         trial = measurement.trial
@@ -311,7 +327,7 @@ class Loop:
             self._decide(candidate, answer)
 
     def _calibrate(self) -> None:
-        answer = calibrate(self.baseline.runs, self.brief, seed=self.parts.seed)
+        answer = calibrate(self.baseline.runs, self.brief, self.parts.seed, self.parts.noise)
         if isinstance(answer, Ask):
             self.reseed = self.reseed or answer.reseed
             self.baseline.wants.extend(answer.runs)
@@ -334,6 +350,7 @@ class Loop:
             del self.candidates[candidate.number]
             self.desk.carry(experiment, self.incumbent.commit, f"{decision.reason}, but the incumbent moved meanwhile")
             return
+        self._audit(candidate, decision)
         self._settle(experiment, decision)
         self.candidates.pop(candidate.number, None)
         if decision.status == "keep":

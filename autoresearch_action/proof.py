@@ -61,8 +61,8 @@ class _Proof:
 
     def prove(self) -> Confirmation:
         if not self.study.kept:
-            tried = len([n for n in self.study.statuses if n])
-            return self._close(Confirmation(held=False, reason=f"Nothing held: none of {tried} experiments was worth confirming."))
+            tried = f"none of {self.study.tried} experiments" if self.study.tried else "no experiment"
+            return self._close(Confirmation(held=False, reason=f"Nothing held: {tried} was worth confirming."))
         if self.noise.blind:
             return self._close(
                 Confirmation(held=False, reason="Nothing is claimed: seeds have no effect here, so luck cannot be told from a gain.")
@@ -158,10 +158,9 @@ class _Proof:
         """Confirm one head on a hold-out slice of its own. The slice is retired before it is looked at."""
         tree = self.workspace.tree(stack.head)
         plan = self._plan(tree, cap)
-        rule = PairedConfirmation(
-            self.brief, self.noise, level=plan["level"], seed=plan["seed"], slice=plan["slice"], max_pairs=self._most_pairs()
-        )
         group = f"confirm:{tree}"
+        pairs = len(self.study.confirm_runs[group]) // 2 + self._most_pairs()  # those of a proof that was killed count
+        rule = PairedConfirmation(self.brief, self.noise, level=plan["level"], seed=plan["seed"], slice=plan["slice"], max_pairs=pairs)
         budget = self._base_budget(stack)
         while True:
             answer = rule.decide(self.study.confirm_runs[group])

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -35,6 +35,7 @@ from autoresearch_action.trials.setup import run_setup
 from autoresearch_action.trials.workspace import Workspace
 
 FIRST_RUNS = 2 + 2 + 12  # calibration, one candidate, confirmation: the least a run can be
+MAX_RUNS = 20  # earlier runs that are read
 MAX_EARLIER = 500  # verdicts of earlier runs that agents are shown
 
 
@@ -125,7 +126,7 @@ def _run(
         seed=_seed(study),
         environment=os.environ | secrets.for_tools(),
     )
-    earlier, known = _earlier(state, workspace.base)
+    past = Past.of(state, workspace.base)
     view = View(brief, budget)
     try:
         view.note(machine.sandbox.describe())
@@ -134,16 +135,19 @@ def _run(
         given = _checkpoint(checkpoint, state)
         if study.run is None:
             ledger.append("run", _describe(options, brief, workspace, machine, given))
-        executor = machine.executor(options.executor, brief, workspace, state, given, secrets.scrub)
-        parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), signals, earlier, known, inherited)
-        study = run(parts)
-        if study.improved:
+        if not study.finished:
+            executor = machine.executor(options.executor, brief, workspace, state, given, secrets.scrub)
+            parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), signals)
+            run(replace(parts, earlier=past.verdicts, known=past.trees, inherited=inherited, noise=past.noise_for(study), audit=past.audit))
+        if study.improved and study.finished:
             _branch(workspace, ledger)
     finally:
         machine.locks.release()
         view.close()
         if study.run:
             report.write(state, study)
+    if study.finished:
+        ledger.append("fact", name="delivered", value=True)  # from here on the next start is another run
     return study
 
 
@@ -175,28 +179,58 @@ def _checkpoint(uri: str | None, state: Path) -> dict[str, str]:
 
 def _begin(ledger: Ledger, workspace: Workspace, brief: Brief, fresh: bool) -> tuple[Proposal, ...]:
     """Resume the ledger, or put it aside when it is finished or speaks of another base; its stack goes first then."""
-    run, study = ledger.study.run, ledger.study
+    run, study, state = ledger.study.run, ledger.study, ledger.path.parent
     if run is None:
-        return ()
+        newest = max((state / "history").glob("*.jsonl"), default=None)
+        return _stack(Study.of(newest)) if newest and not fresh else ()
     same = run.base == workspace.base and run.brief_hash == brief.hash
-    if same and not study.finished and not fresh:
+    if same and not study.facts.get("delivered") and not fresh:
         return ()
-    inherited = tuple(p for number in study.kept if (p := study.experiments[number].proposal)) if not fresh else ()
+    inherited = _stack(study) if not fresh else ()
     ledger.restart(run.id)
     return inherited
 
 
-def _earlier(state: Path, base: str) -> tuple[tuple[Verdict, ...], dict[str, str]]:
-    """Verdicts of earlier runs, newest last, and the trees that were tried on this very base."""
-    verdicts: list[Verdict] = []
-    known: dict[str, str] = {}
-    for path in sorted((state / "history").glob("*.jsonl"))[-20:]:
-        study = Study.of(path)
-        numbers = [number for number in study.statuses if number]
-        verdicts += [v for number in numbers[-MAX_EARLIER:] if (v := study.experiments[number].verdict)]
-        if study.run and study.run.base == base:
-            known |= {tree: f"#{number} of run {study.run.id}" for tree, number in study.trees.items()}
-    return tuple(verdicts[-MAX_EARLIER:]), known
+def _stack(study: Study) -> tuple[Proposal, ...]:
+    """The kept changes of a run that is over, where their patches are still there."""
+    return tuple(p for number in study.kept if (p := study.experiments[number].proposal) and p.patch)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What earlier runs of this brief left: verdicts (newest last), trees tried on this very base, noise, the audit."""
+
+    verdicts: tuple[Verdict, ...]
+    trees: dict[str, str]
+    studies: tuple[Study, ...]
+
+    @classmethod
+    def of(cls, state: Path, base: str) -> Past:
+        verdicts: list[Verdict] = []
+        trees: dict[str, str] = {}
+        studies = [Study.of(path) for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]]
+        for study in studies:
+            numbers = [number for number in study.statuses if number]
+            verdicts += [v for number in numbers[-MAX_EARLIER:] if (v := study.experiments[number].verdict)]
+            if study.run and study.run.base == base:
+                trees |= {tree: f"#{number} of run {study.run.id}" for tree, number in study.trees.items()}
+        return cls(tuple(verdicts[-MAX_EARLIER:]), trees, tuple(studies))
+
+    @property
+    def audit(self) -> Mapping[str, object] | None:
+        """The newest audit of early stops: each goes on from the one before."""
+        return next((study.facts["audit"] for study in reversed(self.studies) if study.facts.get("audit")), None)
+
+    def noise_for(self, study: Study) -> Noise | None:
+        """The noise of an earlier run with equal device, base, brief and data."""
+        for other in reversed(self.studies):
+            if other.run and study.run and other.facts.get("noise") and _alike(other.run) == _alike(study.run):
+                return Noise.model_validate(other.facts["noise"])
+        return None
+
+
+def _alike(run: Run) -> tuple[object, ...]:
+    return run.base, run.frozen, run.data, run.brief_hash, run.checkpoint, run.environment
 
 
 def _seed(study: Study) -> int:
@@ -248,7 +282,7 @@ def _branch(workspace: Workspace, ledger: Ledger) -> None:
 
 def _closing_words(study: Study, state: Path) -> None:
     confirmation = study.confirmation
-    click.echo(f"Stopped: {study.stop_reason}.")
+    click.echo(f"Stopped: {study.stop_reason.rstrip('.')}.")
     if confirmation and study.finished:
         click.echo(confirmation.reason)
     if not study.finished:

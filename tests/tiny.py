@@ -13,11 +13,18 @@ from pathlib import Path
 TRAIN = '''"""A quadratic bowl with noise: the best is LR = 0.3, WIDTH = 8."""
 import os
 import random
+import time
 
 LR = 0.1  # step size
-WIDTH = 4
-NOISE = {noise}
 
+# Three lines between the literals: edits of both can be merged.
+
+WIDTH = 4
+
+NOISE = {noise}
+PAUSE = 0.0  # seconds
+
+time.sleep(PAUSE)
 dice = random.Random(int(os.environ.get("AUTORESEARCH_SEED", "1")) * 7919 + {salt})
 loss = 1.0 + (LR - 0.3) ** 2 * 10 + (WIDTH - 8) ** 2 * 0.01
 for step in range(10):
@@ -29,11 +36,11 @@ print("---")
 print(f"val_bpb: {{loss:.6f}}")
 print("peak_vram_mb: 100.0")
 '''
-SCORE = '''import os
+SCORE = """import os
 loss = float(open("model.txt").read())
 held_out = os.environ["AUTORESEARCH_SPLIT"] == "holdout"
 print(f"val_bpb: {loss + (0.001 if held_out else 0.0):.6f}")
-'''
+"""
 PROGRAM = """---
 edit: [train.py]
 run: python train.py
@@ -47,9 +54,11 @@ Lower the loss.
 
 
 def git(directory: Path, *words: str) -> str:
-    identity = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "A"), ("EMAIL", "a@example.com"))}
+    identity = {
+        f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "A"), ("EMAIL", "a@example.com"))
+    }
     environment = os.environ | identity | {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
-    return subprocess.run(["git", *words], cwd=directory, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+    return subprocess.run(["git", *words], cwd=directory, check=True, capture_output=True, text=True, env=environment).stdout.rstrip("\n")
 
 
 def commit(directory: Path, message: str = "A change") -> str:

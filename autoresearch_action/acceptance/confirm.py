@@ -61,14 +61,18 @@ class PairedConfirmation:
     ) -> None:
         self.brief, self.noise, self.level, self.tried = brief, noise, level, tried
         self.seed, self.slice, self.split = seed, slice, split
-        first = first_look(level)
-        most = max(1, min(first + MORE_PAIRS, max_pairs or first + MORE_PAIRS))
+        first, most = first_look(level), first_look(level) + MORE_PAIRS
+        self.enough = True
+        if max_pairs is not None:
+            most, self.enough = min(most, max_pairs), noise.exact or 2.0**-max_pairs <= level
         self.looks = (1,) if noise.exact else (first, most) if most > first else (most,)
 
     def decide(self, runs: Sequence[Measurement]) -> Ask | Confirmation:
         """The pairs wanted next, or the outcome. A head that fails on any seed is not claimed."""
         if self.noise.blind:
             return self._lost("Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain.")
+        if not self.enough:
+            return self._lost(f"Nothing can be claimed: the time left is for {self.looks[-1]} pairs, too few for level {self.level:.2g}.")
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
             sides.setdefault((run.trial.seed, run.trial.side), run)

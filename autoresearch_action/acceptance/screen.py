@@ -17,15 +17,16 @@ from autoresearch_action.acceptance.noise import Noise, derive, good, pairs, poo
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement
 
-# Standardised gain (normal units) at or below which a candidate goes, and from which it is kept, by runs of it.
-# Found by simulation (benchmark/acceptance.py): a change that does nothing is kept with probability 0.10.
-DISCARD = (-0.15, 0.37, 0.47, 0.56, 0.65, 0.72, 0.78)
-KEEP = (math.inf, 1.15, 1.1, 1.05, 1.0, 0.95, 0.9, 0.85)
+# Standardised gain (normal units) at or below which a candidate goes, and from which it is kept, by runs of it: close to
+# the bounds that minimise runs plus the costs of wrong decisions (Wald 1950; found by backward induction). By simulation
+# (benchmark/acceptance.py) a change that does nothing is kept with probability 0.15, where time is measured 0.19.
+DISCARD = (-0.18, 0.26, 0.47, 0.63, 0.73, 0.8, 0.87)
+KEEP = (1.55, 1.25, 1.17, 1.12, 1.1, 1.1, 1.05, 1.0)
 MOST = len(KEEP)  # runs of one candidate
-SETTLED = 6  # runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all others
+SETTLED = 5  # runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all others
 OWN_SPREAD = 4  # pairs from which a candidate's own paired spread counts
-RECENT = 12  # lengths of a trial for which a stored run of a drifting machine still says something
-STALE_DISCARD = -0.4  # standardised gain over such runs at or below which a candidate goes
+RECENT = 8  # lengths of a trial for which a stored run of a drifting machine still says something
+STALE_DISCARD = -0.3  # standardised gain over such runs at or below which a candidate goes
 FRESH = 4  # runs of a new incumbent that its own screen did not select
 
 

@@ -6,6 +6,7 @@ text and `git merge-file` with the incumbent's. One that does not apply is said 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -43,7 +44,7 @@ class PatchesAgent:
             try:
                 text = _text(path)
                 _apply(text, context)
-                return Draft(description=subject(text, path.stem), details={"patch": path.name})
+                return Draft(description=subject(text, path.stem), details={"patch": _key(path)})
             except AgentFailure as failure:
                 failures.append(f"{path.name} {failure}")
         if failures:
@@ -58,10 +59,18 @@ class PatchesAgent:
             for experiment in [*context.history, *context.pending]:
                 if experiment.proposal:
                     self._used.add(experiment.proposal.details.get("patch", ""))
-            path = next((path for path in self._files if path.name not in self._used), None)
+            path = next((path for path in self._files if _key(path) not in self._used), None)
             if path:
-                self._used.add(path.name)
+                self._used.add(_key(path))
             return path
+
+
+def _key(path: Path) -> str:
+    """Name and content: a patch that was rewritten under its old name is another one."""
+    try:
+        return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    except OSError:
+        return path.name
 
 
 def subject(patch: str, default: str) -> str:
@@ -154,5 +163,9 @@ def _repository(context: Context) -> Path:
 def _git(arguments: list[str], directory: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """git outside any repository but the one named by -C, whatever the environment or the user's settings say."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    env |= {"GIT_CEILING_DIRECTORIES": str(directory.parent), "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-    return subprocess.run(["git", *arguments], cwd=directory, input=stdin, capture_output=True, env=env, check=False)
+    env |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+    if arguments[0] != "-C":
+        env["GIT_CEILING_DIRECTORIES"] = str(directory.parent)
+    return subprocess.run(
+        ["git", "-c", "safe.directory=*", *arguments], cwd=directory, input=stdin, capture_output=True, env=env, check=False
+    )

@@ -61,7 +61,7 @@ def research(study: Study) -> dict[str, str]:
         "baseline": "" if baseline is None else f"{baseline:.10g}",
         "best": "" if best is None else f"{best:.10g}",
         "improvement-percent": f"{percent:.4g}",
-        "experiments": str(sum(1 for number in study.statuses if number)),
+        "experiments": str(study.tried),
         "kept": str(len(study.proven())),
         "cost-usd": f"{study.usd + device:.4f}",
         "stop-reason": study.stop_reason,

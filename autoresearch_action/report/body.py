@@ -215,14 +215,14 @@ def cost(study: Study) -> list[tuple[str, str]]:
     run, usage = _run(study), study.usage
     hours = study.device_seconds / 3600
     rate = run.budget.get("gpu_usd_per_hour") or 0.0
-    found = [("experiments", f"{sum(1 for n in study.statuses if n)}, in {study.trials} trials")]
+    found = [("experiments", f"{study.tried}, in {study.trials} trials")]
     if usage.calls:
         tokens = f"{usage.input_tokens:,} in, {usage.output_tokens:,} out, {usage.cache_read_tokens:,} read from the cache"
         found.append(("model", f"{usage.calls} calls, {tokens}, {study.usd:.2f} dollars"))
     else:
         found.append(("model", "none"))
     found.append(("device", f"{hours:.2f} hours" + (f", {hours * rate:.2f} dollars" if rate else "")))
-    found.append(("wall clock", text.duration(max(0.0, study.last - study.first))))
+    found.append(("wall clock", text.duration(max(0.0, (study.stopped or study.last) - study.first))))
     found.append(("stopped", study.stop_reason or "it did not"))
     return found
 

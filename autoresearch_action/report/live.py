@@ -62,7 +62,7 @@ class View:
             self._live = None
 
     def _progress(self, study: Study) -> str:
-        tried, kept = sum(1 for n in study.statuses if n), len(study.kept)
+        tried, kept = study.tried, len(study.kept)
         elapsed = time.monotonic() - self.budget.started if self.budget.started else 0.0
         spent = study.usd + self.budget.device_usd(study.device_seconds)
         return (

@@ -1,0 +1,320 @@
+"""The loop from end to end, as a person runs it: real processes, git, sandbox and files, on a repository that is tiny."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from model_server import ModelServer, reply
+
+PROGRAM = tiny.PROGRAM.replace("python ", "/usr/bin/python3 ")
+HERE = Path(__file__).resolve().parent.parent
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "autoresearch_action", *words]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "ANTHROPIC_"))}
+    return kept | {"PYTHONPATH": str(HERE)} | more
+
+
+def run(home: Path, *words: str, code: int = 0, **more: str) -> str:
+    done = subprocess.run(command("run", *words), cwd=home, env=environment(**more), capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+def events(home: Path, kind: str = "", state: str = ".autoresearch") -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (home / state / "ledger.jsonl").read_text().splitlines()]
+    return [line for line in lines if not kind or line["event"] == kind]
+
+
+def tried(home: Path) -> int:
+    """Experiments with a verdict, those that went on under another number counted once."""
+    return sum(1 for event in events(home, "verdict") if event["number"] and "carried on as" not in event["reason"])
+
+
+def ideas(home: Path, folder: Path) -> None:
+    tiny.patch(home, folder / "1.diff", ("LR = 0.1", "LR = 0.2"), subject="Raise the rate")
+    tiny.patch(home, folder / "2.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
+    tiny.patch(home, folder / "3.diff", ("with open", "loss += 9\nwith open"), subject="Far too high")
+    tiny.patch(home, folder / "4.diff", ('print("peak_vram_mb: 100.0")', "raise SystemExit(7)"), subject="Broken")
+    rest = "".join(f" {line}\n" for line in tiny.SCORE.splitlines()[1:4])
+    frozen = f"diff --git a/score.py b/score.py\n--- a/score.py\n+++ b/score.py\n@@ -1,4 +1,4 @@\n-import os\n+import sys, os\n{rest}"
+    (folder / "5.diff").write_text(f"Subject: Edit the scorer\n\n{frozen}")
+
+
+def test_from_a_brief_to_a_branch_and_a_preview(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    ideas(home, tmp_path / "ideas")
+    said = run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
+    state = home / ".autoresearch"
+    verdicts = {event["description"]: event for event in events(home, "verdict")}
+    assert {name: verdict["status"] for name, verdict in verdicts.items() if not verdict["reason"].startswith("the incumbent moved")} == {
+        "baseline": "keep", "Raise the rate": "keep", "Wider": "keep", "Far too high": "discard", "Broken": "crash",
+        "Edit the scorer": "discard",
+    }  # fmt: skip
+    assert "exit" in verdicts["Broken"]["reason"] and "score.py" in verdicts["Edit the scorer"]["reason"]
+    (confirmation,) = events(home, "confirmation")
+    assert confirmation["held"] and confirmation["pairs"] >= 7
+    assert abs(confirmation["baseline"] - (1 + 0.4 + 0.16 + 0.001)) < 0.02 and abs(confirmation["best"] - (1 + 0.1 + 0.04 + 0.001)) < 0.02
+
+    log = tiny.git(home, "log", "--format=%s %T", "autoresearch/program").splitlines()
+    assert {line.rsplit(" ", 1)[0] for line in log[:2]} == {"Raise the rate", "Wider"} and log[2].startswith("Start")
+    assert log[0].endswith(confirmation["tree"]) and tiny.git(home, "status", "--porcelain") == ""
+
+    table = (state / "results.tsv").read_text().splitlines()
+    assert table[0] == "commit\tval_bpb\tmemory_gb\tstatus\tdescription" and len(table) == 1 + len(events(home, "verdict"))
+    assert Counter(line.split("\t")[3] for line in table[1:])["keep"] == 3
+    body = (state / "PULL_REQUEST.md").read_text()
+    headings = re.findall(r"^## (.*)", body, re.MULTILINE)
+    assert headings == ["Scope", "Kept changes", "All experiments", "Why it works", "How it was judged", "Reproduce", "Cost", "The brief",
+                        "What you can do next"]  # fmt: skip
+    assert "re-measured on this head" in body.split("## Scope")[0] and "Lower the loss." in body
+    assert (state / "progress.png").read_bytes().startswith(b"\x89PNG") and "Holds" in said
+
+    before = {name: (state / name).read_bytes() for name in ("results.tsv", "report.html", "PULL_REQUEST.md")}
+    for name in before:
+        (state / name).unlink()
+    subprocess.run(command("report"), cwd=home, env=environment(), check=True, capture_output=True)
+    assert {name: (state / name).read_bytes() for name in before} == before
+
+
+def test_edits_that_only_move_the_dice_end_without_a_claim(tmp_path: Path) -> None:
+    """A/A on 24 no-ops: a search that keeps lucky draws would claim one of them."""
+    home = tiny.repository(tmp_path / "home", noise=0.02, program=PROGRAM)
+    count = tmp_path / "count"
+    script = f"sh -c 'echo x >> {count}; sed -i \"s/7919 + .*/7919 + $(wc -l < {count}))/\" train.py'"
+    run(home, "--agent", f"command:{script}", "--usd-per-call", "0", "--max-experiments", "24", "--max-minutes", "5")
+    assert tried(home) == 24
+    assert [event["held"] for event in events(home, "confirmation")] in ([False], [False, False])
+    assert tiny.git(home, "branch", "--list", "autoresearch/*") == ""
+
+
+def killed(home: Path, dice: random.Random, longest: float, *words: str, **more: str) -> bool:
+    """Start a run, kill it at a random moment; whether it was still going."""
+    process = subprocess.Popen(
+        command("run", *words), cwd=home, env=environment(**more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(dice.uniform(0.3, longest))
+        return False
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+
+
+def survive(home: Path, kills: int, words: tuple[str, ...], seed: int) -> None:
+    dice, ledger = random.Random(seed), home / ".autoresearch" / "ledger.jsonl"
+    done, hits = b"", 0
+    while hits < kills:
+        if not killed(home, dice, 2.5, *words):
+            break
+        hits += 1
+        now = ledger.read_bytes() if ledger.exists() else b""
+        whole = now[: now.rfind(b"\n") + 1]
+        assert whole.startswith(done), "an event was lost"
+        done = whole
+        if b'"delivered"' in done:
+            break
+    assert hits >= min(kills, 2)
+    run(home, *words)
+    ledger_now = ledger.read_bytes()
+    assert ledger_now.startswith(done)
+    folded = events(home)
+    numbers = [event["number"] for event in folded if event["event"] == "proposal"]
+    assert numbers == list(range(1, len(numbers) + 1)), "a number was skipped or given twice"
+    settled = Counter(event["number"] for event in folded if event["event"] == "verdict")
+    assert set(settled.values()) == {1} and set(settled) == {0, *numbers}
+    runs = Counter((e["trial"]["commit"], e["trial"]["seed"], e["trial"]["split"]) for e in folded if e["event"] == "trial")
+    assert set(runs.values()) == {1}, "a finished trial was run again"
+    asked = sum(1 for event in folded if event["event"] == "ask")
+    answered = sum(1 for event in folded if event["event"] == "spend")
+    assert asked - answered <= 2 * hits, "more was asked again than slots + 1 for each kill"
+    assert folded[-1]["event"] in ("stop", "fact") and any(e["event"] == "stop" and e["finished"] for e in folded)
+
+
+WORDS = ("--agent", "optuna", "--max-experiments", "12", "--max-minutes", "10")
+
+
+def test_kill_anywhere_and_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    survive(tiny.repository(tmp_path / "home", program=PROGRAM), 6, WORDS, seed=1)
+
+
+@pytest.mark.battery
+@pytest.mark.parametrize("seed", range(8))
+def test_kill_anywhere_many_times(tmp_path: Path, seed: int) -> None:
+    survive(tiny.repository(tmp_path / "home", program=PROGRAM), 6, WORDS, seed=10 + seed)
+
+
+def wait_for(condition: Any, seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def living(mark: str) -> list[str]:
+    """Processes that carry `mark` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark.encode() in (entry / "cmdline").read_bytes():
+                found.append(entry.name)
+        except OSError:
+            pass
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_trial_and_keeps_everything(tmp_path: Path, number: int) -> None:
+    mark = f"sleep-{os.getpid()}-{number}"
+    home = tiny.repository(tmp_path / "home", program=PROGRAM.replace("timeout: 20", "timeout: 200"))
+    (home / "train.py").write_text((home / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.0  # baseline"))
+    tiny.commit(home)
+    slow = f"__import__('subprocess').run(['/bin/sh', '-c', 'trap \"\" INT TERM; sleep 100; : {mark}'])"
+    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("time.sleep(PAUSE)", slow), subject="Hangs")
+    words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "60")
+    process = subprocess.Popen(command("run", *words), cwd=home, env=environment(), stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: living(mark))
+    started = time.monotonic()
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=20)
+    assert time.monotonic() - started < 5 and process.returncode == 0 and "Nothing is lost" in said
+    wait_for(lambda: not living(mark), 2)
+    assert events(home)[-1] | {"at": 0} == {
+        "event": "stop",
+        "at": 0,
+        "reason": f"interrupted by {signal.Signals(number).name}",
+        "finished": False,
+    }
+    assert (home / ".autoresearch" / "report.html").exists()
+
+
+def test_the_minutes_are_kept_whatever_the_trial_does(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM.replace("timeout: 20", "timeout: 2"))
+    for index in range(30):
+        slow = f"time.sleep({100 + index})"
+        tiny.patch(home, tmp_path / "ideas" / f"{index:02d}.diff", ("time.sleep(PAUSE)", slow), subject=f"Hang {index}")
+    started = time.monotonic()
+    run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "0.5")
+    assert time.monotonic() - started < 30
+    hung = [event for event in events(home, "verdict") if event["number"]]
+    crashed = [event for event in hung if event["status"] == "crash"]
+    assert 1 <= len(crashed) <= 6 and all("2 s" in event["reason"] for event in crashed)
+    assert "minutes are used up" in events(home, "stop")[-1]["reason"]
+
+
+def test_a_budget_that_cannot_do_is_refused_at_once(tmp_path: Path) -> None:
+    timed = PROGRAM.replace("timeout: 20", "time-budget: 60")
+    home = tiny.repository(tmp_path / "home", program=timed)
+    said = run(home, "--max-minutes", "3", code=2)
+    assert "--max-minutes 3 is too small" in said and re.search(r"needs --max-minutes 1[0-9.]+", said)
+    assert "usd-per-call" in run(home, "--agent", "command:true", code=2)
+    for words, name in (
+        (("--max-experiments", "0"), "--max-experiments"),
+        (("--max-usd", "-1"), "--max-usd"),
+        (("--max-minutes", "nan"), "--max-minutes"),
+    ):
+        assert name in run(home, *words, code=2)
+    (home / "train.py").write_text("changed = 1\n")
+    assert "not committed" in run(home, code=2)
+
+
+def test_experiments_and_dollars_are_hard_caps(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    counter = tmp_path / "calls"
+    script = f"sh -c 'echo x >> {counter}; n=$(wc -l < {counter}); sed -i \"s/LR = .*/LR = 0.$((100 + n))/\" train.py'"
+    words = ("--agent", f"command:{script}", "--usd-per-call", "1", "--max-usd", "3.5", "--max-minutes", "5")
+    run(home, *words)
+    assert len(counter.read_text().splitlines()) == 3 and "3.5 dollars" in events(home, "stop")[-1]["reason"]
+    run(home, "--fresh", "--max-experiments", "5", "--max-minutes", "5")
+    assert tried(home) == 5
+    assert events(home, "stop")[-1]["reason"] == "all 5 experiments are done"
+
+
+def test_a_model_proposes_and_its_key_stays_out_of_everything(tmp_path: Path) -> None:
+    key = "sk-ant-api03-planted-secret-value-0123456789"
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    rates = iter(range(15, 99))
+
+    def answer(request: dict[str, Any]) -> Any:
+        text = json.dumps(request)
+        present = re.findall(r"LR = (0\.\d+)  # step", text)[-1]
+        return reply([("train.py", f"LR = {present}", f"LR = 0.{next(rates)}")], description=f"@everyone see #1 {key}")
+
+    with ModelServer(answer) as server:
+        said = run(home, "--max-experiments", "4", "--max-minutes", "5", ANTHROPIC_API_KEY=key, ANTHROPIC_BASE_URL=server.url)
+        assert 4 <= len(server.requests) <= 6
+    spend = [event for event in events(home, "spend") if event["calls"]]
+    assert len(spend) >= 4 and all(event["usd"] > 0 for event in spend)
+    assert key not in said
+    for file in (home / ".autoresearch").rglob("*"):
+        if file.is_file() and "repo.git" not in file.parts:
+            assert key.encode() not in file.read_bytes(), file
+    body = (home / ".autoresearch" / "PULL_REQUEST.md").read_text()
+    assert "@everyone" not in body and "everyone" in body
+
+
+def test_a_plain_checkout_runs_unchanged(tmp_path: Path) -> None:
+    """autoresearch-style: no front matter, no scorer, a literal seed, the time budget in prepare.py."""
+    home = tmp_path / "home"
+    source = (
+        tiny.TRAIN.format(noise=0.01, salt=0)
+        .replace('int(os.environ.get("AUTORESEARCH_SEED", "1"))', "SEED")
+        .replace("LR = 0.1", "SEED = 1337\nLR = 0.1")
+    )
+    tiny.repository(home, program="# Research\n\nMake val_bpb lower. Only train.py may change.\n", prepare__py="TIME_BUDGET = 1\n")
+    (home / "train.py").write_text(source)
+    tiny.commit(home)
+    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
+    run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    assert [event["status"] for event in events(home, "verdict")] == ["keep", "keep"]
+    assert events(home, "confirmation")[-1]["held"] and events(home, "run")[0]["contract"]["run"] == "python train.py"
+    body = (home / ".autoresearch" / "PULL_REQUEST.md").read_text()
+    assert "self-reported" in body and "literal seeds were replaced" in body
+
+
+def test_a_second_run_goes_on_from_the_first_and_from_a_newer_base(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
+    words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
+    run(home, *words)
+    (home / "README").write_text("A newer base.\n")
+    base = tiny.commit(home, "Unrelated")
+    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("LR = 0.1", "LR = 0.2"), subject="Faster")
+    run(home, *words)
+    proposals = events(home, "proposal")
+    assert [event["description"] for event in proposals][:2] == ["Wider", "Faster"] and proposals[0]["parent"] == base
+    assert events(home, "confirmation")[-1]["held"]
+    assert tiny.git(home, "show", "autoresearch/program:README") == "A newer base."
+    assert len(list((home / ".autoresearch" / "history").glob("*.jsonl"))) == 1
+
+
+def test_a_folder_of_a_monorepo_is_a_project_of_its_own(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    home = root / "services" / "model"
+    tiny.repository(home, program=PROGRAM)
+    subprocess.run(["rm", "-rf", ".git"], cwd=home, check=True)
+    (root / "other.py").write_text("KNOB = 1\n")
+    tiny.git(root, "init", "-q", "-b", "main")
+    tiny.commit(root)
+    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
+    run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
+    assert events(home, "confirmation")[-1]["held"]
+    assert tiny.git(root, "diff", "--name-only", "main", "autoresearch/program") == "services/model/train.py"
