@@ -33,6 +33,7 @@ PASSED = (
 NEVER_HANDED = {".py", ".pyc", ".pyo", ".pyd", ".pth", ".so", ".sh", ".egg", ".zip", ".dll", ".dylib"}
 NEVER_ENTERED = {"__pycache__", ".git"}
 HANDED_BYTES, HANDED_FILES = 16 << 30, 10_000
+MOUNTS = 2_000  # files or folders that are made read-only one by one: bubblewrap takes 9,000 words
 FIRST_LIMIT = 6 * 3600.0  # seconds, where neither the brief nor a baseline says
 START_UP = 600.0  # seconds that a first run may take beside its window: compilation, loading
 TAIL = 2_000  # characters of the log that a failure carries
@@ -292,11 +293,15 @@ class Measuring:
     # -- from run to evaluate ------------------------------------------------------------------------------------
 
     def _hand_over(self, source: Path, target: Path) -> list[str]:
-        """Move the new files of `run` into the scorer's checkout. Returns their paths, to be read-only there."""
-        handed: list[str] = []
+        """Move the new files of `run` into the scorer's checkout. Returns what is to be read-only there: files, and
+        the topmost of new folders for all that is in them.
+        """
+        handed: dict[str, None] = {}
+        fresh: dict[Path, Path | None] = {}  # by folder: the topmost one above it, or itself, that `run` made
         total = count = 0
         for folder, names, files in os.walk(source / self.bench.workspace.prefix, followlinks=False):
             here = Path(folder).relative_to(source)
+            fresh[here] = fresh.get(here.parent) or (None if os.path.lexists(target / here) else here)
             names[:] = [name for name in names if name not in NEVER_ENTERED and not (Path(folder) / name).is_symlink()]
             for name in sorted({*files} - NEVER_ENTERED):
                 path, place = Path(folder) / name, target / here / name
@@ -311,8 +316,10 @@ class Measuring:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(path, place)
                 place.chmod(0o644)
-                handed.append((here / name).as_posix())
-        return handed
+                handed[(fresh[here] or here / name).as_posix()] = None
+        if len(handed) > MOUNTS:
+            raise Failure("crash", f"`run` made more than {MOUNTS:,} files beside one another to hand over: make them in a folder.")
+        return list(handed)
 
 
 def _text(tail: bytes) -> str:

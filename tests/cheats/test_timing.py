@@ -155,18 +155,23 @@ os.chmod('.gitattributes', 0o755)"""),
     )
 
 
-def test_git_folders_are_not_handed_over(at: Bench) -> None:
-    text = timing.in_run(
-        """\
+def test_what_is_handed_over(at: Bench) -> None:
+    """Many files in a folder, read-only there; no .git folder, whose configuration a scorer's git would obey."""
+    text = timing.in_run("""\
 import os
-os.makedirs('a/.git')
-os.makedirs('.git')
-for top in ('a/.git', '.git', 'b'):
-    open(top + '/config' if top != 'b' else top, 'w').write('x')"""
-    )
-    assert timing.measure(at, text).outcome == "ok"
+for top in ('a/.git', '.git', 'many'):
+    os.makedirs(top)
+    open(top + '/config', 'w').write('x')
+for i in range(5_000):
+    open(f'many/{i}.json', 'w').close()
+open('b', 'w').write('x')""")
+    body = "try:\n    open('many/config', 'a').close()\n    return -1\nexcept OSError:\n    return -2 if len(numbers) > 9 else 3"
+    measured = timing.measure(at, timing.instead(body) + text.removeprefix(timing.TARGET))
+    assert "A wrong answer: b'-2" in measured.reason, measured.reason
     handed = {path.relative_to(at.scoring).as_posix() for path in at.scoring.rglob("*")}
-    assert {"plan.json", "b"} <= handed and not [path for path in handed if ".git" in Path(path).parts]
+    assert {"plan.json", "b", "many/4999.json"} <= handed and not [path for path in handed if ".git" in Path(path).parts]
+    beside = timing.measure(at, timing.in_run("for i in range(2_001):\n    open(f'{i}.json', 'w').close()"))
+    assert beside.outcome == "crash" and "make them in a folder" in beside.reason
 
 
 def test_a_faster_function_is_faster(at: Bench, honest: Measurement) -> None:

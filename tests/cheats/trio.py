@@ -6,6 +6,7 @@ A window of STEP seconds is one step long, so that an edit which changes nothing
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ HERE = Path(prepare.__file__).resolve().parent
 SMALL = prepare.Profile("cpu", 32, 400, 300.0, 4096, 8, 1 << 20, 2 << 20)
 STEP = 0.001
 KNOBS = {"DEPTH": "2", "WIDTH": "32", "HEAD_DIM": "16", "TOKENS_PER_STEP": "512", "VALUE_GATE_WIDTH": "8"}
-MARK = "cheat-4f1d"  # in the name of everything that a candidate tries to leave behind
+MARK = f"cheat-{os.getpid()}-mark"  # in the name of everything that a candidate tries to leave behind
 
 
 def program(data: Path) -> str:
