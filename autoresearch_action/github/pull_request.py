@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from autoresearch_action.report import body as bodies
 from autoresearch_action.report import tables, text
 
 MARKER = re.compile(r"<!-- autoresearch (\{[^\n]*?\}) -->")
+SHORTEST = 600  # characters of a body that is not shortened further
 LABEL = "Proposed and measured by autoresearch"
 SUFFIXES = ("", *(f"-{number}" for number in range(2, 100)))
 MOVE = """mutation($repository: ID!, $name: GitRefname!, $before: GitObjectID!, $after: GitObjectID!) {
@@ -259,7 +261,7 @@ class Publisher:
 
     def _open_pulls(self) -> Iterator[PullRequest]:
         """Open pull requests of this brief, from this repository."""
-        pulls: list[PullRequest] = self.api.call("list pull requests", lambda: list(self.repository.get_pulls(state="open")[:300]))
+        pulls: list[PullRequest] = self.api.call("list pull requests", lambda: list(islice(self.repository.get_pulls(state="open"), 300)))
         for pull in pulls:
             same = pull.head.repo is not None and pull.head.repo.full_name == self.repository.full_name
             if same and _marker(pull).get("brief") == self.run.brief_id:
@@ -268,18 +270,18 @@ class Publisher:
     def _pull(self, target: str, branch: str, head: str, notes: tuple[str, ...], commits: Mapping[int, str]) -> Published:
         told = (*notes, *(f"{note}." for note in self.notes))
         title = text.clip(bodies.title(self.study), 250)
-        limit = bodies.BODY_LIMIT
 
-        def write() -> str:
+        def write(limit: int = bodies.BODY_LIMIT) -> str:
             return bodies.body(self.study, notes=told, picture=self.picture, commits=commits, head=head, limit=limit)
 
+        operation: Operation
         found = self._from(branch)
         if found is None:
-            found, operation = self._create(target, branch, title, write())
+            found, operation = self._create(target, branch, title, write)
         else:
             operation = "none"
         if operation == "none" and (found.title != title or _plain(found.body) != _plain(write())):
-            self._edit(found, title, write())
+            self._edit(found, title, write)
             operation = "updated"
         self._furnish(found)
         done = {"created": "Opened", "updated": "Updated", "none": "Nothing new for"}[operation]
@@ -291,11 +293,11 @@ class Publisher:
 
     def _pulls_from(self, branch: str, state: str) -> list[PullRequest]:
         head = f"{self.repository.owner.login}:{branch}"
-        return self.api.call("list pull requests", lambda: list(self.repository.get_pulls(state=state, head=head)[:20]))
+        return self.api.call("list pull requests", lambda: list(islice(self.repository.get_pulls(state=state, head=head), 20)))
 
-    def _create(self, target: str, branch: str, title: str, body: str) -> tuple[PullRequest, Operation]:
-        draft = self.wishes.draft
-        for _ in range(4):
+    def _create(self, target: str, branch: str, title: str, write: Callable[..., str]) -> tuple[PullRequest, Operation]:
+        draft, body = self.wishes.draft, write()
+        for _ in range(8):
             facts: dict[str, Any] = {"title": title, "body": body, "draft": draft}
             try:
                 made = self.api.call("open the pull request", lambda f=facts: self.repository.create_pull(target, branch, **f))  # type: ignore[misc]
@@ -308,20 +310,22 @@ class Publisher:
                 if draft and "draft" in words:
                     draft = False
                     self.notes.append("drafts are not available here: it was opened as an ordinary pull request")
-                elif "too long" in words and len(body) > 2_000:
-                    body = bodies.body(self.study, picture=self.picture, limit=len(body) // 2)
+                elif "too long" in words and len(body) > SHORTEST:
+                    body = write(len(body) // 2)
                 else:
                     raise forbidden("open the pull request", error) from None
         raise EnvironmentFault("Could not open the pull request: GitHub refused every form of it.")
 
-    def _edit(self, pull: PullRequest, title: str, body: str) -> None:
-        try:
-            self.api.call("update the pull request", lambda: pull.edit(title=title, body=body))
-        except GithubException as error:
-            if "too long" not in said(error).lower():
-                raise forbidden("update the pull request", error) from None
-            short = bodies.body(self.study, picture=self.picture, limit=len(body) // 2)
-            self.api.call("update the pull request", lambda: pull.edit(title=title, body=short))
+    def _edit(self, pull: PullRequest, title: str, write: Callable[..., str]) -> None:
+        body = write()
+        while True:
+            try:
+                self.api.call("update the pull request", lambda text=body: pull.edit(title=title, body=text))  # type: ignore[misc]
+                return
+            except GithubException as error:
+                if "too long" not in said(error).lower() or len(body) < SHORTEST:
+                    raise forbidden("update the pull request", error) from None
+                body = write(len(body) // 2)
 
     def _furnish(self, pull: PullRequest) -> None:
         """Labels and reviewers; where they cannot be had, a note, no failure."""
@@ -336,7 +340,7 @@ class Publisher:
             self.notes.append(f"labels could not be set ({said(error)})")
         people = [name for name in self.wishes.reviewers if "/" not in name]
         teams = [name.split("/", 1)[1] for name in self.wishes.reviewers if "/" in name]
-        asked = {user.login.lower() for user in pull.requested_reviewers} | {team.slug.lower() for team in pull.requested_teams}
+        asked = {user.login.lower() for user in pull.requested_reviewers or []} | {team.slug.lower() for team in pull.requested_teams or []}
         people, teams = ([n for n in names if n.lower() not in asked] for names in (people, teams))
         if people or teams:
             try:

@@ -1,0 +1,250 @@
+"""The rules hold what they state: error rates, exact tests, and as few runs as possible, over random streams.
+
+Covers calibration, screen, confirmation and the stream of claims, exactly where that can be had, else by seeded simulation.
+The full tables are benchmark/acceptance.py's. Not covered: early stops (curves.py) and the order of calls (loop.py, proof.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import zeta
+from scipy.stats import binom, permutation_test, t
+
+from autoresearch_action.acceptance import Ask, Decision, Want
+from autoresearch_action.acceptance.claims import CAP, Claims, next_slice, reuse_level
+from autoresearch_action.acceptance.confirm import PairedConfirmation, interval, stagewise
+from autoresearch_action.acceptance.noise import Noise, calibrate, runs_needed
+from autoresearch_action.acceptance.screen import DISCARD, FRESH, KEEP, RECENT, Evidence, SequentialScreen
+from autoresearch_action.brief import Brief
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark"))
+import acceptance
+import rules
+
+NOISE = Noise(sigma=1.0, dof=3, mean=100.0, runs=4)
+NUMBERS = st.floats(-100, 100).map(lambda x: round(x, 3))
+
+
+def brief(**facts: Any) -> Brief:
+    return Brief.model_validate({"run": "true", "metric": "val_bpb", "goal": "minimize"} | facts)
+
+
+def run(value: float, seed: int, number: int = 1, asked_by: int = 1, started: float = 0.0, **facts: Any) -> Any:
+    return rules.Run(number, seed, "head" if number else "base", asked_by, facts.pop("reseed", False), value, started, **facts)
+
+
+def incumbent(*values: float, **facts: Any) -> list[Any]:
+    return [run(value, 100 + i, 0, 0, float(i), **facts) for i, value in enumerate(values)]
+
+
+def unlikely(hits: int, count: int, rate: float) -> bool:
+    return bool(binom.sf(hits - 1, count, rate) < 1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(NUMBERS, min_size=3, max_size=8))
+def test_one_look_is_scipys_exact_permutation_test(gains: list[float]) -> None:
+    theirs = permutation_test((gains,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf)
+    assert stagewise(gains, (len(gains),), 0.05).p_value == pytest.approx(theirs.pvalue)
+
+
+@pytest.mark.parametrize(("looks", "level"), [((8,), 0.05), ((6, 8), 0.05), ((6, 8), 0.1)])
+def test_two_looks_spend_the_level_exactly(looks: tuple[int, ...], level: float) -> None:
+    sizes, values, claims, early = np.random.default_rng(1).uniform(1, 2, looks[-1]), [], 0, 0
+    for signs in itertools.product((1, -1), repeat=looks[-1]):
+        for last in range(1, len(looks) + 1):
+            said = stagewise(list(sizes * signs)[: looks[last - 1]], looks[:last], level, last=last == len(looks))
+            if said.rejected:
+                break
+        claims, early = claims + said.rejected, early + (said.rejected and last < len(looks))
+        values.append(said.p_value)
+    assert early == (4 * int(0.6 * level * 64) if len(looks) > 1 else 0)  # FIRST_SHARE of the level, in 2⁶ patterns of 2⁸
+    assert claims == int(level * len(values)) and all(np.mean(np.array(values) <= at) <= at for at in values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(NUMBERS, min_size=6, max_size=8))
+def test_the_interval_is_what_the_two_sided_test_does_not_reject(gains: list[float]) -> None:
+    low, high = interval(gains)
+    for effect in np.linspace(min(gains) - 1, max(gains) + 1, 31):
+        if min(abs(effect - low), abs(effect - high)) > 1e-6:
+            tails = [stagewise([sign * (gain - effect) for gain in gains], (len(gains),), 0.025).rejected for sign in (1, -1)]
+            assert any(tails) == (not low < effect < high)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "student t3", "log-normal timing"])
+def test_a_confirmation_holds_its_level_and_its_interval_covers(kind: str) -> None:
+    rng, level, count = np.random.default_rng(2), 0.022, 2500
+    claims = covered = 0
+    for i in range(count):
+        world = rules.World(kind, rng, 20)
+        claims += rules.confirmed(world, brief(), NOISE, world.base(), world.base(), level).held
+        said = rules.confirmed(world, brief(), NOISE, world.base(), rules.Code(1.0, 0), level) if i % 2 else None
+        covered += said is not None and said.low <= 1.0 <= said.high
+    assert claims > count * level / 2 and not unlikely(claims, count, level), "it spends what it may, and no more"
+    assert not unlikely(count // 2 - covered, count // 2, 0.07)
+
+
+def confirm(rule: PairedConfirmation, measure: Any, known: tuple[Any, ...] = ()) -> tuple[Any, list[Any], list[Want]]:
+    runs, asked = list(known), []
+    while isinstance(said := rule.decide(runs), Ask):
+        asked += said.runs
+        runs += [measure(want) for want in said.runs]
+    return said, runs, asked
+
+
+def measured(want: Want, gain: float = 5.0, **facts: Any) -> Any:
+    value = 100 + want.seed % 97 / 97 - gain * (want.side == "head")
+    return rules.Run(0, want.seed, want.side, 0, False, value, 0.0, **facts)
+
+
+def test_a_confirmation_runs_fresh_pairs_in_random_order_on_its_slice_and_goes_on_after_a_kill() -> None:
+    first = 0
+    for seed in range(200):
+        said, runs, asked = confirm(PairedConfirmation(brief(), NOISE, seed=seed, slice=7), measured)
+        assert said.held and said.pairs == 7 and {(want.split, want.slice) for want in asked} == {("holdout", 7)}
+        assert [want.seed for want in asked[::2]] == [want.seed for want in asked[1::2]]
+        assert len({(want.side, want.seed) for want in asked}) == len(asked) == 14
+        assert confirm(PairedConfirmation(brief(), NOISE, seed=seed, slice=7), measured, tuple(runs[:5])) == (said, runs, asked[5:])
+        first += asked[0].side == "base"
+    assert 70 < first < 130
+
+
+def test_what_cannot_be_claimed() -> None:
+    def outcome(side: str, seed: int | None = None, gain: float = 5.0) -> tuple[bool, int]:
+        said, runs, _ = confirm(rule, lambda w: measured(w, gain, outcome="crash" if w.side == side and seed in (None, w.seed) else "ok"))
+        return said.held, len(runs)
+
+    rule = PairedConfirmation(brief(), NOISE, seed=1)
+    one = rule.decide([]).runs[0].seed
+    assert not outcome("", gain=0.0)[0] and not outcome("", gain=-5.0)[0]
+    assert outcome("head", one) == outcome("base") == (False, 14)
+    assert outcome("base", one) == (True, 16), "a pair that lacks its base is replaced"
+    for pairs, held in ((0, False), (4, False), (6, True)):  # 2⁻⁴ is above the level, 2⁻⁶ below
+        assert confirm(PairedConfirmation(brief(), NOISE, seed=1, max_pairs=pairs), measured)[0].held is held
+    assert not PairedConfirmation(brief(), NOISE, seed=1, max_pairs=4).decide([]).held, "and runs nothing in vain"
+    blind = PairedConfirmation(brief(), NOISE.model_copy(update={"blind": True}), seed=1).decide([])
+    assert not blind.held and "seeds have no effect" in blind.reason
+
+
+def test_limits_hold_in_screen_and_confirmation() -> None:
+    limited = brief(limits={"memory": "<= 10"})
+    for memory, held in ((9.0, True), (20.0, False)):
+        printed = {"memory": memory}
+        assert confirm(PairedConfirmation(limited, NOISE, seed=1), partial(measured, metrics=printed))[0].held is held
+        mine = [run(90.0 + i, 100 + i, metrics=printed) for i in range(3)]
+        base = incumbent(100.0, 100.1, 99.9, 100.2, metrics={"memory": 9.0})
+        assert SequentialScreen(limited, NOISE, 1).decide(mine, base).status == ("keep" if held else "discard")
+    noisy = [run(90.0 + i, 100 + i, metrics={"memory": memory}) for i, memory in enumerate((5.0, 16.0, 10.5))]
+    assert isinstance(SequentialScreen(limited, NOISE, 1).decide(noisy, base), Ask), "over it within the noise: neither kept nor gone"
+    assert SequentialScreen(limited, NOISE, 1).decide([run(90.0, 100)], base).reason.startswith("memory has a limit")
+
+
+def test_a_screen_costs_little_and_misses_little() -> None:
+    size = acceptance.Size(empty={20: 400}, power=150, streams=0, intervals=0)
+    _, power = acceptance.simulate(size, ("power", "gaussian", "ours", 3))
+    assert power["trials"][0] < 2.2 and power["trials"][1] < 1.12 and power["runs"] < 4.5
+    assert power["kept"][3] > 0.96 and power["kept"][2] > 0.85 and power["claimed"][2] > 0.75
+    for kind in ("gaussian", "student t3", "log-normal timing", "pairing breaks", "seed-blind"):
+        claims, runs = acceptance.simulate(size, ("empty", kind, "ours", 3))[1]["20"]
+        assert not unlikely(claims, runs, 0.04 if kind != "seed-blind" else 1e-9)
+    assert acceptance.simulate(size, ("empty", "gaussian", "one lower run", 3))[1]["20"][0] > 0.85 * 80
+
+
+def test_one_run_ends_a_loser_and_doubt_asks_on_the_incumbents_seeds() -> None:
+    base = incumbent(100.5, 99.5, 100.2, 99.8)
+    rule = SequentialScreen(brief(), NOISE, 1)
+    assert rule.decide([run(102.0, 100)], base).reason == "worse than the incumbent by 2.0σ after 1 run, stopped"
+    assert SequentialScreen(brief(goal="maximize"), NOISE, 1).decide([run(104.0, 100)], base).status == "keep"
+    assert rule.decide([], base) == Ask((Want("head", 100),))
+    mine, wants = [run(99.4, 100)], []
+    while isinstance(answer := rule.decide(mine, base), Ask):
+        wants += [want for want in answer.runs if want.side == "head"]
+        base += [run(100.0, want.seed, 0, 1) for want in answer.runs if want.side == "base"]
+        mine.append(run(99.4, wants[-1].seed))
+    assert len({r.seed for r in mine}) == len(mine) <= len(KEEP) and [want.seed for want in wants[:3]] == [101, 102, 103]
+    assert {want.seed for want in wants} < {r.seed for r in base} and len(base) == max(5, len(mine))
+
+
+def test_a_new_incumbent_is_not_judged_by_the_runs_that_made_it_one() -> None:
+    lucky, rule = [run(90.0, 100 + i, 3, 3) for i in range(4)], SequentialScreen(brief(), NOISE, 1)
+    asked = rule.decide([], lucky)
+    assert [want.side for want in asked.runs] == ["base"] * FRESH + ["head"]
+    fresh = [run(100.0 + i / 10, want.seed, 3, 4) for i, want in enumerate(asked.runs[:FRESH])]
+    assert rule.decide([run(95.0, fresh[0].seed, 4, 4)], lucky + fresh).status == "keep"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(50, 150), min_size=1, max_size=4), st.lists(st.floats(50, 150), min_size=1, max_size=4))
+def test_stored_runs_may_reject_but_never_keep_where_the_machine_drifts(mine: list[float], stored: list[float]) -> None:
+    rule, base = SequentialScreen(brief(metric="seconds"), NOISE.model_copy(update={"drift": True}), 1), incumbent(*stored)
+    answer = rule.decide([run(value, 500 + i, started=len(stored) + i) for i, value in enumerate(mine)], base)
+    if isinstance(answer, Decision):
+        assert answer.status == "discard" and np.mean(mine) > np.mean(stored)
+        answer = rule.decide([run(value, 500 + i, started=len(stored) + RECENT + i) for i, value in enumerate(mine)], base)
+    assert isinstance(answer, Ask) and {want.side for want in answer.runs} == {"base"}, "old runs do not even reject"
+
+
+@pytest.mark.parametrize("dof", [3, 5, 20])
+def test_the_standardised_gain_is_a_normal_deviate_of_equal_tail(dof: int) -> None:
+    for gain in (-3.0, -1.0, 0.5, 2.0):
+        assert Evidence(gain, 1.0, dof, 1, False).z == pytest.approx(-t.isf(1 - t.sf(gain, dof), 10**9), abs=0.02)
+    assert all(low < high for low, high in zip(DISCARD, KEEP, strict=False))
+
+
+def calibrated(measure: Any, known: Noise | None = None, **facts: Any) -> tuple[Noise, list[Any]]:
+    runs: list[Any] = []
+    while isinstance(said := calibrate(runs, brief(**facts), 1, known), Ask):
+        runs += [run(measure(len(runs) + i, said.reseed), w.seed, 0, 0, len(runs) + i, reseed=said.reseed) for i, w in enumerate(said.runs)]
+    return said, runs
+
+
+def test_calibration_tells_noisy_exact_and_blind_apart_in_few_runs() -> None:
+    noise = calibrated(lambda index, _: float(index))[0]
+    assert noise.runs == 4 and noise.sigma == pytest.approx(np.std(range(4), ddof=1)) and noise.dof == 3
+    assert len(calibrated(lambda index, _: 50.0 if index == 3 else index / 10)[1]) == 6, "one lies far off"
+    assert len(calibrated(lambda index, _: float(index), known=NOISE)[1]) == 2
+    exact = calibrated(lambda *_: 5.0, exact=True)[0]
+    assert exact.exact and exact.runs == 2
+    assert not calibrated(lambda index, _: float(index), exact=True)[0].exact, "said to be exact, and is not"
+    assert calibrated(lambda *_: 5.0)[0].blind and not calibrated(lambda *_: 5.0)[0].exact, "looks constant: not taken for exact"
+    reseeded, runs = calibrated(lambda index, reseed: float(index) if reseed else 5.0)
+    assert reseeded.reseed and not reseeded.blind and len(runs) == 2 + 4
+    one_run = [SequentialScreen(brief(), exact, 1).decide([run(value, 1)], incumbent(5.0)).status for value in (4.9, 5.0, 5.1)]
+    assert one_run == ["keep", "discard", "discard"]
+    assert runs_needed(NOISE, 1.0) > runs_needed(NOISE, 2.0) >= NOISE.reserve_pairs() > runs_needed(exact, 1e-9) == 1
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_levels_follow_the_published_recursion(held: list[bool]) -> None:
+    claims, found = Claims(), [i for i, hit in enumerate(held, 1) if hit]
+    for hit in held:
+        claims = claims.after(0.0 if hit else 1.0)
+    # α_t = W₀γ_t + (α − W₀)γ_{t−τ₁} + α Σ_{j≥2} γ_{t−τⱼ}, here with W₀ = α, so that the first claim's term is nothing
+    ages = [len(held) + 1, *(len(held) + 1 - i for i in found[1:])]
+    level = 0.1 * sum((age + 1) ** -1.5 / (zeta(1.5) - 1) for age in ages)
+    assert claims.level() == pytest.approx(min(CAP, level)) and claims.claimed == found
+
+
+def test_levels_of_an_empty_stream_and_of_reused_slices() -> None:
+    stream = list(itertools.accumulate(range(4), lambda claims, _: claims.after(1.01 * claims.level()), initial=Claims()))
+    assert [claims.level() for claims in stream] == pytest.approx(
+        [0.0219275, 0.0119358, 0.0077525, 0.0055473, 0.0042200], abs=1e-7
+    ) and not stream[-1].claimed
+    assert not Claims().after(0.015, level=0.01).claimed and Claims().after(0.015).claimed == [1]
+    used: list[int] = []
+    while len(used) < 20:
+        used.append(next_slice(used, 20, 5)[0])
+        assert reuse_level(0.02, used[:-1], used[-1]) == 0.02
+    assert sorted(used) == list(range(20)) != used
+    chosen, note = next_slice(used, 20, 5)
+    assert "use 21 of 20" in note and reuse_level(0.02, used, chosen) == 0.01 and reuse_level(0.02, [*used, chosen], chosen) == 0.005
