@@ -112,7 +112,8 @@ def test_limits_end_the_whole_tree(tmp_path: Path, what: str) -> None:
     measured = bench.candidate(at, LIMITS[what], limits={"run": 20.0}, clock_limit=1.0 if "clock" in what else None)
     assert measured.outcome in ("crash", "discard"), what
     expected = {"forks": "processes", "eats": "memory", "runs": "processor time"}[what.split()[0]]
-    assert expected in measured.reason + measured.tail or "MemoryError" in measured.tail, measured.reason
+    told = measured.reason + measured.tail
+    assert expected in told or "MemoryError" in told or "BlockingIOError" in told, measured.reason  # it may meet a limit by itself
     assert measured.phases["run"] < 15
 
 
