@@ -17,6 +17,7 @@ from pathlib import Path
 
 POLL = 0.05  # seconds between looks at the process tree
 FIRST_POLL = 0.002  # … at the start, so that short commands are seen as well
+LOOK = 0.3  # seconds that measuring the tree's memory may take
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MAX_LINE = 65_536  # bytes of one output line that are looked at
@@ -213,8 +214,9 @@ class Process:
             alive += [child for pid in alive for child in descendants(pid)]
             if not alive:
                 break
+            ours = {*descendants(os.getpid())}  # and no stranger that was given an ended one's number
             for pid in alive:
-                if self._mark or _below_us(pid):
+                if self._mark or pid in ours:
                     _signal(pid, signal.SIGKILL)
             time.sleep(0.002)
         return usage + sum(map(_inherited, {*self._children, *left}))
@@ -276,11 +278,6 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def _below_us(pid: int) -> bool:
-    """Whether the process still descends from this one (its number was not given to a stranger)."""
-    return pid in descendants(os.getpid())
-
-
 def _stat(pid: int) -> tuple[str, float, int] | None:
     """(start time, CPU seconds, resident pages) of a process; None when it is gone or a zombie."""
     try:
@@ -305,11 +302,13 @@ def _shared_memory() -> int:
 def _memory(pids: list[int], grown: int) -> int:
     """Bytes that these processes hold: resident, shared pages divided among their users, and their files in memory.
 
-    `grown`: by how much shared memory has grown on the machine; files are looked for where that is worth it.
+    `grown`: by how much shared memory has grown on the machine; files are looked for where that is worth it. Of very
+    many processes those that can be looked at in LOOK seconds stand for all: a fork bomb must not outrun its watch.
     """
-    private = mapped = 0
+    begin = time.monotonic()
+    private, mapped = 0.0, 0.0
     held: dict[tuple[int, ...], int] = {}  # by device and inode: one file may be open in many processes
-    for pid in pids:
+    for number, pid in enumerate(pids, 1):
         try:
             with open(f"/proc/{pid}/smaps_rollup") as file:
                 sizes = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.startswith("Pss")}
@@ -317,8 +316,11 @@ def _memory(pids: list[int], grown: int) -> int:
             private, mapped = private + sizes.get("Pss", 0) - shared, mapped + shared
             held |= _files_in_memory(pid) if grown > 1 << 26 else {}
         except OSError:
-            continue
-    return private + max(mapped, sum(held.values()))
+            pass
+        if time.monotonic() - begin > LOOK:
+            private, mapped = private * len(pids) / number, mapped * len(pids) / number
+            break
+    return int(private + max(mapped, sum(held.values())))
 
 
 def _files_in_memory(pid: int) -> dict[tuple[int, ...], int]:
