@@ -13,15 +13,17 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
 
-from autoresearch_action.acceptance import Ask
+from autoresearch_action.acceptance import Ask, Want
 from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
-from autoresearch_action.acceptance.confirm import PairedConfirmation
-from autoresearch_action.acceptance.noise import Noise, calibrate
+from autoresearch_action.acceptance.confirm import FIRST_SHARE, PairedConfirmation
+from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, calibrate
 from autoresearch_action.acceptance.screen import SequentialScreen
 from autoresearch_action.brief import Brief
 
@@ -33,19 +35,14 @@ HEAD, FALLBACK, SLICES = 0.025, 0.01, 20  # proof.py's caps, and the slices of i
 
 
 @dataclass
-class Trial:
-    """What the rules read of records.Trial and records.Measurement; the real ones validate, which is slow here."""
+class Run:
+    """What the rules read of records.Measurement and its Trial; the real ones validate, which is slow here."""
 
     number: int
     seed: int
     side: str
     asked_by: int
     reseed: bool
-
-
-@dataclass
-class Run:
-    trial: Trial
     value: float
     started: float
     outcome: str = "ok"
@@ -54,6 +51,10 @@ class Run:
     curve: tuple[Any, ...] = ()
     blocks: tuple[Any, ...] = ()
     reason: str = ""
+
+    @property
+    def trial(self) -> Run:
+        return self
 
 
 @dataclass(frozen=True)
@@ -68,26 +69,22 @@ class World:
     """Noise with σ = 1 of single runs, on a clock that ticks once per run."""
 
     def __init__(self, kind: str, rng: np.random.Generator, ideas: int) -> None:
-        self.kind, self.rng, self.now, self.runs = kind, rng, 0, 0
+        self.kind, self.rng, self.now, self.timing = kind, rng, 0, kind in DRIFTING
         self.seeded: dict[tuple[int, int], float] = {}
-        self.timing = kind in DRIFTING
-        length = 8 * ideas + 200
+        self.drift = [0.0]
         if kind == "AR(1)+trend":
-            shocks = rng.normal(size=length).tolist()
-            self.drift = [0.0] * length
-            for i in range(1, length):
-                self.drift[i] = 0.7 * self.drift[i - 1] + math.sqrt(1 - 0.49) * shocks[i]
-            self.drift = [0.8 * x + 3.0 * i / (2 * ideas) for i, x in enumerate(self.drift)]
-        elif kind == "speed step":
-            when, step = int(ideas * rng.uniform(0.6, 1.4)), 3.0 * (1 if rng.random() < 0.5 else -1)
-            self.drift = [step * (i > when) for i in range(length)]
-        self.normal, self.uniform = rng.standard_normal, rng.random
+            state = 0.0
+            for i, shock in enumerate(rng.normal(size=8 * ideas + 200).tolist()):
+                state = 0.7 * state + math.sqrt(1 - 0.49) * shock
+                self.drift.append(0.8 * state + 3.0 * i / (2 * ideas))
+        elif kind == "speed step":  # around the middle of the night, by three σ
+            self.drift += [0.0] * int(ideas * rng.uniform(0.6, 1.4)) + [3.0 if rng.random() < 0.5 else -3.0]
 
     def base(self) -> Code:
         return Code(0.0, 0)
 
     def edit(self, code: Code, gain: float) -> Code:
-        moves = self.kind == "seed-blind" or (self.kind == "pairing breaks" and self.uniform() < 0.5)
+        moves = self.kind == "seed-blind" or (self.kind == "pairing breaks" and self.rng.random() < 0.5)
         return Code(code.gain + gain, int(self.rng.integers(1, 2**40)) if moves else code.stream)
 
     def spread(self, base: Code, head: Code) -> float:
@@ -98,24 +95,23 @@ class World:
 
     def measure(self, code: Code, seed: int) -> float:
         self.now += 1
-        kind = self.kind
-        if kind == "exact":
+        normal, drift = self.rng.standard_normal, self.drift[min(self.now, len(self.drift) - 1)]
+        if self.kind == "exact":
             noise = 0.0
-        elif kind == "gaussian":
-            noise = self.normal()
-        elif kind == "student t3":
+        elif self.kind == "student t3":
             noise = self.rng.standard_t(3) / math.sqrt(3)
-        elif kind == "log-normal timing":
-            noise = math.exp(0.5 * self.normal()) / 0.604
-        elif kind == "AR(1)+trend":
-            noise = self.drift[min(self.now, len(self.drift) - 1)] + 0.6 * self.normal()
-        elif kind == "speed step":
-            noise = self.drift[min(self.now, len(self.drift) - 1)] + self.normal()
+        elif self.kind == "log-normal timing":
+            noise = math.exp(0.5 * normal()) / 0.604
+        elif self.kind == "seed-blind":
+            noise = self.seeded.setdefault((code.stream, 0), normal())
+        elif self.kind in ("pairing holds", "pairing breaks"):
+            noise = 0.9 * self.seeded.setdefault((code.stream, seed), normal()) + math.sqrt(0.19) * normal()
         else:
-            key = (code.stream, 0 if kind == "seed-blind" else seed)
-            shared = self.seeded.setdefault(key, self.normal())
-            noise = shared if kind == "seed-blind" else 0.9 * shared + math.sqrt(0.19) * self.normal()
+            noise = drift + (0.6 if self.kind == "AR(1)+trend" else 1.0) * normal()
         return 100.0 - code.gain + noise
+
+    def run(self, code: Code, want: Want, number: int, asked_by: int, reseed: bool) -> Run:
+        return Run(number, want.seed, want.side, asked_by, reseed, self.measure(code, want.seed), float(self.now))
 
 
 Change = tuple[int, float, float]  # number, true effect, estimate
@@ -141,21 +137,17 @@ Rule = Callable[[World, Sequence[float], Night], Night]
 def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool = False) -> Night:
     """A night of the product after another: calibrate, screen, prune, confirm, one fallback.
 
-    `sigma_known`: the same, told σ; its proof is the z test over all pairs of the plan. What knowing σ could buy.
+    `sigma_known`: the same, told σ; its proof is a z test with the same two looks. What knowing σ could buy.
     """
     night, rng = Night(claims=before.claims, used=list(before.used)), world.rng
     facts = {"run": "true", "metric": "seconds" if world.timing else "val_bpb", "exact": world.kind == "exact"}
     brief = Brief.model_validate(facts)
     dice = int(rng.integers(2**31))
 
-    def measured(code: Code, seed: int, side: str, number: int, asked_by: int, reseed: bool = False) -> Run:
-        value = world.measure(code, seed)
-        return Run(Trial(number, seed, side, asked_by, reseed), value, float(world.now))
-
     base = world.base()
     baseline: list[Any] = []
     while isinstance(noise := calibrate(baseline, brief, seed=dice), Ask):
-        baseline += [measured(base, want.seed, "base", 0, 0, noise.reseed) for want in noise.runs]
+        baseline += [world.run(base, want, 0, 0, noise.reseed) for want in noise.runs]
     if sigma_known and not (noise.exact or noise.blind):
         noise = noise.model_copy(update={"sigma": 1.0, "dof": 10**6})
     incumbent, incumbent_runs, incumbent_number = base, list(baseline), 0
@@ -168,10 +160,9 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
             asked += len(answer.runs) if runs else 1  # a new incumbent's first references are its own cost
             for want in answer.runs:
                 if want.side == "head":
-                    runs.append(measured(candidate, want.seed, "head", number, number, noise.reseed))
+                    runs.append(world.run(candidate, want, number, number, noise.reseed))
                 else:
-                    run = measured(incumbent, want.seed, "base", incumbent_number, number, noise.reseed)
-                    incumbent_runs.append(run)
+                    incumbent_runs.append(world.run(incumbent, want, incumbent_number, number, noise.reseed))
         night.trials[effect].append(asked)
         if answer.status == "keep":
             stack.append((number, effect, answer.estimate or 0.0))
@@ -195,7 +186,8 @@ def _prove(world: World, brief: Brief, noise: Noise, stack: list[Change], night:
         level = reuse_level(min(cap, night.claims.level()), night.used, place)
         night.used.append(place)
         if sigma_known and not noise.exact:
-            held = _z_test(world, base, head, noise, level)
+            p_value = _z_test(world, base, head, noise, level)
+            held, night.claims = p_value <= level, night.claims.after(p_value, level)
         else:
             said = confirmed(world, brief, noise, base, head, level)
             held = bool(said.held)
@@ -211,16 +203,33 @@ def confirmed(world: World, brief: Brief, noise: Noise, base: Code, head: Code, 
     test = PairedConfirmation(brief, noise, level=level, seed=int(world.rng.integers(2**31)))
     runs: list[Any] = []
     while isinstance(said := test.decide(runs), Ask):
-        for want in said.runs:
-            value = world.measure(base if want.side == "base" else head, want.seed)
-            runs.append(Run(Trial(0, want.seed, want.side, 0, noise.reseed), value, float(world.now)))
+        runs += [world.run(base if want.side == "base" else head, want, 0, 0, noise.reseed) for want in said.runs]
     return said
 
 
-def _z_test(world: World, base: Code, head: Code, noise: Noise, level: float) -> bool:
-    pairs = noise.reserve_pairs(level)
-    gains = [world.measure(base, seed) - world.measure(head, seed) for seed in range(-1000, pairs - 1000)]
-    return bool(statistics.fmean(gains) * math.sqrt(pairs) > -ndtri(level) * world.spread(base, head))
+def _z_test(world: World, base: Code, head: Code, noise: Noise, level: float) -> float:
+    """The p-value of a z test with the two looks of our plan; 1 where neither rejects."""
+    gains: list[float] = []
+    looks = noise.reserve_pairs(level) - MORE_PAIRS, noise.reserve_pairs(level)
+    for n, bound in zip(looks, z_bounds(*looks, level), strict=True):
+        gains += [world.measure(base, -1000 - i) - world.measure(head, -1000 - i) for i in range(len(gains), n)]
+        z = statistics.fmean(gains) * math.sqrt(n) / world.spread(base, head)
+        if z >= bound:
+            return min(level, float(ndtr(-z)))
+    return 1.0
+
+
+@cache
+def z_bounds(first: int, last: int, level: float) -> tuple[float, float]:
+    """z bounds of two looks that spend FIRST_SHARE of `level` and the rest (Lan & DeMets 1983)."""
+    early = -float(ndtri(FIRST_SHARE * level))
+    z, rho = np.linspace(-8, early, 4001), math.sqrt(first / last)
+    weights = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+
+    def excess(bound: float) -> float:
+        return float((weights * ndtr((rho * z - bound) / math.sqrt(1 - rho * rho))).sum()) - (1 - FIRST_SHARE) * level
+
+    return early, float(brentq(excess, 0, 8))
 
 
 def _pruned(world: World, stack: list[Change], noise: Noise) -> list[Change]:
@@ -253,7 +262,7 @@ def _fallback(stack: list[Change]) -> list[Change]:
     return stack[:-1]
 
 
-def peer(world: World, ideas: Sequence[float], before: Night, runs: int, start: int, keep: Callable[..., bool]) -> Night:
+def peer(world: World, ideas: Sequence[float], runs: int, start: int, keep: Callable[..., bool]) -> Night:
     """A night under another's rule: `runs` of each idea on the same seeds, `start` of the base; what is kept is claimed."""
     night, code = Night(), world.base()
     first = [world.measure(code, seed) for seed in range(start)]
@@ -270,20 +279,12 @@ def peer(world: World, ideas: Sequence[float], before: Night, runs: int, start: 
     return night
 
 
-def lower(new: list[float], old: list[float], first: list[float], history: list[float]) -> bool:
-    """Lower best value: with one run each, the rule of most loops."""
-    return min(new) < min(old)
-
-
 def two_sigma(new: list[float], old: list[float], first: list[float], history: list[float]) -> bool:
-    """Lower by two standard deviations of the baseline's runs."""
     return statistics.fmean(old) - new[0] > 2 * statistics.stdev(first)
 
 
 def over_mad(new: list[float], old: list[float], first: list[float], history: list[float]) -> bool:
-    """A gain of at least twice the median absolute deviation of all values so far."""
-    middle = statistics.median(history)
-    gain = statistics.fmean(old) - new[0]
+    middle, gain = statistics.median(history), statistics.fmean(old) - new[0]
     return gain > 0 and gain >= 2 * statistics.median(abs(value - middle) for value in history)
 
 
@@ -299,9 +300,9 @@ def bootstrap(new: list[float], old: list[float], first: list[float], history: l
 RULES: dict[str, Rule] = {
     "ours": ours,
     "ours, told σ": lambda w, i, b: ours(w, i, b, sigma_known=True),
-    "one lower run": lambda w, i, b: peer(w, i, b, 1, 1, lower),
-    "best of 3": lambda w, i, b: peer(w, i, b, 3, 3, lower),
-    "2σ of the baseline": lambda w, i, b: peer(w, i, b, 1, 2, two_sigma),
-    "gain/MAD ≥ 2": lambda w, i, b: peer(w, i, b, 1, 3, over_mad),
-    "3 seeds, bootstrap P ≥ 0.95": lambda w, i, b: peer(w, i, b, 3, 3, bootstrap),
+    "one lower run": lambda w, i, b: peer(w, i, 1, 1, lambda new, old, *_: new[0] < old[0]),
+    "best of 3": lambda w, i, b: peer(w, i, 3, 3, lambda new, old, *_: min(new) < min(old)),
+    "2σ of the baseline": lambda w, i, b: peer(w, i, 1, 2, two_sigma),
+    "gain/MAD ≥ 2": lambda w, i, b: peer(w, i, 1, 3, over_mad),
+    "3 seeds, bootstrap P ≥ 0.95": lambda w, i, b: peer(w, i, 3, 3, bootstrap),
 }
