@@ -68,6 +68,7 @@ class Parts:
     earlier: tuple[Verdict, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
     inherited: tuple[Proposal, ...] = ()  # the last run's stack, re-measured first when the base has moved
+    level: float = 0.025  # that a claim of this run will be tested at: the lower, the more pairs it takes
     noise: Noise | None = None  # of an earlier run with equal device, base and data
     audit: Mapping[str, object] | None = None  # of early stops, over all earlier runs
 
@@ -155,7 +156,7 @@ class Loop:
 
     @property
     def confirm_runs(self) -> int:
-        return 2 * self.noise.reserve_pairs() if self.noise else 12
+        return 2 * self.noise.reserve_pairs(self.parts.level) if self.noise else 12
 
     def _why_stop(self) -> str:
         if self._target_reached():
@@ -351,6 +352,8 @@ class Loop:
             self.desk.carry(experiment, self.incumbent.commit, f"{decision.reason}, but the incumbent moved meanwhile")
             return
         self._audit(candidate, decision)
+        assert self.noise is not None
+        self.noise = self.noise.learn(candidate.runs, self.incumbent.runs)
         self._settle(experiment, decision)
         self.candidates.pop(candidate.number, None)
         if decision.status == "keep":

@@ -31,6 +31,7 @@ HEAD_LEVEL, FALLBACK_LEVEL = 0.025, 0.01
 PRUNE_RUNS = 2  # of the head with one change left out, on seeds that the head has run
 TRANSFER_PAIRS = 3
 SLICES = 20  # of the hold-out
+CLAIMS = "claims.json"  # in the state folder: outlives the run
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,26 @@ def prove(loop: Loop) -> Confirmation:
     return _Proof(loop).prove()
 
 
+def read_claims(file: Path) -> dict[str, Any]:
+    """The state of the stream of claims: hold-out slices `used`, and `claims`. Empty where there is none."""
+    try:
+        told = json.loads(file.read_text())
+        return {"used": [int(s) for s in told["used"]], "claims": Claims.model_validate(told["claims"]).model_dump(mode="json")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"used": [], "claims": Claims().model_dump(mode="json")}
+
+
+def next_level(state: Path, brief_id: str) -> float:
+    """What the next claim will be tested at: the search keeps time for the pairs that this takes."""
+    return _next(read_claims(state / CLAIMS), brief_id, HEAD_LEVEL)[2]
+
+
+def _next(told: dict[str, Any], brief_id: str, cap: float) -> tuple[int, str, float]:
+    """(hold-out slice, note on it, level) of the next attempt."""
+    chosen, note = next_slice(told["used"], SLICES, zlib.crc32(brief_id.encode()))
+    return chosen, note, reuse_level(min(cap, Claims.model_validate(told["claims"]).level()), told["used"], chosen)
+
+
 class _Proof:
     def __init__(self, loop: Loop) -> None:
         assert loop.noise is not None
@@ -57,7 +78,7 @@ class _Proof:
         self.workspace, self.noise = loop.parts.workspace, loop.noise
         self.base = self.workspace.base
         self.notes: list[str] = []
-        self.claims_file = self.study.state / "claims.json"
+        self.claims_file = self.study.state / CLAIMS
 
     def prove(self) -> Confirmation:
         if not self.study.kept:
@@ -182,9 +203,8 @@ class _Proof:
         """Level, slice and dice of an attempt: drawn once and journalled, so that a resumed proof keeps them."""
         plans = dict(self.study.facts.get("plans") or {})
         if tree not in plans:
-            told = self._claims()
-            chosen, note = next_slice(told["used"], SLICES, zlib.crc32(self.brief.id.encode()))
-            level = reuse_level(min(cap, Claims.model_validate(told["claims"]).level()), told["used"], chosen)
+            told = read_claims(self.claims_file)
+            chosen, note, level = _next(told, self.brief.id, cap)
             plans[tree] = {"slice": chosen, "note": note, "level": level, "seed": int.from_bytes(os.urandom(4), "big")}
             self._write_claims({**told, "used": [*told["used"], chosen]})
             self.ledger.append("fact", name="plans", value=plans)
@@ -196,18 +216,11 @@ class _Proof:
         accounted = list(self.study.facts.get("accounted") or [])
         if plan["seed"] in accounted or confirmation.p_value is None:
             return
-        told = self._claims()
+        told = read_claims(self.claims_file)
         claims = Claims.model_validate(told["claims"]).after(confirmation.p_value, plan["level"])
         self._write_claims({**told, "claims": claims.model_dump(mode="json")})
         self.ledger.append("fact", name="claims", value=claims.describe())
         self.ledger.append("fact", name="accounted", value=[*accounted, plan["seed"]])
-
-    def _claims(self) -> dict[str, Any]:
-        try:
-            told = json.loads(self.claims_file.read_text())
-            return {"used": [int(s) for s in told["used"]], "claims": Claims.model_validate(told["claims"]).model_dump(mode="json")}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {"used": [], "claims": Claims().model_dump(mode="json")}
 
     def _write_claims(self, told: dict[str, Any]) -> None:
         _write(self.claims_file, json.dumps(told))

@@ -107,6 +107,7 @@ def _run(
     from autoresearch_action import report
     from autoresearch_action.agents import registry
     from autoresearch_action.loop import Parts, run
+    from autoresearch_action.proof import next_level
     from autoresearch_action.report.live import View
 
     state = options.state.resolve()
@@ -138,7 +139,8 @@ def _run(
         if not study.finished:
             executor = machine.executor(options.executor, brief, workspace, state, given, secrets.scrub)
             parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), signals)
-            run(replace(parts, earlier=past.verdicts, known=past.trees, inherited=inherited, noise=past.noise_for(study), audit=past.audit))
+            parts = replace(parts, earlier=past.verdicts, known=past.trees, inherited=inherited, level=next_level(state, brief.id))
+            run(replace(parts, noise=past.noise_for(study), audit=past.audit))
         if study.improved and study.finished:
             _branch(workspace, ledger)
     finally:

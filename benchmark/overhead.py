@@ -65,7 +65,9 @@ def main() -> None:
     print(f"experiments                        {len(verdicts)}")
     print(f"per experiment, median             {statistics.median(gaps):.1f} ms  (aim: at most 60)")
     print(f"per experiment, 90th percentile    {statistics.quantiles(gaps, n=10)[-1]:.1f} ms")
-    print(f"  of which inside the trial        {1000 * statistics.median(t['seconds'] for t in trials):.1f} ms  (checkout, sandbox, command)")
+    print(
+        f"  of which inside the trial        {1000 * statistics.median(t['seconds'] for t in trials):.1f} ms  (checkout, sandbox, command)"
+    )
     print(f"start of the process to first trial {trials[0]['started'] - begin:.2f} s  (aim: at most 1)")
     print(f"peak memory, harness               {peak:.0f} MB  (aim: at most 120)")
 

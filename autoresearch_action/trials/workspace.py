@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 from functools import lru_cache
@@ -99,6 +100,7 @@ class Workspace:
         Cleaned before files are written: a .gitattributes left behind would rule how git writes them.
         """
         index = tree.with_name(f"{tree.name}.index")
+        index.with_name(f"{index.name}.lock").unlink(missing_ok=True)  # of a git that was killed: a tree has one user
         tree.mkdir(parents=True, exist_ok=True)
         try:
             self._git("clean", "-ffdxq", index=index, tree=tree)
@@ -197,7 +199,7 @@ class Workspace:
         if len(raw) > MAX_PATCH_BYTES:
             raise PatchRefused(f"The patch is {len(raw):,} bytes long; {MAX_PATCH_BYTES:,} are allowed.")
         check_patch(patch, self.prefix, self.brief)
-        index = self.state / "slots" / f"commit-{os.getpid()}-{hashlib.sha256(raw + parent.encode()).hexdigest()[:12]}.index"
+        index = self.state / "slots" / f"commit-{secrets.token_hex(8)}.index"
         index.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._git("read-tree", parent, index=index)
