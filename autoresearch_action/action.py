@@ -74,13 +74,13 @@ class Inputs:
 
 
 def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -> Path:
-    """Where the ledger lives: as given, else outside the workspace, by repository and brief."""
-    given = inputs.text("state-directory")
+    """Where the ledger lives: as given, else outside the workspace, by repository, brief and shard."""
+    given, shard = inputs.text("state-directory"), inputs.text("shard")
     if given:
         return Path(given).expanduser().resolve()
     home = environ.get("RUNNER_TOOL_CACHE") or environ.get("RUNNER_TEMP") or os.path.expanduser("~/.local/state")
     repository = re.sub(r"[^\w.-]+", "-", environ.get("GITHUB_REPOSITORY", "local"))
-    return Path(home) / "autoresearch" / "state" / repository / brief_id
+    return Path(home) / "autoresearch" / "state" / repository / (f"{brief_id}-shard-{shard}" if shard else brief_id)
 
 
 def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | None, Path]:
@@ -115,11 +115,16 @@ def research(environ: Mapping[str, str]) -> None:
     inputs = Inputs(environ)
     brief, prose, state = _place(inputs, environ)
     state.mkdir(parents=True, exist_ok=True)
-    outputs.place(state, brief.id, environ)
+    agents = _agents(inputs)
+    if inputs.text("merge"):
+        agents = _merged(inputs, brief, state)
+        if not agents:
+            return
+    outputs.place(state, brief.id, inputs.text("shard"), environ)
     options = Options(
         program=brief.path,
         brief=prose,
-        agents=tuple(_agents(inputs)),
+        agents=tuple(agents),
         max_experiments=inputs.whole("max-experiments", 100),
         max_minutes=inputs.number("max-minutes", 330),
         max_usd=inputs.number("max-usd", 10),
@@ -130,11 +135,23 @@ def research(environ: Mapping[str, str]) -> None:
         checkpoint=inputs.text("checkpoint") or None,
         state=state,
         fresh=False,
+        claims=not inputs.text("shard"),
         require_sandbox=inputs.truth("publish"),
     )
     with outputs.fenced():
         study = run_session(options, Path.cwd())
     outputs.write(study, environ)
+
+
+def _merged(inputs: Inputs, brief: Brief, state: Path) -> list[str]:
+    """The agent that proposes what the shards kept; none where they kept nothing."""
+    from autoresearch_action.merge import gather
+    from autoresearch_action.trials.workspace import Workspace
+
+    folder, target = Path(inputs.text("merge")), state / "merged"
+    count = gather(folder, Workspace(Path.cwd(), state, brief), target, lambda text: outputs.annotate("warning", text))
+    print(f"{count} kept change{'s' * (count != 1)} of {len(list(folder.glob('*/ledger.jsonl')))} shards to measure again.")
+    return [f"patches:{target}"] if count else []
 
 
 def _agents(inputs: Inputs) -> list[str]:

@@ -131,6 +131,7 @@ jobs:
     permissions:
       contents: write
       pull-requests: write
+      actions: read
     uses: {ACTION}/.github/workflows/autoresearch.yml@main # pin this to a commit
     secrets:
       anthropic-api-key: ${{{{ secrets.ANTHROPIC_API_KEY }}}}

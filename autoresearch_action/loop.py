@@ -27,7 +27,7 @@ from autoresearch_action.crew import Crew, Interrupted
 from autoresearch_action.desk import Desk, settle
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import Ledger, Study
-from autoresearch_action.records import Experiment, Measurement, Proposal, StopRule, Trial, Verdict
+from autoresearch_action.records import Confirmation, Experiment, Measurement, Proposal, StopRule, Trial, Verdict
 from autoresearch_action.trials import Executor
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
 
@@ -68,6 +68,7 @@ class Parts:
     earlier: tuple[Verdict, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
     inherited: tuple[Proposal, ...] = ()  # the last run's stack, re-measured first when the base has moved
+    claims: bool = True  # False: a shard of a fleet, which searches and leaves the claim to the merge
     level: float = 0.025  # that a claim of this run will be tested at: the lower, the more pairs it takes
     noise: Noise | None = None  # of an earlier run with equal device, base and data
     audit: Mapping[str, object] | None = None  # of early stops, over all earlier runs
@@ -384,7 +385,10 @@ def run(parts: Parts) -> Study:
     parts.ledger.append("session", started=time.time())
     try:
         loop.search()
-        prove(loop)
+        if parts.claims:
+            prove(loop)
+        else:
+            parts.ledger.append("confirmation", Confirmation(held=False, reason="A shard claims nothing: its keeps go to the merge."))
         parts.ledger.append("stop", reason=loop.reason, finished=True)
     except Interrupted as interruption:
         parts.executor.cancel()

@@ -56,6 +56,7 @@ class Options:
     checkpoint: str | None
     state: Path
     fresh: bool
+    claims: bool = True  # False: a shard of a fleet
     require_sandbox: bool = False  # a later step of this job holds a token that can write: no trial without the full sandbox
 
 
@@ -140,7 +141,7 @@ def _run(
             executor = machine.executor(options.executor, brief, workspace, state, given, secrets.scrub)
             parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), signals)
             parts = replace(parts, earlier=past.verdicts, known=past.trees, inherited=inherited, level=next_level(state, brief.id))
-            run(replace(parts, noise=past.noise_for(study), audit=past.audit))
+            run(replace(parts, claims=options.claims, noise=past.noise_for(study), audit=past.audit))
         if study.improved and study.finished:
             _branch(workspace, ledger)
     finally:

@@ -96,7 +96,15 @@ class Runner:
         (place.parent / "ready").touch()
 
     def run(
-        self, workflow: str, event: str, fake: FakeGitHub, *words: str, payload: dict[str, Any] | None = None, number: int = 7, **more: str
+        self,
+        workflow: str,
+        event: str,
+        fake: FakeGitHub,
+        *words: str,
+        payload: dict[str, Any] | None = None,
+        number: int = 7,
+        code: int = 0,
+        **more: str,
     ) -> str:
         environ = {"GITHUB_API_URL": fake.url, "GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "octo/repo"}
         environ |= {"GITHUB_RUN_ID": str(number), "GITHUB_RUN_ATTEMPT": "1"} | more
@@ -121,7 +129,7 @@ class Runner:
         environment = kept | {"HOME": str(self.folder / "acthome"), "PATH": f"{self.bin}:/usr/bin:/bin:{kept['PATH']}"}
         done = subprocess.run(command, cwd=self.home, env=environment, capture_output=True, text=True, timeout=280)
         told = [line for line in done.stdout.splitlines() if "  | " in line or "::error" in line or "Failure" in line]
-        assert done.returncode == 0, "\n".join(told)[-6000:] + done.stderr[-2000:]
+        assert done.returncode == code, "\n".join(told)[-6000:] + done.stderr[-2000:]
         return done.stdout
 
 
@@ -249,6 +257,38 @@ def test_a_dry_run_writes_nothing(runner: Runner, fake: FakeGitHub) -> None:
     told = one_job(runner, fake, agent=f"patches:{runner.folder / 'ideas'}", publish="true", max_minutes="5", github_token=fake.token,
                    dry_run="true", state_directory=str(runner.folder / "state"))  # fmt: skip
     assert told["improved"] == "true" and told["pull-request-operation"] == "none" and not fake.writes
+
+
+FLEET = """
+name: fleet
+on: workflow_dispatch
+jobs:
+  fleet:
+    uses: ./.github/workflows/autoresearch-fleet.yml
+    with:
+      shards: "3"
+      max-minutes: "5"
+      agents: |
+        {agents}
+"""
+
+
+def test_a_fleet_ends_in_one_pull_request(runner: Runner, fake: FakeGitHub) -> None:
+    """plan, three shards as a matrix (one of which cannot even start), one merge that confirms, one pull request."""
+    tiny.patch(runner.home, runner.folder / "one" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
+    tiny.patch(runner.home, runner.folder / "two" / "1.diff", ("LR = 0.1", "LR = 0.2"), subject="Raise the rate")
+    agents = "\n        ".join(f"patches:{runner.folder / name}" for name in ("one", "two", "missing"))
+    (runner.home / ".github" / "workflows" / "call.yml").write_text(FLEET.format(agents=agents))
+    tiny.commit(runner.home)
+    tiny.git(runner.home, "push", "-q", str(fake.bare), "main")
+    runner.run("call.yml", "workflow_dispatch", fake, code=1)  # the broken shard fails its own job
+    assert {path.name.rsplit("-shard-")[-1] for path in runner.store.iterdir() if "-shard-" in path.name} >= {"1", "2"}
+    (pull,) = fake.pulls.values()
+    assert fake.git("log", "--format=%s", f"main..{pull['head_sha']}").split("\n")[:-1] in (
+        ["Wider", "Raise the rate"], ["Raise the rate", "Wider"],
+    )  # fmt: skip
+    for shard in runner.store.glob("*-shard-*/ledger.jsonl"):
+        assert '"held":true' not in shard.read_text()
 
 
 def columns(text: str, heading: str) -> dict[str, str]:

@@ -20,11 +20,10 @@ MOST_NOTICES = 10  # annotations of one kind in a step: GitHub shows no more
 ARTIFACT = ("ledger.jsonl", "claims.json", "results.tsv", "report.html", "progress.png", "PULL_REQUEST.md", "trials", "proven")
 
 
-def place(state: Path, brief_id: str, environ: Mapping[str, str]) -> None:
+def place(state: Path, brief_id: str, shard: str, environ: Mapping[str, str]) -> None:
     """Where the run's state is and what its artifact is called: said first, so that a cancelled job still has it."""
     job = "-".join(filter(None, (environ.get("GITHUB_RUN_ID"), environ.get("GITHUB_RUN_ATTEMPT"))))
-    shard = environ.get("AUTORESEARCH_SHARD", "")
-    name = "-".join(filter(None, ("autoresearch", brief_id, job, shard)))
+    name = "-".join(filter(None, ("autoresearch", brief_id, job, f"shard-{shard}" if shard else "")))
     put(
         environ,
         **{"state-directory": str(state), "artifact-name": name, "artifact-path": "\n".join(str(state / part) for part in ARTIFACT)},
