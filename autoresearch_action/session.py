@@ -127,6 +127,7 @@ def _run(
         usd_per_call=options.usd_per_call,
         seed=_seed(study),
         environment=os.environ | secrets.for_tools(),
+        cuda=any(slot.gpu for slot in machine.slots),
     )
     past = Past.of(state, workspace.base)
     view = View(brief, budget)

@@ -2,7 +2,8 @@
 
 Covers module constants, class and dataclass fields, argparse and click defaults, keyword and parameter defaults,
 floats inside functions; numbers, booleans, and strings whose alternatives the file itself shows. Does not run
-or import the file, and does not know which branch is taken: a literal without effect is measured as one.
+or import the file. Which branch is taken it knows only of `A if CUDA else B`; elsewhere a literal without effect is
+measured as one.
 """
 
 from __future__ import annotations
@@ -99,14 +100,17 @@ class Knob:
         return isinstance(self.value, float) and 0.5 <= self.value < 1 and not _RATE.search(_words(self.name))
 
 
-def find(source: bytes, file: str) -> list[Knob]:
-    """The knobs of one file, in order of position. A file that is no UTF-8 Python has none."""
+def find(source: bytes, file: str, cuda: bool | None = None) -> list[Knob]:
+    """The knobs of one file, in order of position. A file that is no UTF-8 Python has none.
+
+    `cuda`: whether the trials have a GPU; then constants for the other case are left out. None: unknown.
+    """
     try:
         tree = ast.parse(source)
         source.decode("utf-8")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    finder = _Finder(tree)
+    finder = _Finder(tree, cuda)
     starts = [3 if source.startswith(b"\xef\xbb\xbf") else 0]
     starts += [match.end() for match in re.finditer(rb"\r\n|\r|\n", source)]
     knobs, seen = [], Counter[str]()
@@ -177,7 +181,8 @@ def _turnable(value: Value, text: str, tier: int, choices: tuple[Value, ...]) ->
 class _Finder:
     """Walks a module and collects constants, each with the best name and tier it is found under."""
 
-    def __init__(self, tree: ast.Module) -> None:
+    def __init__(self, tree: ast.Module, cuda: bool | None = None) -> None:
+        self._cuda = cuda
         self._found: dict[tuple[int, int], tuple[ast.Constant, str, int]] = {}
         self.bases: dict[int, str] = {}  # the base of a power, by the exponent's node
         self._shown: dict[str, list[str]] = defaultdict(list)  # strings that a name is compared with
@@ -256,7 +261,7 @@ class _Finder:
         knob = name.isupper() or bool(scope)
         if not name or name.startswith("__") or (not knob and self._stored[name] > 1):
             return  # what is assigned more than once is the program's own state
-        for leaf, suffix in _leaves(value):
+        for leaf, suffix in _leaves(value, self._cuda):
             if knob or leaf.value:
                 self._add(leaf, (f"{scope}." if scope else "") + name + suffix, 0 if name.isupper() and not scope else 1)
 
@@ -277,17 +282,17 @@ class _Finder:
                 self._add(node, f"{scope}.constant", 3)
 
 
-def _leaves(value: ast.expr) -> Iterator[tuple[ast.Constant, str]]:
+def _leaves(value: ast.expr, cuda: bool | None) -> Iterator[tuple[ast.Constant, str]]:
     """The constants of an assigned expression, each with what to add to the name."""
     if isinstance(value, ast.Constant):
         yield value, ""
     elif isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) <= 8:
         for index, element in enumerate(value.elts):
-            yield from ((leaf, f"[{index}]{suffix}") for leaf, suffix in _leaves(element))
+            yield from ((leaf, f"[{index}]{suffix}") for leaf, suffix in _leaves(element, cuda))
     elif isinstance(value, ast.Dict):
         for key, element in zip(value.keys, value.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                yield from ((leaf, f".{key.value}{suffix}") for leaf, suffix in _leaves(element))
+                yield from ((leaf, f".{key.value}{suffix}") for leaf, suffix in _leaves(element, cuda))
     else:
         parts: list[ast.expr] = []
         if isinstance(value, ast.UnaryOp):
@@ -296,11 +301,12 @@ def _leaves(value: ast.expr) -> Iterator[tuple[ast.Constant, str]]:
             power = isinstance(value.op, ast.Pow) and isinstance(value.left, ast.Constant)
             parts = [value.right] if power else [value.left, value.right]
         elif isinstance(value, ast.IfExp):
-            parts = [value.body, value.orelse]
+            known = cuda is not None and re.fullmatch(r"(?i)\w*cuda\w*|torch\.cuda\.is_available\(\)", ast.unparse(value.test))
+            parts = [value.body if cuda else value.orelse] if known else [value.body, value.orelse]
         elif isinstance(value, ast.Call) and _leaf(value.func) in ("int", "float", "bool", "get", "getenv"):
             parts = value.args
         for part in parts:
-            yield from _leaves(part)
+            yield from _leaves(part, cuda)
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:

@@ -45,8 +45,8 @@ class OptunaAgent:
     name = "optuna"
     worst_usd: float | None = 0.0
 
-    def __init__(self, brief: Brief, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, brief: Brief, seed: int, cuda: bool | None = None) -> None:
+        self._seed, self._cuda = seed, cuda
         self._lock = threading.Lock()
         self._tried: set[str] = set()
         if not any(find((brief.directory / file).read_bytes(), file) for file in _python(brief.directory, brief)):
@@ -57,7 +57,7 @@ class OptunaAgent:
 
     def propose(self, context: Context) -> Draft:
         sources = {file: (context.directory / file).read_bytes() for file in _python(context.directory, context.brief)}
-        knobs = [knob for file, source in sources.items() for knob in find(source, file)]
+        knobs = [knob for file, source in sources.items() for knob in find(source, file, self._cuda)]
         if not knobs:
             raise Exhausted("The editable files hold no literal that can be turned.")
         lessons = learn(context.history)

@@ -19,16 +19,18 @@ def make(
     usd_per_call: float | None = None,
     seed: int = 0,
     environment: Mapping[str, str] | None = None,
+    cuda: bool | None = None,
 ) -> Agent:
     """The agent, or the ensemble of agents, that `specs` name; none: claude with a key, optuna without.
 
     `key` is the model's, already taken out of the environment. `usd_per_call` prices calls that no price list knows.
-    `environment` is what other coding agents' programs see.
+    `environment` is what other coding agents' programs see; `cuda`, whether the trials have a GPU.
     Raises InputError for a wrong spec, a missing key or a missing price.
     """
     if usd_per_call is not None and not 0 <= usd_per_call < 1e6:
         raise InputError(f"--usd-per-call {usd_per_call}: give a price in dollars, 0 or more.")
-    agents = [_one(spec, brief, key, usd_per_call, seed + index, environment or {}) for index, spec in enumerate(specs or [default(key)])]
+    given = enumerate(specs or [default(key)])
+    agents = [_one(spec, brief, key, usd_per_call, seed + index, environment or {}, cuda) for index, spec in given]
     if len(agents) == 1:
         return agents[0]
     from autoresearch_action.agents.ensemble import Ensemble
@@ -40,13 +42,15 @@ def default(key: str | None) -> str:
     return "claude" if key else "optuna"
 
 
-def _one(spec: str, brief: Brief, key: str | None, usd_per_call: float | None, seed: int, environment: Mapping[str, str]) -> Agent:
+def _one(
+    spec: str, brief: Brief, key: str | None, usd_per_call: float | None, seed: int, environment: Mapping[str, str], cuda: bool | None
+) -> Agent:
     kind, _, rest = spec.strip().partition(":")
     rest = rest.strip()
     if kind == "optuna" and not rest:
         from autoresearch_action.agents.optuna import OptunaAgent
 
-        return OptunaAgent(brief, seed)
+        return OptunaAgent(brief, seed, cuda)
     if kind == "patches" and rest:
         from autoresearch_action.agents.patches import PatchesAgent
 
