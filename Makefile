@@ -20,6 +20,7 @@ demo: setup  ## the main job for real, offline: ends in a branch and a pull-requ
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmark/demo.sh
 
 test: setup lint  ## everything that is tested, lint and types included
+	@sh .github/install-browser.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests
 
 battery: setup  ## the full-size versions of the long checks

@@ -23,6 +23,8 @@ _FIXED = re.compile(
     r"|interval|profile|flops|version|port|path|dir|file|url|name|vocab|bos|eos|pad|rank|world|workers|threads|device"
     r"|dtype|split|slice|eps|epsilon|infinity|inf|nan|max_int|bytes|checkpoint|save|resume|wandb|project)(_|$)"
 )
+# What moves most models most: their size, their batch and their rates (Hutter, Hoos & Leyton-Brown 2014 on importance).
+_WEIGHTY = re.compile(r"(^|_)(depth|layers?|width|dim|embd|hidden|heads?|batch|tokens|lr|rate)(_|$)")
 _ALLOWED = re.compile(r"device_batch|batch_per_device|path_drop|drop_path")
 _RATE = re.compile(r"(^|_)(lr|rate|scale|mult|multiplier|gain|cap|softcap|std|norm|clip)(_|$)")
 # What these change moves the training loss itself or its course, so that it cannot be held against another's.
@@ -50,6 +52,11 @@ class Knob:
     def comparable(self) -> bool:
         """Whether training losses on both sides of a change can be compared."""
         return not _INCOMPARABLE.search(self.name.lower())
+
+    @property
+    def weighty(self) -> bool:
+        """Whether its name speaks of the model's size, the batch or a rate."""
+        return bool(_WEIGHTY.search(_words(_last(self.name).partition("#")[0])))
 
     def at(self, position: float) -> Value:
         """The value at `position` in [-1, 1] of the range around the present value (0); numbers only."""

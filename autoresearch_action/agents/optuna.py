@@ -1,7 +1,7 @@
 """The offline agent: Optuna over the literals of the editable Python files.
 
-Every proposal turns one to three literals of the incumbent. Which ones is drawn by what turning them has done so
-far (untried and rewarding ones first, ones without effect or that crash hardly ever); how far, by Optuna's TPE on
+Every proposal turns one to three literals of the incumbent. Which ones is drawn by their names (sizes and rates
+first) and by what turning them has done so far (untried and rewarding ones first, ones without effect hardly ever); how far, by Optuna's TPE on
 the measured gains, each in the range around the value that the incumbent holds now. Nothing is planted and no
 point is proposed twice. It learns from the ledger alone, so a resumed run knows what the first one knew.
 """
@@ -24,6 +24,7 @@ from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment
 
 TIER_WEIGHT = (8.0, 4.0, 0.5, 0.2)
+WEIGHTY = 4.0  # for the model's size, the batch and rates
 SIZES = (1, 1, 2)  # how many literals a proposal turns, drawn evenly
 RANDOM_FIRST = 4
 ATTEMPTS = 300  # draws without a new point after which the space counts as searched
@@ -183,7 +184,7 @@ def weight(knob: Knob, lessons: Sequence[Lesson], noise: float) -> float:
     """How readily a literal is drawn: by its place in the file, then by what turning it has done."""
     mine = [lesson for lesson in lessons if knob.key in lesson.changes]
     alone = [lesson for lesson in mine if len(lesson.changes) == 1]
-    value = TIER_WEIGHT[knob.tier]
+    value = TIER_WEIGHT[knob.tier] * (WEIGHTY if knob.weighty else 1.0)
     gains = [lesson.gain for lesson in mine if lesson.gain is not None]
     if len(gains) > 1 and all(abs(lesson.gain or 0.0) < FLAT * noise for lesson in alone if lesson.gain is not None) and alone:
         value *= 0.2  # no effect

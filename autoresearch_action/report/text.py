@@ -10,6 +10,7 @@ import unicodedata
 
 JOINER = "\u2060"  # zero width: ends a mention or a reference without being seen
 _MARKS = re.compile(r"([\\`*_\[\]|$~])")
+_BLOCK = re.compile(r"^(\d*)([#+=.)-])")  # what would begin a heading, a list or a rule
 _REFERENCES = re.compile(r"([@#]|\bGH-|://|\bwww)(?=[\w.])|(?<=\w)(@)(?=\w)", re.IGNORECASE)
 
 
@@ -23,7 +24,7 @@ def inline(text: str, most: int = 300) -> str:
     """One line of Markdown that shows `text` literally: no mentions, references, links, images, HTML or table cells."""
     text = clip(" ".join(visible(text).split()), most)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = _MARKS.sub(r"\\\1", text)
+    text = _BLOCK.sub(r"\1\\\2", _MARKS.sub(r"\\\1", text))
     return _REFERENCES.sub(lambda found: found[0] + JOINER, text)
 
 
