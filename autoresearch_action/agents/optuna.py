@@ -1,8 +1,8 @@
 """The offline agent: Optuna over the literals of the editable Python files.
 
 Every proposal turns one to three literals of the incumbent. Which ones is drawn by their names (sizes and rates
-first) and by what turning them has done so far (untried and rewarding ones first, ones without effect hardly ever); how far, by Optuna's TPE on
-the measured gains, each in the range around the value that the incumbent holds now. Nothing is planted and no
+first) and by what turning them has done so far (untried and rewarding ones first, ones without effect hardly ever);
+how far, by Optuna's TPE on the measured gains, each in the range around the value that the incumbent holds now. No
 point is proposed twice. It learns from the ledger alone, so a resumed run knows what the first one knew.
 """
 

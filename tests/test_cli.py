@@ -1,0 +1,121 @@
+"""The small commands: init on three kinds of repositories, doctor, measure, and help that costs nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+from click.testing import CliRunner
+
+from autoresearch_action import brief as briefs
+from autoresearch_action.cli import main
+from autoresearch_action.init import init
+
+HERE = Path(__file__).resolve().parent.parent
+PROGRAM = tiny.PROGRAM.replace("python ", "/usr/bin/python3 ")
+
+
+def autoresearch(home: Path, *words: str, code: int = 0, **more: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "ANTHROPIC_"))}
+    command = [sys.executable, "-m", "autoresearch_action", *words]
+    environment = kept | {"PYTHONPATH": str(HERE), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"} | more
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+SCRIPT = 'import random\nLR = 0.1\nprint("---")\nprint(f"tokens_per_second: {random.random() + LR}")\n'
+SUITE = "import package\n\ndef test_speed(benchmark):\n    benchmark(package.work)\n"
+
+
+@pytest.mark.parametrize("kind", ["trio", "suite", "script"])
+def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    if kind == "trio":
+        (home / "train.py").write_text(tiny.TRAIN.format(noise=0.01, salt=0))
+        (home / "prepare.py").write_text("TIME_BUDGET = 300\n")
+    elif kind == "suite":
+        (home / "package").mkdir()
+        (home / "package" / "__init__.py").write_text("def work():\n    return sum(range(1000))\n")
+        (home / "test_speed.py").write_text(SUITE)
+    else:
+        (home / "main.py").write_text(SCRIPT)
+    tiny.git(home, "init", "-q", "-b", "main")
+    written = init(home)
+    tiny.commit(home)
+    brief = briefs.read(Path("program.md"), home)
+    assert (brief.metric, brief.goal) == {
+        "trio": ("val_bpb", "minimize"), "suite": ("median_seconds", "minimize"), "script": ("tokens_per_second", "maximize"),
+    }[kind]  # fmt: skip
+    workflow = home / ".github" / "workflows" / "autoresearch.yml"
+    assert workflow in {home / path for path in written}
+    subprocess.run([str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=home)
+    assert "already" in autoresearch(home, "init", code=2)
+    if kind == "script":
+        said = autoresearch(home, "doctor")
+        assert "run: tokens_per_second" in said and "Nothing stands in the way" in said
+
+
+def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    said = autoresearch(home, "doctor")
+    assert "ok   run" in said and "sandbox" in said and "Set ANTHROPIC_API_KEY" in said and "Nothing stands in the way" in said
+    (home / "train.py").write_text("raise SystemExit('no data here')\n")
+    tiny.commit(home)
+    assert "FAIL run" in autoresearch(home, "doctor", code=2)
+    (home / "train.py").write_text("open('model.txt', 'w').write('1.5')\n")
+    tiny.commit(home)
+    assert "AUTORESEARCH_SEED" in autoresearch(home, "doctor") and not (home / ".autoresearch").exists()
+    (home / "program.md").write_text("---\nmetrik: x\n---\n")
+    assert "did you mean `metric`" in autoresearch(home, "doctor", code=2)
+
+
+def test_measure_says_what_a_gain_takes(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", noise=0.02, program=PROGRAM)
+    said = autoresearch(home, "measure", "--pairs", "6")
+    assert said.count("run ") >= 12
+    sigma = re.search(r"σ = ([\d.]+) over 12 runs", said)
+    assert sigma and 0.008 < float(sigma[1]) < 0.04
+    needed = [int(found) for found in re.findall(r"A gain of [\d.]+ % needs (\d+) runs", said)]
+    assert len(needed) == 4 and needed == sorted(needed, reverse=True) and needed[0] > needed[-1]
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = "import sys; from autoresearch_action.cli import main; sys.exit(any(m in sys.modules for m in ('anthropic', 'optuna', 'matplotlib', 'scipy', 'torch', 'github')))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE)
+    for name in [None, *main.commands]:
+        done = CliRunner().invoke(main, ([name] if name else []) + ["--help"])
+        assert done.exit_code == 0 and done.output
+
+
+def test_the_readme_s_workflows_are_sound(tmp_path: Path) -> None:
+    """Every example is valid YAML that actionlint accepts, and asks for the rights that the called workflow needs."""
+    found = re.findall(r"<!-- example: (\w+) -->\n```yaml\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    assert [name for name, _ in found] == ["nightly", "checkpoint", "single"]
+    needed: dict[str, str] = {}
+    for job in yaml.safe_load((HERE / ".github/workflows/autoresearch.yml").read_text())["jobs"].values():
+        needed |= {key: value for key, value in job["permissions"].items() if needed.get(key) != "write"}
+    folder = tmp_path / ".github" / "workflows"
+    folder.mkdir(parents=True)
+    tiny.git(tmp_path, "init", "-q")  # actionlint looks for its settings in a repository
+    (tmp_path / ".github" / "actionlint.yaml").write_text((HERE / ".github" / "actionlint.yaml").read_text())
+    for name, example in found:
+        (folder / f"{name}.yml").write_text(example)
+        (job,) = yaml.safe_load(example)["jobs"].values()
+        assert job["permissions"] == needed, name
+    subprocess.run([str(Path(sys.executable).with_name("actionlint")), *map(str, folder.iterdir())], check=True, cwd=tmp_path)
+
+
+def test_the_readme_s_brief_is_one() -> None:
+    text = re.search(r"```yaml\n(---\nedit:.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    assert text
+    brief = briefs.parse(text[1].encode(), Path("program.md"), HERE)
+    assert brief.metric == "val_bpb" and brief.evaluate and brief.limits["peak_vram_mb"].relative == pytest.approx(0.1)
