@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -248,6 +252,37 @@ def test_what_the_research_job_hands_over_is_not_trusted(run: Delivery, name: st
     with pytest.raises(InputError, match=words):
         run.publish()
     assert not run.fake.pulls and not run.fake.sha(BRANCH)
+
+
+def killed_while_publishing(run: Delivery, kills: int, seed: int) -> None:
+    """`autoresearch publish` killed at random moments: never two pull requests, and the last start finishes it."""
+    dice = random.Random(seed)
+    command = [sys.executable, "-m", "autoresearch_action", "publish", "--state", str(run.state)]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(delivery.HERE)} | run.environ
+    hits = 0
+    for _ in range(kills):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(dice.uniform(0.3, 1.6))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            hits += 1
+        assert len(run.fake.pulls) <= 1
+    assert hits
+    run.publish()
+    settled(run)
+    assert len(run.fake.pulls) == 1 and run.publish().operation == "none"
+
+
+def test_killed_while_publishing(run: Delivery) -> None:
+    killed_while_publishing(run, 4, seed=1)
+
+
+@pytest.mark.battery
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_while_publishing_many_times(run: Delivery, seed: int) -> None:
+    killed_while_publishing(run, 5, seed=10 + seed)
 
 
 def test_a_base_that_moved_is_said_and_not_rebased_onto(run: Delivery) -> None:
