@@ -101,7 +101,7 @@ class Loop:
             self.reason = self._why_stop()
             if not self.reason:
                 self._ask()
-            late = self._late()
+            late = self._late() or self._target_reached()
             if not late:
                 self._launch()
             busy = self.crew.running or self.desk.thinking
@@ -229,7 +229,7 @@ class Loop:
         ready = [c for c in (self.baseline, *self.candidates.values()) if c.wants and c.slot in ("", slot)]
         if ready:
             return ready[0]
-        if self.noise is None or not self.desk.waiting or self.reason.startswith("the target"):
+        if self.noise is None or not self.desk.waiting:
             return None
         experiment = self.desk.waiting.pop(0)
         candidate = Candidate(experiment.number, experiment.commit, slot=slot if self._devices_differ else "")
