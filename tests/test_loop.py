@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import re
 import signal
@@ -318,3 +319,23 @@ def test_a_folder_of_a_monorepo_is_a_project_of_its_own(tmp_path: Path) -> None:
     run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
     assert events(home, "confirmation")[-1]["held"]
     assert tiny.git(root, "diff", "--name-only", "main", "autoresearch/program") == "services/model/train.py"
+
+
+def test_a_terminal_shows_where_it_stands(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    (home / "train.py").write_text((home / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.7"))
+    tiny.commit(home)
+    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("LR = 0.1", "LR = 0.9"), subject="Too high")
+    ours, theirs = pty.openpty()
+    words = command("run", "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
+    process = subprocess.Popen(words, cwd=home, env=environment(TERM="xterm", COLUMNS="100"), stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 65_536)
+        except OSError:  # the other side has gone
+            break
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "autoresearch · val_bpb" in text and "the baseline on cpu:0 for" in text and "incumbent: 1.5" in text and "#1 discard" in text
