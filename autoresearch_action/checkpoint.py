@@ -1,18 +1,39 @@
 """The model checkpoint that a run starts from: fetched once, hashed, handed to trials read-only.
 
-Local paths as they are; anything with a scheme through fsspec (s3://, gs://, https://, hf://), whose drivers the
-user installs.
+Local paths as they are; anything with a scheme through fsspec (https://, s3://, gs://, hf://), in a process of its own that
+sees the runner's credentials: this environment's fsspec first, then that of the user's own Python, which has the drivers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch_action.errors import EnvironmentFault, InputError
 
+NO_DRIVER = 10  # exit code
+FETCH = f"""
+import sys
+try:
+    import fsspec
+    source = fsspec.open(sys.argv[1], "rb")
+    with source as data, open(sys.argv[2], "wb") as file:
+        while chunk := data.read(1 << 22):
+            file.write(chunk)
+except (ImportError, ValueError) as error:
+    print(error, file=sys.stderr)
+    sys.exit({NO_DRIVER})
+except Exception as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+"""
 
-def fetch(uri: str, state: Path) -> tuple[Path, str]:
+
+def fetch(uri: str, state: Path, credentials: Mapping[str, str]) -> tuple[Path, str]:
     """(local path, sha256) of the checkpoint. Raises InputError (no such file), EnvironmentFault (cannot be had)."""
     if "://" not in uri:
         path = Path(uri).expanduser().resolve()
@@ -21,22 +42,28 @@ def fetch(uri: str, state: Path) -> tuple[Path, str]:
         return path, digest(path)
     target = state / "checkpoint" / (hashlib.sha256(uri.encode()).hexdigest()[:16] + Path(uri).suffix)
     if not target.exists():
-        try:
-            import fsspec
-        except ImportError:
-            raise EnvironmentFault(f"--checkpoint {uri}: remote checkpoints need `pip install fsspec` beside autoresearch.") from None
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".part")
-        try:
-            with fsspec.open(uri, "rb") as source, partial.open("wb") as file:
-                while chunk := source.read(1 << 22):
-                    file.write(chunk)
-        except Exception as error:  # every driver raises its own kinds
+        said = _fetch(uri, partial, credentials)
+        if said:
             partial.unlink(missing_ok=True)
-            text = " ".join(str(error).split())[:200]
-            raise EnvironmentFault(f"--checkpoint {uri} cannot be fetched: {type(error).__name__}: {text}.") from None
+            raise EnvironmentFault(f"--checkpoint {uri} cannot be fetched: {' '.join(said.split())[:300]}.")
         partial.rename(target)
     return target, digest(target)
+
+
+def _fetch(uri: str, target: Path, credentials: Mapping[str, str]) -> str:
+    """Why it could not be had; "" when it is there."""
+    said = ""
+    for python in dict.fromkeys(filter(None, (sys.executable, shutil.which("python"), shutil.which("python3")))):
+        command = [python, "-I", "-c", FETCH, uri, str(target)]
+        done = subprocess.run(command, env=os.environ | dict(credentials), capture_output=True, text=True, errors="replace")
+        if not done.returncode:
+            return ""
+        said = said or done.stderr.strip() or f"exit code {done.returncode}"
+        if done.returncode != NO_DRIVER:
+            return said
+    return f"{said} (install fsspec and the driver of this scheme in the Python that trains)"
 
 
 def digest(path: Path) -> str:

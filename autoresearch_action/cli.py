@@ -64,7 +64,7 @@ def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
 )  # fmt: skip
 @_budget
 @click.option("--slots", default="auto", show_default=True, help="auto, a number, or devices: cuda:0,cuda:1.")
-@click.option("--executor", default="local", show_default=True, help="local, or ray://HOST:PORT.")
+@click.option("--executor", default="local", show_default=True, help="local, ray://HOST:PORT, or ray://auto.")
 @click.option("--checkpoint", default=None, metavar="URI", help="Model checkpoint that every trial starts from.")
 @STATE
 @click.option("--fresh", is_flag=True, help="Begin anew instead of resuming.")

@@ -27,6 +27,7 @@ _HEAD = re.compile(
     rb'\{"event":"(\w+)"(?:,"number":(\d+))?(?:,"status":"(\w+)")?(?:,"seconds":([-\d.e+]+))?(?:,"usd":([-\d.e+]+))?'
     rb'(?:,"tree":"(\w*)")?(?:,"origin":(\d+))?'
 )
+_USAGE = tuple(Usage.model_fields)
 _HEADER = ("number", "status", "seconds", "usd", "tree", "origin")
 
 
@@ -40,7 +41,8 @@ class Experiments(Mapping[int, Experiment]):
 
     def _index(self, number: int, offset: int) -> None:
         self._offsets.setdefault(number, []).append(offset)
-        self._cache.pop(number, None)
+        if self._cache:
+            self._cache.pop(number, None)
 
     def __getitem__(self, number: int) -> Experiment:
         if number not in self._cache:
@@ -96,7 +98,7 @@ class Study:
         self.carried: set[int] = set()  # never measured: their edit went on as another experiment, on a new incumbent
         self.confirmations: list[Confirmation] = []
         self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)  # by Trial.group
-        self.usage = Usage()
+        self._spent = dict.fromkeys(_USAGE, 0.0)
         self.reserved_usd: dict[int, float] = {}  # calls asked and not (yet) answered, at their worst price
         self.device_seconds = 0.0
         self.trials = 0
@@ -134,9 +136,14 @@ class Study:
         return max(self.experiments._offsets, default=0) + 1
 
     @property
+    def usage(self) -> Usage:
+        """What all calls took together."""
+        return Usage.model_validate(self._spent)
+
+    @property
     def usd(self) -> float:
         """Dollars spent on models, calls without an answer at their worst price."""
-        return self.usage.usd + sum(self.reserved_usd.values())
+        return self._spent["usd"] + sum(self.reserved_usd.values())
 
     @property
     def unsettled(self) -> list[int]:
@@ -193,11 +200,12 @@ class Study:
             measured = _parse(Measurement, json.loads(line))
             self.confirm_runs[measured.trial.group].append(measured)
         elif kind in _RARE:
-            _RARE[kind](self, json.loads(line))
+            _RARE[kind](self, json.loads(line.decode()))  # of bytes it would guess the encoding anew each time
 
     def _spend(self, event: dict[str, Any]) -> None:
         self.reserved_usd.pop(event.get("ask", -1), None)
-        self.usage += _parse(Usage, event)
+        for name in _USAGE:
+            self._spent[name] += event.get(name, 0)
 
     def _stop(self, event: dict[str, Any]) -> None:
         self.stop_reason, self.finished, self.stopped = event["reason"], event["finished"], event["at"]

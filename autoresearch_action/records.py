@@ -53,7 +53,8 @@ class Proposal(Record):
 class StopRule(Record):
     """When to end a trial early: its smoothed loss lies above `limits` at equal elapsed seconds.
 
-    `elapsed` (seconds, increasing) and `limits` (loss) are arrays of one length; judged from `elapsed[0]` on.
+    `elapsed` (seconds from the first progress line, increasing) and `limits` (loss) are arrays of one length; judged from
+    `elapsed[0]` on.
     """
 
     elapsed: list[float]

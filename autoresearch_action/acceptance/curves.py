@@ -1,8 +1,10 @@
 """Stop losers early: a first look whose training loss lies plainly above the incumbent's at equal elapsed time.
 
-Futility only: a stopped run is a discard, never part of an estimate. Covers the band, the incremental watch that the
-trial calls on each progress line, and the audit that loosens the rule by itself. Off where the incumbent has fewer than
-two runs with progress lines. Does not know whether two losses can be compared: the caller exempts those that cannot.
+Futility only: a stopped run is a discard, never part of an estimate. Time counts from a run's first progress line: what
+comes before (loading, compilation) is no training, and differs from edit to edit. Covers the band, the incremental
+watch that the trial calls on each progress line, and the audit that loosens the rule by itself. Off where the incumbent
+has fewer than two runs with progress lines. Does not know whether two losses can be compared: the caller exempts those
+that cannot.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from autoresearch_action.records import Measurement, StopRule
 
 AUDIT_SHARE = 0.1  # of the first looks run to the end whatever their curve says
-START = 0.3  # of the incumbent's elapsed time: at 20 % the same margin stopped 2 of 6 winners, at 30 % none of 6
+START = 0.3  # of the incumbent's training: earlier, small models that start fast hide winners (benchmark/curves.py)
 MARGIN = 0.1  # nats above the band's middle …
 SPREADS = 4.0  # … or so many standard deviations of the incumbent's own curves, whichever is more
 SMOOTHING = 0.75  # weight of the past after one grid step: a memory of about 5 % of the run
@@ -34,14 +36,15 @@ class Watch:
         self.rule = rule
         step = rule.elapsed[1] - rule.elapsed[0] if len(rule.elapsed) > 1 else 0.0
         self._rate = -math.log(rule.smoothing) / step if step > 0 and rule.smoothing > 0 else math.inf
-        self._at = 0.0
+        self._first = self._at = 0.0
         self.mean: float | None = None
 
     def feed(self, elapsed: float, loss: float) -> bool:
-        """Take in one progress line, `elapsed` seconds after the start; whether to stop now."""
+        """Take in one progress line, `elapsed` seconds after the process's start; whether to stop now."""
         if self.mean is None:
-            self.mean = loss
-        else:
+            self.mean, self._first = loss, elapsed
+        elapsed -= self._first
+        if elapsed:
             gone = max(0.0, elapsed - self._at)
             past = math.exp(-self._rate * gone) if gone else 1.0
             self.mean = past * self.mean + (1 - past) * loss
@@ -66,7 +69,7 @@ def stop_rule(incumbent_runs: Sequence[Measurement], audit: object | None, rng: 
 def band(incumbent_runs: Sequence[Measurement], looser: float = 1.0) -> StopRule | None:
     """The limits that the incumbent's runs imply; None with fewer than two of MIN_LINES progress lines."""
     curves = [run.curve for run in incumbent_runs if run.outcome == "ok" and len(run.curve) >= MIN_LINES]
-    end = min((curve[-1][0] for curve in curves), default=0.0)
+    end = min((curve[-1][0] - curve[0][0] for curve in curves), default=0.0)
     if len(curves) < 2 or end <= 0:
         return None
     grid = np.linspace(START * end, end, POINTS)
@@ -82,7 +85,7 @@ def band(incumbent_runs: Sequence[Measurement], looser: float = 1.0) -> StopRule
 def _smoothed(rule: StopRule, curve: Sequence[tuple[float, float]], grid: NDArray[Any]) -> NDArray[Any]:
     watch = Watch(rule)
     means = [watch.mean for elapsed, loss in curve if watch.feed(elapsed, loss) or True]
-    return np.asarray(np.interp(grid, [elapsed for elapsed, _ in curve], np.array(means, dtype=float)))
+    return np.asarray(np.interp(grid, [elapsed - curve[0][0] for elapsed, _ in curve], np.array(means, dtype=float)))
 
 
 def audit(past: object | None, first: Measurement, incumbent_runs: Sequence[Measurement], kept: bool) -> dict[str, Any]:

@@ -59,15 +59,18 @@ def find_slots(wanted: str, exclusive: bool = False) -> list[Slot]:
     if len(set(names)) < len(names):
         raise InputError(f"--slots {wanted!r} names a device twice.")
     names = names[:1] if exclusive else names
+    cores = len(os.sched_getaffinity(0))
+    if len(names) > cores:
+        raise InputError(f"--slots {wanted!r}: {len(names)} slots need as many processor cores; there are {cores}.")
+    return [share(name, name[5:] if name.startswith("cuda:") else "", i, len(names)) for i, name in enumerate(names)]
+
+
+def share(name: str, gpu: str, index: int, count: int) -> Slot:
+    """The slot with part `index` of `count` equal parts of this machine's cores and memory."""
     cores = sorted(os.sched_getaffinity(0))
-    if len(names) > len(cores):
-        raise InputError(f"--slots {wanted!r}: {len(names)} slots need as many processor cores; there are {len(cores)}.")
-    memory = int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(names))
-    share = len(cores) // len(names)
-    return [
-        Slot(name, name[5:] if name.startswith("cuda:") else "", tuple(cores[i * share : (i + 1) * share]), memory)
-        for i, name in enumerate(names)
-    ]
+    size = len(cores) // count
+    memory = int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count)
+    return Slot(name, gpu, tuple(cores[index * size : (index + 1) * size]), memory)
 
 
 def gpus() -> list[str]:

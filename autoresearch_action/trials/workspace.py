@@ -46,6 +46,7 @@ class Workspace:
         except GitError:
             raise InputError(f"The repository at {self.root} has no commit {base}: commit what is there first.") from None
         self.branch_name = os.environ.get("GITHUB_REF_NAME") or self._symbolic()
+        self.hydrated = self.root  # where submodules and LFS files are taken from
         self.repo = self.state / "repo.git"
         self.setup_folder = self.state / "setup"
         self.setup_hash = ""
@@ -118,7 +119,7 @@ class Workspace:
 
     def _hydrate(self, tree: Path, path: str) -> None:
         """Submodules and LFS files, as the user's checkout has them."""
-        source, target = self.root / path, tree / path
+        source, target = self.hydrated / path, tree / path
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(".git"))
