@@ -336,6 +336,23 @@ def test_optuna_turns_literals_never_twice_and_learns_from_the_ledger(context: C
     assert any("LR" in text for text in turned) and any("WIDTH" in text for text in turned)
 
 
+def test_where_time_is_fixed_every_size_is_halved_once_and_a_device_that_is_not_here_is_left_out(context: Context) -> None:
+    source = (
+        "import torch\nCUDA = torch.cuda.is_available()\nDEPTH = 8 if CUDA else 4\nWIDTH = 128\nTOKENS_PER_STEP = 2**11\nSTEP_LR = 0.1\n"
+    )
+    (context.brief.directory / "train.py").write_text(source)
+    brief = context.brief.model_copy(update={"time_budget": 5.0})
+    brief.model_fields_set.add("time_budget")
+    agent = OptunaAgent(brief, 1, cuda=False)
+    history: list[Experiment] = []
+    for number in range(1, 5):
+        (context.directory / "train.py").write_text(source)
+        draft = agent.propose(replace(context, brief=brief, number=number, seed=number, history=history))
+        history.append(tried(number, "optuna", gain=-0.1, description=draft.description, details=draft.details))
+    seen = [experiment.description for experiment in history]
+    assert set(seen[:3]) == {"DEPTH 4 → 2", "WIDTH 128 → 64", "TOKENS_PER_STEP 2**11 → 2**10"} and "8" not in seen[3]
+
+
 def test_a_literal_is_replaced_byte_for_byte() -> None:
     source = "# é\nLR = 3e-4  # step\nBATCH = 2**15\nSEED = 42\nfast = True\n".encode()
     knobs = {knob.name: knob for knob in find(source, "train.py")}

@@ -25,6 +25,7 @@ _FIXED = re.compile(
 )
 # What moves most models most: their size, their batch and their rates (Hutter, Hoos & Leyton-Brown 2014 on importance).
 _WEIGHTY = re.compile(r"(^|_)(depth|layers?|width|dim|embd|hidden|heads?|batch|tokens|lr|rate)(_|$)")
+_SIZE = re.compile(r"(^|_)(depth|layers?|width|dim|embd|hidden|batch|tokens)(_|$)")  # what a step costs
 _ALLOWED = re.compile(r"device_batch|batch_per_device|path_drop|drop_path")
 _RATE = re.compile(r"(^|_)(lr|rate|scale|mult|multiplier|gain|cap|softcap|std|norm|clip)(_|$)")
 # What these change moves the training loss itself or its course, so that it cannot be held against another's.
@@ -57,6 +58,17 @@ class Knob:
     def weighty(self) -> bool:
         """Whether its name speaks of the model's size, the batch or a rate."""
         return bool(_WEIGHTY.search(_words(_last(self.name).partition("#")[0])))
+
+    @property
+    def size(self) -> bool:
+        """Whether a smaller value makes a step cheaper: a module's own integer, named for the model's or the batch's size."""
+        whole = isinstance(self.value, int) and not isinstance(self.value, bool)
+        return whole and self.tier == 0 and bool(_SIZE.search(_words(_last(self.name).partition("#")[0])))
+
+    def half(self) -> int:
+        """Half of an integer, at least one; of a power of two written as one, the next lower power."""
+        assert isinstance(self.value, int)
+        return max(1, self.value - 1 if self.base else self.value // 2)
 
     def at(self, position: float) -> Value:
         """The value at `position` in [-1, 1] of the range around the present value (0); numbers only."""

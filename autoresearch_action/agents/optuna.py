@@ -3,7 +3,8 @@
 Every proposal turns one to three literals of the incumbent. Which ones is drawn by their names (sizes and rates
 first) and by what turning them has done so far (untried and rewarding ones first, ones without effect hardly ever);
 how far, by Optuna's TPE on the measured gains, each in the range around the value that the incumbent holds now. No
-point is proposed twice. It learns from the ledger alone, so a resumed run knows what the first one knew.
+point is proposed twice. Where time is fixed, what makes a step cheaper comes first: every size is halved once, alone.
+It learns from the ledger alone, so a resumed run knows what the first one knew.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class OptunaAgent:
         self._seed, self._cuda = seed, cuda
         self._lock = threading.Lock()
         self._tried: set[str] = set()
+        self._turned: set[str] = set()  # literals that some proposal has turned
         if not any(find((brief.directory / file).read_bytes(), file) for file in _python(brief.directory, brief)):
             raise InputError(
                 f"optuna finds no literal to turn in {', '.join(brief.edit)}: it needs Python files with numbers,"
@@ -66,8 +68,9 @@ class OptunaAgent:
         lessons += hopes(knobs, lessons, noise)
         with self._lock:
             self._remember(context)
-            chosen = self._draw(context, knobs, lessons, noise)
+            chosen = self._cheaper(context, knobs) or self._draw(context, knobs, lessons, noise)
             self._tried.add(_point(context.parent, chosen))
+            self._turned |= {knob.key for knob in chosen}
         for file, source in sources.items():
             changed = swap(source, {knob: value for knob, value in chosen.items() if knob.key.startswith(f"{file}:")})
             if changed != source:
@@ -86,8 +89,17 @@ class OptunaAgent:
         """Points already proposed, by this process or an earlier one, keyed by the incumbent they were for."""
         for experiment in [*context.history, *context.pending]:
             changes = _changes(experiment)
+            self._turned |= set(changes)
             if changes:
                 self._tried.add(_point(experiment.parent, {key: new for key, (_, new) in changes.items()}))
+
+    def _cheaper(self, context: Context, knobs: list[Knob]) -> dict[Knob, Value]:
+        """One size at half its value, none of them twice: in a fixed time cheaper steps are more steps."""
+        stale = {verdict.description for verdict in context.earlier if verdict.status != "keep"}
+        sizes = [knob for knob in knobs if knob.size and knob.key not in self._turned] if context.brief.timed else []
+        halves: list[dict[Knob, Value]] = [{knob: knob.half()} for knob in sizes]
+        fresh = [half for half in halves if all(value != knob.value for knob, value in half.items()) and _told(half) not in stale]
+        return random.Random(f"{self._seed} {context.seed}").choice(fresh) if fresh else {}
 
     def _draw(self, context: Context, knobs: list[Knob], lessons: list[Lesson], noise: float) -> dict[Knob, Value]:
         dice = random.Random(f"{self._seed} {context.seed} {len(self._tried)}")
