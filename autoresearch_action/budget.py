@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from autoresearch_action.errors import InputError
 
 PUBLISH_SECONDS = 20.0  # report, outputs and summary at the end
+REPORT_SECONDS = 6.0  # of these the part that even an interrupted run needs
 START_UP = 2.0  # seconds of a trial beside its training window that are assumed before one was measured
 
 
@@ -26,8 +27,7 @@ class Budget:
     gpu_usd_per_hour: float = 0.0
     clock: Callable[[], float] = lambda: 0.0
     started: float = field(init=False)
-    trial_seconds: float = 0.0  # longest honest trial seen (the baseline's); 0 until one was
-    trial_limit: float = 0.0  # what a hung trial can cost
+    trial_seconds: float = 0.0  # of an honest trial, on average; 0 until one was seen
     slots: int = 1
 
     def __post_init__(self) -> None:
@@ -44,6 +44,10 @@ class Budget:
     @property
     def seconds_left(self) -> float:
         return self.started + self.max_minutes * 60 - self.clock()
+
+    def over(self) -> str:
+        """Why everything must stop now, "" while there is time: what is left is for the report."""
+        return "" if self.seconds_left > REPORT_SECONDS else f"the {self.max_minutes:g} minutes are over"
 
     def device_usd(self, seconds: float) -> float:
         return seconds / 3600 * self.gpu_usd_per_hour

@@ -308,6 +308,8 @@ class Loop:
         if owner is None:
             return
         owner.flying -= 1
+        if self.noise and measurement.outcome == "ok":  # a machine that gets slower needs more time kept for the proof
+            self.budget.trial_seconds = 0.9 * self.budget.trial_seconds + 0.1 * measurement.seconds
         if trial.asked_by == 0 and measurement.outcome != "ok":
             raise InputError(f"The baseline does not run: {measurement.reason} Log: {measurement.log}\n{measurement.tail}".strip())
         if owner.flying == 0 and not owner.wants:
@@ -335,8 +337,7 @@ class Loop:
             self.baseline.wants.extend(answer.runs)
             return
         self.noise = answer
-        seconds = max(run.seconds for run in self.baseline.runs)
-        self.budget.trial_seconds = seconds
+        self.budget.trial_seconds = statistics.fmean(run.seconds for run in self.baseline.runs)
         self.budget.check_size(self.brief.time_budget, 1 + self.confirm_runs)
         self.ledger.append("fact", name="noise", value=answer.model_dump(mode="json"))
         if 0 not in self.study.statuses:

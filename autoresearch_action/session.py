@@ -140,7 +140,7 @@ def _run(
             ledger.append("run", _describe(options, brief, workspace, machine, given))
         if not study.finished:
             executor = machine.executor(brief, workspace, state, given, secrets.scrub)
-            parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), signals)
+            parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), lambda: signals() or budget.over())
             parts = replace(parts, earlier=past.verdicts, known=past.trees, inherited=inherited, level=next_level(state, brief.id))
             run(replace(parts, claims=options.claims, noise=past.noise_for(study), audit=past.audit))
         if study.improved and study.finished:

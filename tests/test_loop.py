@@ -344,3 +344,19 @@ def test_a_terminal_shows_where_it_stands(tmp_path: Path) -> None:
     assert process.wait() == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert "autoresearch · val_bpb" in text and "the baseline on cpu:0 for" in text and "incumbent: 1.5" in text and "#1 discard" in text
+
+
+def test_a_proof_that_takes_too_long_is_cut_off_and_goes_on_next_time(tmp_path: Path) -> None:
+    """The machine becomes slow after the search: the minutes are kept, and the next start finishes the confirmation."""
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    slow = 'if os.environ["AUTORESEARCH_SPLIT"] == "holdout":\n    time.sleep(1.5)\n'
+    (home / "train.py").write_text((home / "train.py").read_text().replace("time.sleep(PAUSE)", f"time.sleep(PAUSE)\n{slow}"))
+    tiny.commit(home)
+    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
+    words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "0.35")
+    started = time.monotonic()
+    said = run(home, *words)
+    assert time.monotonic() - started < 21 and "minutes are over" in said and "Nothing is lost" in said
+    before = events(home, "trial")
+    run(home, *words[:-1], "5")
+    assert events(home, "trial")[: len(before)] == before and events(home, "confirmation")[-1]["held"]

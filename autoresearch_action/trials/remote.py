@@ -168,7 +168,7 @@ class RayPool:
             return lost.model_copy(update={"reason": f"The worker of {name} is gone: {_last(error)}"})
         if isinstance(result, str):
             raise EnvironmentFault(f"On a worker of the cluster: {result}")
-        if log:
+        if log and result.outcome != "lost":  # that trial will be asked again, under the same name
             path = self._workspace.state / result.log
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
