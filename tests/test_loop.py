@@ -349,14 +349,14 @@ def test_a_terminal_shows_where_it_stands(tmp_path: Path) -> None:
 def test_a_proof_that_takes_too_long_is_cut_off_and_goes_on_next_time(tmp_path: Path) -> None:
     """The machine becomes slow after the search: the minutes are kept, and the next start finishes the confirmation."""
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
-    slow = 'if os.environ["AUTORESEARCH_SPLIT"] == "holdout":\n    time.sleep(1.5)\n'
+    slow = 'if os.environ["AUTORESEARCH_SPLIT"] == "holdout":\n    time.sleep(2)\n'
     (home / "train.py").write_text((home / "train.py").read_text().replace("time.sleep(PAUSE)", f"time.sleep(PAUSE)\n{slow}"))
     tiny.commit(home)
     tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
-    words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "0.35")
+    words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "0.45")
     started = time.monotonic()
     said = run(home, *words)
-    assert time.monotonic() - started < 21 and "minutes are over" in said and "Nothing is lost" in said
+    assert time.monotonic() - started < 27 and "minutes are over" in said and "Nothing is lost" in said
     before = events(home, "trial")
     run(home, *words[:-1], "5")
     assert events(home, "trial")[: len(before)] == before and events(home, "confirmation")[-1]["held"]
