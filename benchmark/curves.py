@@ -19,8 +19,8 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +132,20 @@ class Look:
         return statistics.fmean(stop is not None for stop in self.stops) if self.comparable else 0.0
 
 
-def replay(records: Records, stop: Callable[[Any, Any], float | None] = curves.would_stop) -> list[Look]:
-    """Every variant against every incumbent but itself."""
+def early(run: Run) -> Run:
+    return replace(run, curve=((0.0, run.curve[0][1]), *run.curve))
+
+
+def replay(records: Records, from_start: bool = False) -> list[Look]:
+    """Every variant against every incumbent but itself. `from_start`: a line at second 0 makes time count from there."""
     looks = []
     for incumbent in records.incumbents:
-        bands = incumbent.bands()
+        bands = (replace(incumbent, runs=tuple(map(early, incumbent.runs))) if from_start else incumbent).bands()
         for run in records.variants:
             if run.changes == incumbent.changes:
                 continue
             gain = (incumbent.mean - run.bpb) / records.error(incumbent) if run.bpb else -math.inf
-            stops = tuple(stop(band, run.curve) for band in bands)
+            stops = tuple(curves.would_stop(band, early(run).curve if from_start else run.curve) for band in bands)
             looks.append(Look(run, incumbent, gain, run.comparable and incumbent.comparable, stops))
     return looks
 
@@ -170,6 +174,7 @@ class Saving:
     training: float
     here: float  # factor in first looks per hour at this window's own overheads
     gpu: float  # … at those of an H100
+    ideal: float  # … there, if every true loser that is not exempt, and nothing else, were stopped as soon as the rule looks
 
     @classmethod
     def of(cls, records: Records, looks: Sequence[Look], least: float) -> Saving:
@@ -178,11 +183,17 @@ class Saving:
         losers = [look for look in looks if look.gain <= -least]
         rest = statistics.fmean(cls._left(records, look) for look in looks)  # share of the window that is not trained
         cut = statistics.fmean(look.stopped for look in looks) * (1 - curves.AUDIT_SHARE)
+        known = statistics.fmean(look.comparable and look.gain <= -least for look in looks) * (1 - curves.START)
         whole = records.start + records.window + records.end + records.scored
         here = whole - rest * records.window - cut * (records.end + records.scored)
         gpu = GPU_TRIAL - rest * GPU_TRAINING
         share = statistics.fmean(look.stopped for look in losers) if losers else 0.0
-        return cls(len(losers), share, rest, whole / here, GPU_TRIAL / gpu)
+        ideal = GPU_TRIAL / (GPU_TRIAL - known * GPU_TRAINING)
+        return cls(len(losers), share, rest, whole / here, GPU_TRIAL / gpu, ideal)
+
+    def cells(self) -> list[str]:
+        factors = [f"{self.gpu:.2f}×", f"{self.ideal:.2f}×"]
+        return [str(self.losers), f"{100 * self.stopped:.0f} %", f"{100 * self.training:.0f} %", *factors]
 
     @staticmethod
     def _left(records: Records, look: Look) -> float:
@@ -216,7 +227,7 @@ def report(records: Records) -> list[str]:
         ["target", "measured", "met"],
         [
             [f"true winners lost: ≤ {100 * MOST_LOST:.0f} %, upper 95 % bound", f"{count:.1f} of {len(true)}: ≤ {100 * bound:.1f} %",
-             _yes(bound <= MOST_LOST)],
+             "yes, but not held out" if bound <= MOST_LOST else "no"],
             [f"distinct true winners: ≥ {NEEDED}", str(len(true)), _yes(len(true) >= NEEDED)],
             [f"more first looks per hour: ≥ {FASTER}×", f"{saving.here:.2f}× here, {saving.gpu:.2f}× at an H100's overheads",
              _yes(min(saving.here, saving.gpu) >= FASTER)],
@@ -238,6 +249,8 @@ def report(records: Records) -> list[str]:
         ("true winners", true),
         ("… by less than twice that", [look for look in true if look.gain < 2 * least]),
         ("… by more", far),
+        ("true winners among the wide edits, recorded last", [look for look in true if look.variant.kind == "wide"]),
+        ("true winners, time from the process's start (as it was)", winners(records, replay(records, from_start=True), least)),
         ("true winners against the baseline", [look for look in plain if look.gain >= least and look.comparable]),
     ):
         count, bound = lost(some)
@@ -250,6 +263,29 @@ def report(records: Records) -> list[str]:
         f"true winner and an incumbent that it beats: {len(pairs)}, of which {sum(look.stopped for look in pairs):.1f} lost;",
         f"{len(ever)} variants are lost to any band of any incumbent.",
         "",
+        "Not held out: with time counted from the process's start, as the rule did first, the first 162 of these runs showed it to",
+        "lose winners; its time was then counted from the first progress line, with all of their curves in view, both halves; the",
+        "wide edits were not in view yet. Other constants were tried on the same curves (START 0.1 to 0.6, SPREADS 1 to 4,",
+        "MARGIN 0.05, longer memory, margins from Student's t; some 40 settings) and none was adopted. The bound takes winners as",
+        "independent, though nearly all of them are winners over the three weakest incumbents, by 0.07 bpb and more.",
+        "",
+        "## What it saves, by kind of edit, against the baseline",
+        "",
+    ]
+    rows = []
+    for kind in ("random", "wide", "optuna"):
+        some = [look for look in plain if look.variant.kind == kind]
+        told = Saving.of(records, some, least)
+        median = statistics.median(look.gain for look in some) * records.error(plain[0].incumbent)
+        rows.append(
+            [kind, str(len(some)), str(sum(not look.comparable for look in some)), f"{median:+.3f}".replace("-", "−"), *told.cells()]
+        )
+    head = ["edits", "tried", "exempt", "median gain, bpb", "true losers", "stopped", "training saved", "first looks, H100", "ideal"]
+    lines += table(head, rows)
+    lines += [
+        "Ideal: what a rule that stopped every true loser, and nothing else, as soon as it looks would give. True losers are rare",
+        f"here: one run's noise after {records.window:g} s of training is as large as what most of these edits do.",
+        "",
         "## Incumbents",
         "",
     ]
@@ -259,9 +295,8 @@ def report(records: Records) -> list[str]:
         told = Saving.of(records, mine, least)
         wins = [look for look in mine if look.gain >= least and look.comparable]
         won = [str(len(wins)), f"{sum(look.stopped for look in wins):.1f}"]
-        ended = [str(told.losers), f"{100 * told.stopped:.0f} %", f"{100 * told.training:.0f} %", f"{told.gpu:.2f}×"]
-        rows.append([incumbent.name, f"{incumbent.mean:.4f}", str(len(incumbent.runs)), *won, *ended])
-    head = ["incumbent", "bpb", "runs", "true winners", "lost", "true losers", "stopped", "training saved", "first looks, H100"]
+        rows.append([incumbent.name, f"{incumbent.mean:.4f}", str(len(incumbent.runs)), *won, *told.cells()])
+    head = ["incumbent", "bpb", "runs", "true winners", "lost", "true losers", "stopped", "training saved", "first looks, H100", "ideal"]
     return lines + table(head, rows)
 
 
