@@ -101,7 +101,7 @@ def test_a_study_survives_its_workers_and_equals_a_local_one(cluster: tuple[int,
     tiny.patch(home, ideas / "2.diff", ('print("peak_vram_mb: 100.0")', "raise SystemExit(7)"), subject="Broken")
     tiny.patch(home, ideas / "3.diff", wait, ("LR = 0.1", "LR = 0.3"), ("WIDTH = 4", "WIDTH = 8"), subject="Best")
     words = ["--agent", f"patches:{ideas}", "--max-minutes", "5"]
-    before, mine = {*SCRATCH.glob("autoresearch-ray-*/*/")}, environment(RAY_ADDRESS=address, ANTHROPIC_API_KEY=SECRET)
+    before, mine = {*SCRATCH.glob("autoresearch-ray-*/*")}, environment(RAY_ADDRESS=address, ANTHROPIC_API_KEY=SECRET)
     first = subprocess.Popen(command("run", *words, "--executor", "ray://auto"), cwd=home, env=mine, stdout=subprocess.PIPE, text=True)
     worker, trial = hanging(pid)
     os.kill(worker, signal.SIGKILL)
@@ -124,7 +124,7 @@ def test_a_study_survives_its_workers_and_equals_a_local_one(cluster: tuple[int,
     same = ray.keys() & local.keys()  # a rejected idea may have been tried on another parent
     assert len(same) >= 4 and all(ray[key] == local[key] for key in same)
     assert [trial["trial"]["purpose"] for trial in events(home, "trial")].count("screen") == 3, "lost trials leave no trace"
-    assert {*SCRATCH.glob("autoresearch-ray-*/*/")} == before, "the workers left their folders behind"
+    assert {*SCRATCH.glob("autoresearch-ray-*/*")} == before, "the workers left their folders behind"
 
 
 def test_slots_are_spread_over_the_machines() -> None:

@@ -134,13 +134,17 @@ class RayPool:
 
     def _worker(self, name: str) -> Any:
         """The slot's actor; where none can be had (its machine is gone), another slot's, whose trials queue."""
-        actor, ready, until = self._hired.get(name) or self._hire(name)
-        while not (started := self._ray.wait([ready], timeout=0.5)[0]) and time.monotonic() < until and not self._cancelled.is_set():
-            pass
-        if started:
-            if fault := self._ray.get(ready).get("fault"):
-                raise EnvironmentFault(f"On a worker of the cluster: {fault}")
-            return actor
+        for _ in range(2):  # on a machine that has just gone the first replacement fails
+            actor, ready, until = self._hired.get(name) or self._hire(name)
+            while not (started := self._ray.wait([ready], timeout=0.5)[0]) and time.monotonic() < until and not self._cancelled.is_set():
+                pass
+            if not started:
+                break
+            with suppress(self._ray.exceptions.RayError):
+                if fault := self._ray.get(ready).get("fault"):
+                    raise EnvironmentFault(f"On a worker of the cluster: {fault}")
+                return actor
+            del self._hired[name]
         for other, word, _ in list(self._hired.values()):
             if self._ray.wait([word], timeout=0)[0]:
                 return other

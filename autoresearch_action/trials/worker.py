@@ -113,8 +113,9 @@ class Worker:
         self._place, self._wanted, self._run = place, sandbox, run
         self._secrets = Secrets.take(os.environ)  # whoever started the cluster may have had some
         home = str(Path(autoresearch_action.__file__).parent.parent)  # as Ray shipped it: no trial's business
-        paths = os.environ.get("PYTHONPATH", "").split(":")
-        os.environ["PYTHONPATH"] = ":".join(path for path in paths if path and not path.startswith(home))
+        paths = os.environ.pop("PYTHONPATH", "").split(":")
+        if kept := [path for path in paths if path and not path.startswith(home)]:
+            os.environ["PYTHONPATH"] = ":".join(kept)
         self._bench: Bench | None = None
         self._cancelled = False
         self._one = threading.Lock()  # trial at a time: Ray calls from several threads, so that `cancel` gets through
@@ -167,6 +168,7 @@ class Worker:
         remove(self._bench.state)
         if _alone(self._lock):
             remove(place)
+            place.with_suffix(".lock").unlink(missing_ok=True)
         self._lock.close()
 
     def _unpack(self, reference: Any) -> Bench:
@@ -183,14 +185,16 @@ class Worker:
             with path.open("ab") as lock:
                 if path.stem != kit.key and _alone(lock):
                     remove(path.with_suffix(""))
+                    path.unlink(missing_ok=True)
         place = top / kit.key
-        self._lock = (top / f"{kit.key}.lock").open("ab")
+        whole, path = place / "whole", top / f"{kit.key}.lock"
         while True:  # shared while in use; whoever finds nothing unpacks, alone
+            self._lock = path.open("ab")
             fcntl.flock(self._lock, fcntl.LOCK_SH)
-            if (place / "whole").exists():
+            if whole.exists() and _valid(self._lock, path):
                 break
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if not (place / "whole").exists():
+            if not whole.exists() and _valid(self._lock, path):
                 _fill(place, kit)
         state = place / "runs" / f"{self._run}-{self._place.name.replace(':', '-')}"
         checkpoint = place / "checkpoint" / kit.checkpoint if kit.checkpoint else None
@@ -204,6 +208,11 @@ def _alone(lock: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _valid(lock: IO[bytes], path: Path) -> bool:
+    """Whether the lock's file is still the one that others find: the last to leave takes it away."""
+    return path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino
 
 
 def _fill(place: Path, kit: Kit) -> None:
