@@ -30,6 +30,11 @@ def main(step: str) -> int:
         outputs.annotate("error", str(error))
         print(f"autoresearch: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:  # no permission, no room
+        where = f" ({error.filename})" if error.filename else ""
+        outputs.annotate("error", told := f"{error.strerror or error}{where}.")
+        print(f"autoresearch: {told}", file=sys.stderr, flush=True)
+        return EnvironmentFault.exit_code
     return 0
 
 
@@ -59,7 +64,7 @@ class Inputs:
 
     def whole(self, name: str, default: int) -> int:
         value = self.number(name, default)
-        if value != int(value):
+        if not value.is_integer():
             raise InputError(f"{name}: {value} is not a whole number.")
         return int(value)
 

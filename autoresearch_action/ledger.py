@@ -22,6 +22,7 @@ from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.records import Confirmation, Experiment, Measurement, Proposal, Record, Run, Usage, Verdict
 
 T = TypeVar("T", bound=Record)
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what a line that no version wrote ends in
 CACHE = 2_000  # folded experiments kept in memory
 _HEAD = re.compile(
     rb'\{"event":"(\w+)"(?:,"number":(\d+))?(?:,"status":"(\w+)")?(?:,"seconds":([-\d.e+]+))?(?:,"usd":([-\d.e+]+))?'
@@ -29,6 +30,14 @@ _HEAD = re.compile(
 )
 _USAGE = tuple(Usage.model_fields)
 _HEADER = ("number", "status", "seconds", "usd", "tree", "origin")
+
+
+class DamagedLedger(EnvironmentFault, ValueError):
+    """A whole line that cannot be what this tool wrote. Nothing is cut off or overwritten for it."""
+
+    def __init__(self, path: Path, offset: int, error: Exception) -> None:
+        where = f"{path}, byte {offset}: this line is damaged ({type(error).__name__})"
+        super().__init__(f"{where}; put the file elsewhere or mend the line, then run again. Nothing was changed.")
 
 
 class Experiments(Mapping[int, Experiment]):
@@ -65,17 +74,22 @@ class Experiments(Mapping[int, Experiment]):
         with self._path.open("rb") as file:
             for offset in offsets:
                 file.seek(offset)
-                event = json.loads(file.readline())
-                if event["event"] == "proposal":
-                    facts |= {"commit": event["commit"], "parent": event["parent"], "origin": event.get("origin"), "started": event["at"]}
-                    facts["proposal"] = _parse(Proposal, event | {"patch": self._patch(number)})
-                elif event["event"] == "trial":
-                    facts["runs"].append(_parse(Measurement, event))
-                elif event["event"] == "verdict":
-                    facts["verdict"] = _parse(Verdict, event)
+                try:
+                    self._add(facts, number, json.loads(file.readline()))
+                except _WRONG as error:
+                    raise DamagedLedger(self._path, offset, error) from None
         if number == 0 and facts["runs"]:
             facts |= {"commit": facts["runs"][0].trial.commit, "started": facts["runs"][0].started}
         return Experiment(**facts)
+
+    def _add(self, facts: dict[str, Any], number: int, event: dict[str, Any]) -> None:
+        if event["event"] == "proposal":
+            facts |= {"commit": event["commit"], "parent": event["parent"], "origin": event.get("origin"), "started": event["at"]}
+            facts["proposal"] = _parse(Proposal, event | {"patch": self._patch(number)})
+        elif event["event"] == "trial":
+            facts["runs"].append(_parse(Measurement, event))
+        elif event["event"] == "verdict":
+            facts["verdict"] = _parse(Verdict, event)
 
     def _patch(self, number: int) -> str:
         folder = "trials" if self._path.stem == "ledger" else f"{self._path.stem}-trials"  # put aside by `restart`
@@ -117,13 +131,16 @@ class Study:
         return study
 
     def fold(self) -> int:
-        """Take in every whole line of the file. Returns where the last one ends (bytes)."""
+        """Take in every whole line of the file. Returns where the last one ends (bytes). Raises DamagedLedger."""
         end = 0
         with self.experiments._path.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._take(end, line)
+                try:
+                    self._take(end, line)
+                except _WRONG as error:
+                    raise DamagedLedger(self.experiments._path, end, error) from None
                 end += len(line)
         return end
 
@@ -168,7 +185,11 @@ class Study:
         with self.experiments._path.open("rb") as file:
             for line in file:
                 if line.startswith(b'{"event":"verdict"') and line.endswith(b"\n"):
-                    yield _parse(Verdict, json.loads(line))
+                    try:
+                        verdict = _parse(Verdict, json.loads(line))
+                    except _WRONG as error:
+                        raise DamagedLedger(self.experiments._path, file.tell() - len(line), error) from None
+                    yield verdict
 
     def patch(self, number: int) -> str:
         proposal = self.experiments[number].proposal

@@ -162,13 +162,14 @@ class Loop:
     def _why_stop(self) -> str:
         if self._target_reached():
             return f"the target {self.brief.target:g} is reached"
-        if self.noise is None:
-            started = len(self.study.experiments) + self.desk.thinking
-            return "" if started <= self.budget.max_experiments else "waiting for the baseline"
-        started = len(self.study.experiments) - 1 - len(self.study.carried) + self.desk.thinking
+        experiments = self.study.experiments
+        started = len(experiments) - (0 in experiments) - len(self.study.carried) + self.desk.thinking
         usd, seconds = self.study.usd, self.study.device_seconds
         worst = self.parts.agent.worst_usd or 0.0
-        return self.budget.why_not(started, usd, seconds, self.confirm_runs, worst) or self.desk.exhausted
+        full = self.budget.why_not(started, usd, seconds, self.confirm_runs, worst)
+        if self.noise is None:  # ideas are made meanwhile, within the same caps
+            return "waiting for the baseline" if full else ""
+        return full or self.desk.exhausted
 
     def _late(self) -> bool:
         trial = self.budget.trial_seconds

@@ -25,7 +25,7 @@ from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.errors import InputError
-from autoresearch_action.ledger import Ledger, Study
+from autoresearch_action.ledger import DamagedLedger, Ledger, Study
 from autoresearch_action.records import Proposal, Run, Verdict
 from autoresearch_action.trials import Executor, device
 from autoresearch_action.trials.pool import LocalPool
@@ -198,14 +198,28 @@ def _begin(ledger: Ledger, workspace: Workspace, brief: Brief, fresh: bool) -> t
     """Resume the ledger, or put it aside when it is finished or speaks of another base; its stack goes first then."""
     run, study, state = ledger.study.run, ledger.study, ledger.path.parent
     if run is None:
-        newest = max((state / "history").glob("*.jsonl"), default=None)
-        return _stack(Study.of(newest)) if newest and not fresh else ()
+        newest = _earlier(state)[-1:]
+        return _stack(newest[0]) if newest and not fresh else ()
     same = run.base == workspace.base and run.brief_hash == brief.hash
     if same and not study.facts.get("delivered") and not fresh:
         return ()
     inherited = _stack(study) if not fresh else ()
     ledger.restart(run.id)
     return inherited
+
+
+def _earlier(state: Path) -> list[Study]:
+    """The newest earlier runs, oldest first. One whose ledger is damaged costs only itself."""
+    studies = []
+    for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]:
+        try:
+            study = Study.of(path)
+            for number in study.statuses:
+                study.experiments[number]  # folded here, so that what is damaged is met here
+            studies.append(study)
+        except (DamagedLedger, OSError) as error:
+            click.echo(f"An earlier run is left out: {error}", err=True)
+    return studies
 
 
 def _stack(study: Study) -> tuple[Proposal, ...]:
@@ -225,7 +239,7 @@ class Past:
     def of(cls, state: Path, base: str) -> Past:
         verdicts: list[Verdict] = []
         trees: dict[str, str] = {}
-        studies = [Study.of(path) for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]]
+        studies = _earlier(state)
         for study in studies:
             numbers = [number for number in study.statuses if number]
             verdicts += [v for number in numbers[-MAX_EARLIER:] if (v := study.experiments[number].verdict)]

@@ -130,3 +130,30 @@ def test_a_long_ledger_is_indexed_without_being_held(tmp_path: Path) -> None:
     assert study.experiments[12_345].verdict is not None
     assert len(study.recent()) <= 302 and len(study.experiments._cache) <= CACHE
     assert held < 20_000 * 800, "the index must stay far below the ledger's own size"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event":"run","at":1}',
+        b'{"event":"run"',
+        b'{"event":"stack","numbers":5}',
+        b'{"event":"verdict","number":1}',
+        b'{"event":"fact"}',
+    ],
+)
+def test_a_damaged_line_is_said_and_nothing_is_overwritten(tmp_path: Path, line: bytes) -> None:
+    ledger = Ledger(tmp_path)
+    fill(ledger, 1)
+    ledger.close()
+    whole = ledger.path.read_bytes() + line + b"\n"
+    ledger.path.write_bytes(whole)
+    with pytest.raises(EnvironmentFault, match="is damaged"):
+        Ledger(tmp_path)
+    assert ledger.path.read_bytes() == whole
+
+
+def test_a_damaged_trial_is_said_when_it_is_met(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").write_bytes(b'{"event":"trial","number":1,"seconds":1}\n')
+    with pytest.raises(EnvironmentFault, match="byte 0: this line is damaged"):
+        read(tmp_path).experiments[1]

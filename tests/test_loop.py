@@ -254,6 +254,15 @@ def test_experiments_and_dollars_are_hard_caps(tmp_path: Path) -> None:
     assert events(home, "stop")[-1]["reason"] == "all 5 experiments are done"
 
 
+def test_what_is_asked_before_the_noise_is_known_keeps_the_caps_too(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    agent = ("--agent", "command:echo '#' $$ $(date +%N) >> train.py", "--usd-per-call", "1")
+    said = run(home, *agent, "--max-usd", "0.5", "--max-minutes", "3", "--state", "dollars")
+    assert "could pass the 0.5 dollars (0.00 spent)" in said and not events(home, "ask", "dollars")
+    run(home, *agent, "--max-experiments", "1", "--max-minutes", "3", "--state", "number")
+    assert len(events(home, "ask", "number")) == 1
+
+
 def test_a_model_proposes_and_its_key_stays_out_of_everything(tmp_path: Path) -> None:
     key = "sk-ant-api03-planted-secret-value-0123456789"
     home = tiny.repository(tmp_path / "home", program=PROGRAM)

@@ -46,6 +46,31 @@ def test_a_checkout_is_pristine_whatever_was_left_in_it(tmp_path: Path) -> None:
     assert not tree.exists()
 
 
+def test_a_folder_that_was_replaced_is_neither_followed_nor_fatal(tmp_path: Path) -> None:
+    space = workspace(tiny.repository(tmp_path / "r"))
+    tree, precious = space.state / "slots" / "a", tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("not ours")
+    for spoil in (
+        lambda: tree.symlink_to(precious),
+        lambda: tree.write_text("a file"),
+        lambda: None,
+        lambda: tiny.git(tmp_path, "init", "-q", str(tree / "inside")),
+        lambda: (tree.mkdir(), (tree / ".gitattributes").write_text("* working-tree-encoding=UTF-16\n"), (tree / "b").write_text("b")),
+    ):
+        space.checkout(tree, space.base)
+        remove(tree)
+        spoil()  # type: ignore[no-untyped-call]
+        with pytest.raises(PatchRefused):
+            space.diff(tree, space.base)
+    space.checkout(tree, space.base)
+    tree_before = tree.with_name("kept")
+    tree.rename(tree_before)
+    tree.symlink_to(precious)
+    space.checkout(tree, space.base)
+    assert (precious / "file").read_text() == "not ours" and (tree / "train.py").exists() and not tree.is_symlink()
+
+
 def test_an_edit_becomes_a_commit_that_carries_to_a_new_incumbent(tmp_path: Path) -> None:
     root = tiny.repository(tmp_path / "r")
     space = workspace(root)

@@ -45,7 +45,7 @@ class PatchesAgent:
                 text = _text(path)
                 _apply(text, context)
                 return Draft(description=subject(text, path.stem), details={"patch": _key(path)})
-            except AgentFailure as failure:
+            except (AgentFailure, OSError, ValueError) as failure:  # the latter for names that no file system takes
                 failures.append(f"{path.name} {failure}")
         if failures:
             raise AgentFailure(f"{'; '.join(failures)[:500]}.")

@@ -49,7 +49,9 @@ def git(*words: str, cwd: Path | None = None, stdin: bytes = b"", extra: Mapping
         done = subprocess.run(
             ["git", *_SAFE, *words], cwd=cwd, input=stdin, capture_output=True, env=environment() | dict(extra or {}), umask=0o022
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if cwd is not None and not cwd.is_dir():
+            raise GitError(f"{cwd.name} is no folder any more") from None
         raise EnvironmentFault("git is not installed: install it and run again.") from None
     if done.returncode:
         raise GitError(done.stderr.decode("utf-8", "replace").strip() or f"git {words[0]} failed")

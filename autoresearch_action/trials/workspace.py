@@ -102,6 +102,8 @@ class Workspace:
         """
         index = tree.with_name(f"{tree.name}.index")
         index.with_name(f"{index.name}.lock").unlink(missing_ok=True)  # of a git that was killed: a tree has one user
+        if tree.is_symlink() or not tree.is_dir():  # a link in its place is never followed: what it leads to is not ours to clean
+            remove(tree)
         tree.mkdir(parents=True, exist_ok=True)
         try:
             self._git("clean", "-ffdxq", index=index, tree=tree)
@@ -174,10 +176,16 @@ class Workspace:
     # -- patches and commits -------------------------------------------------------------------------------------
 
     def diff(self, tree: Path, parent: str) -> str:
-        """The edit made in `tree` as a git-format patch against `parent`. Raises PatchRefused when it is too large."""
+        """The edit made in `tree` as a git-format patch against `parent`. Raises PatchRefused when it is too large or no edit at all."""
         index = tree.with_name(f"{tree.name}.index")
-        self._git("read-tree", parent, index=index)
-        self._git("add", "-A", "--force", "--", ".", *self._not_ours(), index=index, tree=tree)
+        if tree.is_symlink():
+            raise PatchRefused("The folder of the code was replaced by a link.")
+        index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
+        try:
+            self._git("read-tree", parent, index=index)
+            self._git("add", "-A", "--force", "--", ".", *self._not_ours(), index=index, tree=tree)
+        except GitError as error:  # a repository inside, attributes that git cannot follow, no folder any more
+            raise PatchRefused(f"Git cannot read the edit: {str(error).splitlines()[0].removeprefix('error: ')[:200]}.") from None
         patch = self._git("diff-index", "-p", "--cached", "--no-renames", "--no-color", "--full-index", parent, index=index)
         if len(patch) > MAX_PATCH_BYTES:
             raise PatchRefused(f"The edit is {len(patch):,} bytes long; {MAX_PATCH_BYTES:,} are allowed.")
