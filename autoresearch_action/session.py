@@ -214,7 +214,7 @@ def _earlier(state: Path) -> list[Study]:
     for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]:
         try:
             study = Study.of(path)
-            for number in study.statuses:
+            for number in list(study.statuses)[-MAX_EARLIER:]:
                 study.experiments[number]  # folded here, so that what is damaged is met here
             studies.append(study)
         except (DamagedLedger, OSError) as error:
