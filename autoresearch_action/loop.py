@@ -49,6 +49,7 @@ class Candidate:
     runs: list[Measurement] = field(default_factory=list)
     wants: deque[Want] = field(default_factory=deque)
     flying: int = 0
+    rival: Candidate | None = None  # the incumbent it is judged against; evidence never moves to another
     slot: str = ""  # all its runs, and the references asked for with them, on one device
 
 
@@ -128,7 +129,7 @@ class Loop:
             if not experiment.commit:
                 self._settle(experiment, Decision("discard", "Refused before it was measured."))
             elif experiment.runs and experiment.parent == self.incumbent.commit:
-                self.candidates[number] = Candidate(number, experiment.commit, list(experiment.runs))
+                self.candidates[number] = Candidate(number, experiment.commit, list(experiment.runs), rival=self.incumbent)
             elif experiment.parent == self.incumbent.commit:
                 self.desk.waiting.append(experiment)
             else:
@@ -233,7 +234,7 @@ class Loop:
         if self.noise is None or not self.desk.waiting:
             return None
         experiment = self.desk.waiting.pop(0)
-        candidate = Candidate(experiment.number, experiment.commit, slot=slot if self._devices_differ else "")
+        candidate = Candidate(experiment.number, experiment.commit, slot=slot if self._devices_differ else "", rival=self.incumbent)
         self.candidates[candidate.number] = candidate
         self._advance(candidate)
         return candidate if candidate.wants else None
@@ -243,7 +244,7 @@ class Loop:
         return len({slot.split(":")[0] for slot in self.parts.executor.slots}) > 1
 
     def _trial(self, owner: Candidate, want: Want) -> Trial:
-        measured = owner if want.side == "head" else self.incumbent
+        measured = owner if want.side == "head" else owner.rival or self.baseline
         purpose: Literal["baseline", "screen", "reference"]
         purpose = "baseline" if owner.number == 0 and self.noise is None else "screen" if want.side == "head" else "reference"
         return Trial(
@@ -282,7 +283,7 @@ class Loop:
         if proposal is None or not proposal.comparable:
             return None
         rng = np.random.default_rng((self.parts.seed, owner.number))
-        return stop_rule(self.incumbent.runs, self._audited, rng)
+        return stop_rule(owner.rival.runs, self._audited, rng) if owner.rival else None
 
     @property
     def _audited(self) -> object:
@@ -294,18 +295,18 @@ class Loop:
         if not candidate.runs or candidate.runs[0].trial.stop or proposal is None or not proposal.comparable:
             return
         past = self._audited
-        now = audit(past, candidate.runs[0], self.incumbent.runs, decision.status == "keep")
+        assert candidate.rival is not None
+        now = audit(past, candidate.runs[0], candidate.rival.runs, decision.status == "keep")
         if now["looks"] != (past or {}).get("looks", 0):  # type: ignore[attr-defined]
             self.ledger.append("fact", name="audit", value=now)
 
     def _measured(self, measurement: Measurement) -> None:
         trial = measurement.trial
         owner = self.baseline if trial.asked_by == 0 else self.candidates.get(trial.asked_by)
-        target = self.baseline if trial.number == 0 else owner if owner and owner.number == trial.number else None
-        if self.incumbent.number == trial.number:
-            self.incumbent.runs.append(measurement)
-        elif target is not None:
-            target.runs.append(measurement)
+        holders = (owner, owner.rival if owner else None, self.incumbent, self.baseline)
+        holder = next((c for c in holders if c and c.number == trial.number), None)
+        if holder:
+            holder.runs.append(measurement)
         if owner is None:
             return
         owner.flying -= 1
@@ -325,7 +326,8 @@ class Loop:
             return
         assert self.noise is not None
         screen = SequentialScreen(self.brief, self.noise, seed=self.parts.seed + candidate.number)
-        answer = screen.decide(candidate.runs, self.incumbent.runs)
+        assert candidate.rival is not None
+        answer = screen.decide(candidate.runs, candidate.rival.runs)
         if isinstance(answer, Ask):
             candidate.wants.extend(answer.runs)
         else:
@@ -355,8 +357,8 @@ class Loop:
             self.desk.carry(experiment, self.incumbent.commit, f"{decision.reason}, but the incumbent moved meanwhile")
             return
         self._audit(candidate, decision)
-        assert self.noise is not None
-        self.noise = self.noise.learn(candidate.runs, self.incumbent.runs)
+        assert self.noise is not None and candidate.rival is not None
+        self.noise = self.noise.learn(candidate.runs, candidate.rival.runs)
         self._settle(experiment, decision)
         self.candidates.pop(candidate.number, None)
         if decision.status == "keep":
