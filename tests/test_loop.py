@@ -254,6 +254,25 @@ def test_experiments_and_dollars_are_hard_caps(tmp_path: Path) -> None:
     assert events(home, "stop")[-1]["reason"] == "all 5 experiments are done"
 
 
+def test_files_with_windows_line_ends_keep_them(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    (home / "train.py").write_bytes((home / "train.py").read_bytes().replace(b"\n", b"\r\n"))
+    tiny.commit(home)
+    run(
+        home,
+        "--agent",
+        "command:sed -i 's/^LR = 0.1/LR = 0.3/' train.py",
+        "--usd-per-call",
+        "0",
+        "--max-experiments",
+        "1",
+        "--max-minutes",
+        "3",
+    )
+    told = tiny.git(home, "show", "--format=", "--numstat", "autoresearch/program")
+    assert told.split() == ["1", "1", "train.py"]
+
+
 def test_what_is_asked_before_the_noise_is_known_keeps_the_caps_too(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
     agent = ("--agent", "command:echo '#' $$ $(date +%N) >> train.py", "--usd-per-call", "1")
@@ -355,17 +374,18 @@ def test_a_terminal_shows_where_it_stands(tmp_path: Path) -> None:
     assert "autoresearch · val_bpb" in text and "the baseline on cpu:0 for" in text and "incumbent: 1.5" in text and "#1 discard" in text
 
 
+@pytest.mark.battery
 def test_a_proof_that_takes_too_long_is_cut_off_and_goes_on_next_time(tmp_path: Path) -> None:
     """The machine becomes slow after the search: the minutes are kept, and the next start finishes the confirmation."""
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
-    slow = 'if os.environ["AUTORESEARCH_SPLIT"] == "holdout":\n    time.sleep(2)\n'
+    slow = 'if os.environ["AUTORESEARCH_SPLIT"] == "holdout":\n    time.sleep(6)\n'
     (home / "train.py").write_text((home / "train.py").read_text().replace("time.sleep(PAUSE)", f"time.sleep(PAUSE)\n{slow}"))
     tiny.commit(home)
     tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
-    words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "0.45")
+    words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "1.2")
     started = time.monotonic()
     said = run(home, *words)
-    assert time.monotonic() - started < 27 and "minutes are over" in said and "Nothing is lost" in said
+    assert time.monotonic() - started < 72 and "minutes are over" in said and "Nothing is lost" in said
     before = events(home, "trial")
     run(home, *words[:-1], "5")
     assert events(home, "trial")[: len(before)] == before and events(home, "confirmation")[-1]["held"]
