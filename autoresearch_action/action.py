@@ -196,4 +196,7 @@ def enqueue(environ: Mapping[str, str]) -> None:
 _STEPS = {"recall": recall, "research": research, "publish": publish, "enqueue": enqueue}
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    if sys.argv[1:2] and sys.argv[1] in _STEPS:
+        sys.exit(main(sys.argv[1]))
+    print(f"autoresearch: give a step: {', '.join(_STEPS)}.", file=sys.stderr)
+    sys.exit(InputError.exit_code)

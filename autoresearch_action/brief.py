@@ -208,11 +208,18 @@ def read(program: Path, directory: Path, prose: str | None = None) -> Brief:
     """
     file = directory / program
     try:
-        raw = file.read_bytes()
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device: it may never end
+            raise InputError(f"{program} is no file.")
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_PROGRAM_BYTES + 1)
+            size = os.fstat(stream.fileno()).st_size
     except FileNotFoundError:
         raise InputError(f"{program} is not there: `autoresearch init` writes one.") from None
     except OSError as error:
         raise InputError(f"{program} cannot be read: {error.strerror}.") from None
+    if size > MAX_PROGRAM_BYTES:
+        raise InputError(f"{program} has {size:,} bytes; a brief may have {MAX_PROGRAM_BYTES:,}.")
+    prose = prose and prose.encode("utf-8", "replace").decode()  # half a surrogate cannot be written down
     brief = parse(raw, program, directory, prose)
     _files_exist(brief, program, _front(raw))
     return brief

@@ -14,6 +14,7 @@ from autoresearch_action.errors import InputError
 
 PUBLISH_SECONDS = 20.0  # report, outputs and summary at the end
 REPORT_SECONDS = 6.0  # of these the part that even an interrupted run needs
+LONGEST = 1_000_000  # minutes of a run: two years
 START_UP = 2.0  # seconds of a trial beside its training window that are assumed before one was measured
 
 
@@ -33,8 +34,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.max_experiments < 1:
             raise InputError(f"--max-experiments {self.max_experiments}: at least 1 is needed.")
-        if not math.isfinite(self.max_minutes) or self.max_minutes <= 0:
-            raise InputError(f"--max-minutes {self.max_minutes}: give a number of minutes above 0.")
+        if not 0 < self.max_minutes <= LONGEST:
+            raise InputError(f"--max-minutes {self.max_minutes:g}: give a number of minutes above 0, at most {LONGEST:,}.")
         if not math.isfinite(self.max_usd) or self.max_usd < 0:
             raise InputError(f"--max-usd {self.max_usd}: give a number of dollars, 0 or more.")
         if not math.isfinite(self.gpu_usd_per_hour) or self.gpu_usd_per_hour < 0:

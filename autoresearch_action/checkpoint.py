@@ -35,8 +35,10 @@ except Exception as error:
 
 def fetch(uri: str, state: Path, credentials: Mapping[str, str]) -> tuple[Path, str]:
     """(local path, sha256) of the checkpoint. Raises InputError (no such file), EnvironmentFault (cannot be had)."""
+    if not uri.isprintable():
+        raise InputError(f"--checkpoint {uri!a}: this is neither a path nor an address.")
     if "://" not in uri:
-        path = Path(uri).expanduser().resolve()
+        path = Path(os.path.expanduser(uri)).resolve()
         if not path.exists():
             raise InputError(f"--checkpoint {uri}: there is no such file.")
         return path, digest(path)
@@ -71,7 +73,7 @@ def digest(path: Path) -> str:
     total = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         if file != path:
-            total.update(str(file.relative_to(path)).encode() + b"\0")
+            total.update(os.fsencode(file.relative_to(path)) + b"\0")
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):
                 total.update(chunk)

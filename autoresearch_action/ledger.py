@@ -94,7 +94,7 @@ class Experiments(Mapping[int, Experiment]):
     def _patch(self, number: int) -> str:
         folder = "trials" if self._path.stem == "ledger" else f"{self._path.stem}-trials"  # put aside by `restart`
         try:
-            return (self._path.parent / folder / f"{number:04d}" / "patch.diff").read_text("utf-8", "surrogateescape")
+            return (self._path.parent / folder / f"{number:04d}" / "patch.diff").read_bytes().decode("utf-8", "surrogateescape")
         except OSError:
             return ""
 

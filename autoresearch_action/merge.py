@@ -29,7 +29,7 @@ def gather(folder: Path, workspace: Workspace, target: Path, note: Callable[[str
     ordered = sorted(found.values(), key=lambda change: -change[0])
     for place, (_, description, patch) in enumerate(ordered):
         text = f"Subject: {description}\n\n{patch}"
-        (target / f"{place:03d}.diff").write_text(text, "utf-8", "surrogateescape")
+        (target / f"{place:03d}.diff").write_bytes(text.encode("utf-8", "surrogateescape"))
     return len(ordered)
 
 

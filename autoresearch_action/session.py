@@ -303,7 +303,7 @@ def _branch(workspace: Workspace, ledger: Ledger) -> None:
     commits, tip = {}, workspace.base
     for patch in study.proven():
         number = int(patch.stem[-4:])
-        tip = workspace.commit(tip, patch.read_text("utf-8", "surrogateescape"), study.experiments[number].description)
+        tip = workspace.commit(tip, patch.read_bytes().decode("utf-8", "surrogateescape"), study.experiments[number].description)
         commits[str(number)] = tip
     assert workspace.tree(tip) == confirmation.tree, "the branch must be the tree that was confirmed"
     name = workspace.branch(f"autoresearch/{study.run.brief_id}", tip)

@@ -137,3 +137,15 @@ def test_a_checkpoint_is_fetched_hashed_and_kept(tmp_path: Path) -> None:
             checkpoint.fetch(uri, tmp_path / "other", {})
     with pytest.raises(InputError, match="no such file"):
         checkpoint.fetch(str(tmp_path / "missing"), tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--max-minutes 1e308", "--max-minutes nan", "--slots ²", "--slots 99999", "--agent patches:~nobody-here/x", "--checkpoint ~nobody-here/x",
+     "--checkpoint a\x1bb", "--program /dev/zero", "--program pipe"],
+)  # fmt: skip
+def test_odd_options_end_in_one_sentence(tmp_path: Path, words: str) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    os.mkfifo(home / "pipe")
+    said = autoresearch(home, "run", "--agent", "optuna", *words.split(" "), code=2)
+    assert len([line for line in said.splitlines() if line.startswith("autoresearch: ")]) == 1

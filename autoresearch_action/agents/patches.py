@@ -29,7 +29,7 @@ class PatchesAgent:
     worst_usd: float | None = 0.0
 
     def __init__(self, folder: str, brief: Brief) -> None:
-        self.folder = (brief.directory / Path(folder).expanduser()).resolve()
+        self.folder = (brief.directory / os.path.expanduser(folder)).resolve()
         if not self.folder.is_dir():
             raise InputError(f"--agent patches:{folder}: there is no such folder.")
         self._files = sorted(path for path in self.folder.iterdir() if path.suffix in (".diff", ".patch") and path.is_file())
@@ -87,7 +87,7 @@ def _text(path: Path) -> str:
     if path.stat().st_size > MAX_BYTES:
         raise AgentFailure(f"is larger than {MAX_BYTES:,} bytes")
     try:
-        return path.read_text("utf-8")
+        return path.read_bytes().decode("utf-8")  # line ends as they are
     except (OSError, UnicodeDecodeError):
         raise AgentFailure("cannot be read as UTF-8 text") from None
 

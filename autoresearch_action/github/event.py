@@ -26,7 +26,7 @@ def read(environ: Mapping[str, str]) -> Dispatch:
         return Dispatch()
     try:
         event = json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"The event file holds no JSON: {error}.") from None
     given = (
         _mapping(event, "inputs")

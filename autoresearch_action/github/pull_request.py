@@ -143,7 +143,7 @@ class Publisher:
         if confirmation is None or not confirmation.held or not self.study.proven():
             return self._nothing()
         base = series.Base(self.api, self.run.base)
-        patches = [path.read_text("utf-8", "surrogateescape") for path in self.study.proven()]
+        patches = [path.read_bytes().decode("utf-8", "surrogateescape") for path in self.study.proven()]
         touched = series.check(patches, self.run, series.brief_of(base, self.run))
         steps = series.applied({path: base.read(path) for path in touched}, patches)
         target = self._base_branch()

@@ -45,7 +45,7 @@ def find_slots(wanted: str, exclusive: bool = False) -> list[Slot]:
     words = [word.strip() for word in wanted.split(",") if word.strip()]
     if wanted == "auto":
         names = [f"cuda:{card}" for card in cards] or ["cpu:0"]
-    elif wanted.isdigit() and 0 < int(wanted) <= 256:
+    elif re.fullmatch(r"[0-9]{1,3}", wanted) and 0 < int(wanted) <= 256:
         names = [f"cuda:{card}" for card in cards[: int(wanted)]] if cards else [f"cpu:{i}" for i in range(int(wanted))]
         if cards and len(names) < int(wanted):
             raise EnvironmentFault(f"--slots {wanted}: this machine has {len(cards)} GPUs.")

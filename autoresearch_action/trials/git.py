@@ -21,7 +21,7 @@ _SAFE = (
 )  # fmt: skip
 
 
-class GitError(Exception):
+class GitError(EnvironmentFault):
     """A git command failed; the text is what it said."""
 
 

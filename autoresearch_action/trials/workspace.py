@@ -75,7 +75,7 @@ class Workspace:
         """The private repository: empty but for a link to the user's objects, so that gigabytes are not copied."""
         objects = Path(line("rev-parse", "--git-path", "objects", cwd=self.root))
         objects = objects if objects.is_absolute() else self.root / objects
-        if not (self.repo / "HEAD").exists():
+        if not (self.repo / "objects" / "info" / "alternates").exists():  # written last
             self.state.mkdir(parents=True, exist_ok=True)
             git("init", "-q", "--bare", "--template=", str(self.repo))
         info = self.repo / "objects" / "info"
