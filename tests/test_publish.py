@@ -383,3 +383,14 @@ def test_a_third_checkpoint_is_queued_and_not_dropped(run: Delivery, tmp_path: P
     queue.enqueue(last)
     run.fake.runs["14"] = "completed"
     assert queue.settle(run.environ | {"GITHUB_RUN_ID": "99"}) == "" and len(run.fake.dispatched) == 1  # three times is enough
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"GITHUB_API_URL": "not a url"}, {"GITHUB_API_URL": "file:///etc"}, {"GITHUB_TOKEN": "€"}, {"GITHUB_REPOSITORY": "a\nb/c"}]
+)
+def test_surroundings_that_cannot_be_are_said_before_anything_is_asked(wrong: dict[str, str]) -> None:
+    from autoresearch_action.github.api import connect
+
+    given = {"GITHUB_TOKEN": "x", "GITHUB_REPOSITORY": "a/b", "GITHUB_API_URL": "http://127.0.0.1:9"}
+    with pytest.raises(EnvironmentFault, match=next(iter(wrong))):
+        connect(given | wrong)

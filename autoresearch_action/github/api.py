@@ -6,6 +6,7 @@ a lost answer may belong to a request that was carried out.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -82,9 +83,13 @@ def connect(environ: Mapping[str, str], repository: str = "") -> Api:
     name = environ.get("GITHUB_REPOSITORY") or repository
     if not token.strip():
         raise EnvironmentFault(f"Set GITHUB_TOKEN to a token with `contents: write` and `pull-requests: write`. {LATER}")
-    if name.count("/") != 1:
+    if not re.fullmatch(r"[!-~]+", token.strip()):
+        raise EnvironmentFault("GITHUB_TOKEN holds characters that no token has: set it anew.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise EnvironmentFault("Set GITHUB_REPOSITORY to owner/name: the run does not know its repository.")
     base = environ.get("GITHUB_API_URL", "https://api.github.com").rstrip("/")
+    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", base):
+        raise EnvironmentFault(f"GITHUB_API_URL: {base[:100]!r} is no address of a server.")
     quick = base.startswith("http://127.")  # a server on this machine needs no manners
     github = Github(
         auth=Auth.Token(token.strip()),
