@@ -19,12 +19,13 @@ setup: .venv/ready  ## the environment, hash-locked, and bubblewrap where it can
 demo: setup  ## the main job for real, offline: ends in a branch and a pull-request preview
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmark/demo.sh
 
-test: setup lint  ## everything that is tested, lint and types included
+test: setup  ## everything that is tested, lint and types included
 	@sh .github/install-browser.sh
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n 2 --dist worksteal tests || status=1; exit $$status
 
 battery: setup  ## the full-size versions of the long checks
-	$(BIN)/python -m pytest -m battery tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -m battery tests
 
 lint: setup  ## style, types, workflows, shell
 	$(BIN)/ruff check .

@@ -81,6 +81,8 @@ class Inputs:
 def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -> Path:
     """Where the ledger lives: as given, else outside the workspace, by repository, brief and shard."""
     given, shard = inputs.text("state-directory"), inputs.text("shard")
+    if shard and not shard.isdecimal():
+        raise InputError(f"shard: {shard[:60]!r} is not a number.")
     if given:
         return Path(given).expanduser().resolve()
     home = environ.get("RUNNER_TOOL_CACHE") or environ.get("RUNNER_TEMP") or os.path.expanduser("~/.local/state")
@@ -154,6 +156,8 @@ def _merged(inputs: Inputs, brief: Brief, state: Path) -> list[str]:
     from autoresearch_action.trials.workspace import Workspace
 
     folder, target = Path(inputs.text("merge")), state / "merged"
+    if not folder.is_dir():
+        raise InputError(f"merge: {folder} is not there; did any shard upload its artifact?")
     count = gather(folder, Workspace(Path.cwd(), state, brief), target, lambda text: outputs.annotate("warning", text))
     print(f"{count} kept change{'s' * (count != 1)} of {len(list(folder.glob('*/ledger.jsonl')))} shards to measure again.")
     return [f"patches:{target}"] if count else []

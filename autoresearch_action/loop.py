@@ -343,6 +343,7 @@ class Loop:
         self.budget.trial_seconds = statistics.fmean(run.seconds for run in self.baseline.runs)
         self.budget.check_size(self.brief.time_budget, 1 + self.confirm_runs)
         self.ledger.append("fact", name="noise", value=answer.model_dump(mode="json"))
+        self.parts.view.note(f"baseline {answer.mean:.6g}, {answer.describe()}")
         if 0 not in self.study.statuses:
             reason = f"baseline, {answer.describe()}"
             self.ledger.append("verdict", settle(self.study.experiments[0], "keep", reason))

@@ -21,6 +21,7 @@ from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_leve
 from autoresearch_action.acceptance.confirm import PairedConfirmation
 from autoresearch_action.acceptance.noise import derive, good
 from autoresearch_action.budget import PUBLISH_SECONDS
+from autoresearch_action.errors import InputError
 from autoresearch_action.records import Confirmation, Measurement, Trial
 from autoresearch_action.trials.workspace import PatchRefused
 
@@ -55,9 +56,14 @@ def read_claims(file: Path) -> dict[str, Any]:
     """The state of the stream of claims: hold-out slices `used`, and `claims`. Empty where there is none."""
     try:
         told = json.loads(file.read_text())
-        return {"used": [int(s) for s in told["used"]], "claims": Claims.model_validate(told["claims"]).model_dump(mode="json")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return {"used": [], "claims": Claims().model_dump(mode="json")}
+    except (OSError, ValueError):
+        told = None
+    try:
+        return {"used": [int(s) for s in told["used"]], "claims": Claims.model_validate(told["claims"]).model_dump(mode="json")}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file} is damaged, and with it the record of earlier claims: restore it from the memory branch.") from None
 
 
 def next_level(state: Path, brief_id: str) -> float:
@@ -182,6 +188,8 @@ class _Proof:
         group = f"confirm:{tree}"
         pairs = len(self.study.confirm_runs[group]) // 2 + self._most_pairs()  # those of a proof that was killed count
         rule = PairedConfirmation(self.brief, self.noise, level=plan["level"], seed=plan["seed"], slice=plan["slice"], max_pairs=pairs)
+        names = ", ".join(f"#{number}" for number in stack.numbers)
+        self.loop.parts.view.note(f"confirming {names}: base against head on fresh seeds, {rule.looks[0]} pairs or more")
         budget = self._base_budget(stack)
         while True:
             answer = rule.decide(self.study.confirm_runs[group])

@@ -190,3 +190,4 @@ class Run(Record):
     checkpoint: dict[str, str] = Field(default_factory=dict)  # uri, sha256
     seeds: Literal["seeded", "reseeded", "blind", "exact"] = "seeded"
     visibility: Literal["full", "hash"] = "full"
+    holdout: bool = False  # frozen code reads AUTORESEARCH_SPLIT: the confirmation was scored on data of its own

@@ -118,21 +118,23 @@ def _run(
     if brief.timed:
         budget.check_size(brief.time_budget, FIRST_RUNS)
     workspace = Workspace(directory, state, brief)
-    inherited = _begin(ledger, workspace, brief, options.fresh)
-    study = ledger.study
     agent = registry.make(
         list(options.agents),
         brief,
         key=secrets.model_key,
         usd_per_call=options.usd_per_call,
-        seed=_seed(study),
+        seed=_seed(ledger.study),
         environment=os.environ | secrets.for_tools(),
         cuda=machine.cuda,
     )
+    inherited = _begin(ledger, workspace, brief, options.fresh)  # after all that can be refused: it may put a ledger aside
+    study = ledger.study
     past = Past.of(state, workspace.base)
     view = View(brief, budget)
     try:
         view.note(machine.told)
+        if study.run:
+            view.note(f"Resuming run {study.run.id}: {study.tried} experiments done, {len(study.kept)} kept.")
         machine.locks.acquire(view.note, signals, budget.seconds_left)
         workspace.setup_hash = run_setup(workspace, secrets.for_setup(brief.setup_env), view.note)
         given = _checkpoint(checkpoint, state, secrets)
@@ -292,6 +294,7 @@ def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Ma
         environment=machine.environment | {"autoresearch": __version__},
         checkpoint={name: value for name, value in checkpoint.items() if name != "path"},
         visibility=brief.visibility,
+        holdout=workspace.mentions("AUTORESEARCH_SPLIT"),
     )
 
 
@@ -326,13 +329,22 @@ def rewrite_report(state: Path) -> None:
     """`autoresearch report`."""
     from autoresearch_action import report
 
-    report.write(state, _read(state))
+    study = _read(state)
+    if study.run is None:
+        raise InputError(f"The ledger in {state} has no run yet: there is nothing to report.")
+    report.write(state, study)
 
 
 def publish_session(state: Path, dry_run: bool, environment: Mapping[str, str] = os.environ) -> None:
     """`autoresearch publish`."""
     from autoresearch_action.github.pull_request import publish
+    from autoresearch_action.report import body
 
+    if dry_run and not environment.get("GITHUB_TOKEN") and not environment.get("GH_TOKEN"):
+        study = _read(state)
+        told = body.title(study) if study.improved else body.verdict_line(study) if study.run else "nothing yet"
+        click.echo(f"Dry run: {told}\nWith GITHUB_TOKEN and GITHUB_REPOSITORY set it also says what would change on GitHub.")
+        return
     click.echo(publish(state, environment, dry_run).describe())
 
 

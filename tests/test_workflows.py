@@ -249,7 +249,7 @@ def test_a_single_job_publishes_and_gives_its_outputs(runner: Runner, fake: Fake
     assert float(told["best"]) < float(told["baseline"]) and 7 < float(told["improvement-percent"]) < 9
     assert told["branch"] == pull["head"] == "research/width" and told["pull-request-operation"] == "created"
     assert told["pull-request-head-sha"] == pull["head_sha"] and pull["draft"] and pull["labels"] == ["autoresearch", "ml"]
-    assert told["stop-reason"].startswith("All 1 patches") and float(told["cost-usd"]) == 0 and Path(told["report-path"]).exists()
+    assert told["stop-reason"].startswith("The one patch") and float(told["cost-usd"]) == 0 and Path(told["report-path"]).exists()
 
 
 def test_a_dry_run_writes_nothing(runner: Runner, fake: FakeGitHub) -> None:

@@ -41,7 +41,7 @@ class Claims(Record):
 
     def describe(self) -> str:
         """One line for the pull request."""
-        claims = f"{len(self.claimed)} claim{'s' * (len(self.claimed) != 1)} in {self.attempts} attempts"
+        claims = f"{len(self.claimed)} claim{'s' * (len(self.claimed) != 1)} in {self.attempts} attempt{'s' * (self.attempts != 1)}"
         return f"{claims} so far, their false share held to ≤ {self.fdr:.0%} (LORD++); next at level {self.level():.2g}"
 
 

@@ -81,7 +81,7 @@ class PairedConfirmation:
                 return self._lost(f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome}).")
         pairs: list[tuple[Measurement, Measurement]] = []
         wants: list[tuple[int, int, dict[str, Measurement | None]]] = []
-        failed, place, looks = 0, 0, list(self.looks)
+        failed, place, looks, why = 0, 0, list(self.looks), ""
         while True:
             goal = looks[0]
             while len(pairs) + len(wants) < goal and failed <= SPARE:
@@ -90,12 +90,13 @@ class PairedConfirmation:
                 place += 1
                 if any(run is not None and not _measured(run) for run in found.values()):
                     failed += 1
+                    why = next((r.reason or r.outcome for r in found.values() if r is not None and not _measured(r)), why)
                 elif found["base"] is not None and found["head"] is not None:
                     pairs.append((found["base"], found["head"]))
                 else:
                     wants.append((place, seed, found))
             if failed > SPARE:
-                return self._lost(f"Nothing can be claimed: {failed} pairs could not be measured.")
+                return self._lost(f"Nothing can be claimed: {failed} pairs could not be measured, the base failed: {why}")
             if wants:
                 return Ask(tuple(want for pair in wants for want in self._pair(*pair)))
             answer = self._judge(pairs, looks)
@@ -131,6 +132,8 @@ class PairedConfirmation:
         told = f"{_signed(self.brief.sign * facts['estimate'])} over {len(pairs)} pairs of fresh seeds"
         chance = f"p = {outcome.p_value:.2g}, level {self.level:.2g}"
         if not outcome.rejected:
+            if facts["estimate"] <= 0:
+                return self._lost(f"Does not hold: the head was no better, {told}.", **facts)
             return self._lost(f"Does not hold: {told} may be chance ({chance}).", **facts)
         facts["adjusted"] = adjusted(differences, self.level)
         return Confirmation(held=True, reason=f"Holds: {told}, {TEST}, {chance}.", **facts)

@@ -235,7 +235,7 @@ def forecast(noise: Noise, brief: Brief, trial_seconds: float, minutes: float, s
     proof = 2 * noise.reserve_pairs()
     ideas = max(0, int((total - noise.runs - proof) / (1.0 if noise.exact else 2.1)))
     lines.append(
-        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.0f} s: {noise.runs} to calibrate, {proof} to confirm,"
+        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to calibrate, {proof} to confirm,"
         f" the rest for about {ideas} idea{'s' * (ideas != 1)}."
     )
     return "\n".join(lines)

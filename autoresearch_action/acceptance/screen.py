@@ -139,7 +139,8 @@ class SequentialScreen:
             reason = f"{change} over {count}, kept for now"
         elif evidence.gain < 0:
             worse = -evidence.gain / self.noise.sigma if self.noise.sigma else math.inf
-            reason = f"worse than the incumbent by {worse:.1f}σ after {count}, stopped"
+            far = f"{worse:.1f}σ" if worse < 100 else "more than 100σ"
+            reason = f"worse than the incumbent by {far} after {count}, stopped"
         else:
             reason = f"{change} over {count}, too little to keep"
         return Decision(status, reason, evidence.gain, evidence.spread)

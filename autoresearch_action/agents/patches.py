@@ -49,7 +49,8 @@ class PatchesAgent:
                 failures.append(f"{path.name} {failure}")
         if failures:
             raise AgentFailure(f"{'; '.join(failures)[:500]}.")
-        raise Exhausted(f"All {len(self._files)} patches of {self.folder.name} have been tried.")
+        many = f"All {len(self._files)} patches" if len(self._files) > 1 else "The one patch"
+        raise Exhausted(f"{many} of {self.folder.name} {'have' if len(self._files) > 1 else 'has'} been tried.")
 
     def repair(self, context: Context, failed: Experiment) -> Draft | None:
         return None

@@ -80,7 +80,7 @@ def verdict_line(study: Study) -> str:
         return "No verdict: the run ended before anything could be confirmed."
     if not confirmation.held:
         return confirmation.reason or "Nothing held."
-    over = f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh seeds on held-out data"
+    over = f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh seeds{' on held-out data' if run.holdout else ''}"
     if run.seeds == "exact" or confirmation.test == "exact":
         over = "an exact count on this instance"
     return f"{_change(run, confirmation)}, over {over}, re-measured on this head."
@@ -189,7 +189,7 @@ def judged(study: Study) -> list[tuple[str, str]]:
         found.append(("claims", str(study.facts["claims"])))
     found += [("note", note) for note in (confirmation.notes if confirmation else [])]
     audit = study.facts.get("audit") or {}
-    if audit.get("looks"):
+    if audit.get("kept"):
         found.append(
             ("early stops", f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']} winners would have been lost")
         )
@@ -261,7 +261,7 @@ def _chart(rows: list[Row], run: Run) -> str:
 def _next(study: Study, proven: list[Change]) -> list[str]:
     if not study.improved:
         return [
-            "Read the table for what was tried; the next run will not try it again on this base.",
+            "Read the table for what was tried; the next run's agents are shown it.",
             "Say in the brief what to try instead, or give it more time: `autoresearch measure` says what a gain of 1 % needs.",
         ]
     advice = ["Read the diff: it is all that this pull request changes."]

@@ -34,8 +34,16 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
     lows, highs = _window(rows)
     axes.set_ylim(lows, highs)
     crashed = [r.number for r in rows if r.value is None]
-    axes.scatter(crashed, [highs if minimize else lows] * len(crashed), marker="x", s=18, color=CRASH, label=f"no value ({len(crashed)})")
-    said = {None: "", True: ", confirmed on held-out data", False: ", not confirmed"}[held]
+    axes.scatter(
+        crashed,
+        [highs if minimize else lows] * len(crashed),
+        marker="x",
+        s=18,
+        color=CRASH,
+        clip_on=False,
+        label=f"no value ({len(crashed)})",
+    )
+    said = {None: "", True: ", confirmed", False: ", not confirmed"}[held]
     axes.set_title(f"{metric} by experiment{said}", loc="left", fontsize=11)
     axes.set_xlabel("experiment")
     axes.set_ylabel(f"{metric} ({'lower' if minimize else 'higher'} is better)")

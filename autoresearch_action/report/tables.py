@@ -136,7 +136,8 @@ def results_tsv(study: Study) -> str:
     lines = [f"commit\t{metric}\tmemory_gb\tstatus\tdescription"]
     for verdict in study.verdicts():
         shown = row(verdict, metric, sign)
-        value = 0.0 if shown.value is None else shown.value
+        value = "nan" if shown.status == "discard" else "0.000000"  # stopped before a value; a crash, as autoresearch writes it
+        value = value if shown.value is None else f"{shown.value:.6f}"
         description = " ".join(visible(shown.description).split())
-        lines.append(f"{shown.commit}\t{value:.6f}\t{shown.memory_gb:.1f}\t{shown.status}\t{description}")
+        lines.append(f"{shown.commit}\t{value}\t{shown.memory_gb:.1f}\t{shown.status}\t{description}")
     return "\n".join(lines) + "\n"

@@ -272,6 +272,13 @@ class Workspace:
                 total.update(entry.encode("utf-8", "surrogateescape") + b"\n")
         return total.hexdigest()
 
+    def mentions(self, word: str) -> bool:
+        """Whether a tracked file of the base holds `word`."""
+        try:
+            return bool(self._git("grep", "-l", "-I", "-F", word, self.base))
+        except GitError:  # found nowhere
+            return False
+
     def branch(self, name: str, tip: str) -> str:
         """Leave `tip`, a commit of the private repository, as a branch in the user's: one commit per kept change.
 
