@@ -132,7 +132,7 @@ print('planted', os.path.exists('.git/config'))"""
             """\
 import glob, os
 places = [os.environ.get(name, '') for name in ('GITHUB_ENV', 'GITHUB_OUTPUT', 'GITHUB_PATH', 'GITHUB_STEP_SUMMARY')]
-places += glob.glob('/home/runner/work/_temp/_runner_file_commands/*') + glob.glob('/tmp/**/set_*', recursive=True)
+places += glob.glob('/home/runner/*/_temp/_runner_file_commands/*') + glob.glob('/tmp/**/set_*', recursive=True)
 written = []
 for place in filter(None, places):
     try:
@@ -250,7 +250,7 @@ while True:
 if __name__ == '__main__':
     here = os.getcwd()
     wanted = [here + '/.autoresearch', here + '/.git', os.path.dirname(here) + '/*', '/proc/1/root/*', '/proc/[0-9]*/cwd/*']
-    wanted += ['/tmp/*', HOME + '/*', '/work/*', '/home/*']
+    wanted += ['/tmp/*', HOME + '/*', '/srv/*', '/home/*']
     seen = [p for w in wanted for p in glob.glob(w) + glob.glob(w + '/**/ledger.jsonl') + glob.glob(w + '/**/WINNER*')
             if 'ledger' in p or 'WINNER' in p or 'repo.git' in p or p.endswith('.git') or '.autoresearch' in p]
     print('seen:', seen)"""
