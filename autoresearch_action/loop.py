@@ -32,6 +32,9 @@ from autoresearch_action.trials import Executor
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
 
 
+JITTER = 0.25  # seconds that the start of a process may differ by
+
+
 class View(Protocol):
     """What people watch while it runs."""
 
@@ -270,7 +273,7 @@ class Loop:
             limits["run"] = min(limits["run"], 2 * self.brief.time_budget + 30)
             clocks = [run.clock for run in runs]
             spread = statistics.stdev(clocks) if len(clocks) > 1 else 0.0
-            facts["clock_limit"] = 1.1 * max(clocks) + 3 * spread
+            facts["clock_limit"] = 1.1 * max(clocks) + 3 * spread + JITTER
         if self.brief.timeout:
             limits["run"] = self.brief.timeout
         return facts

@@ -124,7 +124,7 @@ def test_a_study_survives_its_workers_and_equals_a_local_one(cluster: tuple[int,
     same = ray.keys() & local.keys()  # a rejected idea may have been tried on another parent
     assert len(same) >= 4 and all(ray[key] == local[key] for key in same)
     assert [trial["trial"]["purpose"] for trial in events(home, "trial")].count("screen") == 3, "lost trials leave no trace"
-    assert {*SCRATCH.glob("autoresearch-ray-*/*")} == before, "the workers left their folders behind"
+    assert {*SCRATCH.glob("autoresearch-ray-*/*")} <= before, "the workers left their folders behind"
 
 
 def test_slots_are_spread_over_the_machines() -> None:
