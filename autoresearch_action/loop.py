@@ -31,7 +31,6 @@ from autoresearch_action.records import Confirmation, Experiment, Measurement, P
 from autoresearch_action.trials import Executor
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
 
-
 JITTER = 0.25  # seconds that the start of a process may differ by
 
 
