@@ -10,5 +10,5 @@ if [ ! -d "$place/.git" ]; then
 fi
 cd "$place"
 export AUTORESEARCH_DATA="${AUTORESEARCH_DATA:-$HOME/.cache/autoresearch}"
-autoresearch run --program benchmark/demo.md --agent optuna --slots 2 --max-experiments "${DEMO_EXPERIMENTS:-10}" --max-minutes "${DEMO_MINUTES:-10}"
+autoresearch run --program benchmark/demo.md --agent optuna --slots 2 --max-experiments "${DEMO_EXPERIMENTS:-6}" --max-minutes "${DEMO_MINUTES:-10}"
 printf '\nThe pull request that would be opened: %s\n' "$place/.autoresearch/PULL_REQUEST.md"
