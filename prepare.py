@@ -5,7 +5,8 @@
 
 DATA is $AUTORESEARCH_DATA or ~/.cache/autoresearch. `train/` holds what training sees; `eval/` the validation and
 hold-out tokens, which training's sandbox never has. Documents, not tokens, are split, and near-duplicates (MinHash,
-Broder 1997) stay on one side. The score is bits per byte, so it does not depend on the vocabulary.
+Broder 1997) stay on one side. The score is bits per byte, so it does not depend on the vocabulary. `eval/hidden.txt`
+names where on this machine the text of evaluation documents also lies: a sandbox must not show these places to training.
 
 A submission is a `torch.export` archive, read here as data: JSON and raw tensors. `torch.export.load` would unpickle,
 `exec` guards and `sympify` strings that the candidate wrote; the interpreter below calls listed ATen operators only.
@@ -26,7 +27,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,17 @@ BLOCKS = 32  # parts of the score, each of whole documents where there are enoug
 PROBES = {"val": 256, "holdout": 1024}  # random positions whose future is changed
 TOLERANCE = 1e-3  # nats a scored token may move under a probe; equal shapes give equal floats, so this is generous
 MODEL = "model.pt2"
-FORMAT = 1  # of the prepared folders
+FORMAT = 2  # of the prepared folders
 BOS = 0
 PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
+# Parts of the standard library that no training program imports: evaluation documents come from them, and its sandbox hides them.
+SPARE = (
+    "test", "idlelib", "lib2to3", "tkinter", "turtledemo", "wsgiref", "xmlrpc", "pydoc_data", "curses", "dbm", "aifc.py",
+    "asynchat.py", "asyncore.py", "cgi.py", "cgitb.py", "chunk.py", "crypt.py", "ftplib.py", "imaplib.py", "imghdr.py", "mailbox.py",
+    "mailcap.py", "modulefinder.py", "nntplib.py", "pipes.py", "poplib.py", "pyclbr.py", "smtpd.py", "smtplib.py", "sndhdr.py",
+    "sunau.py", "tabnanny.py", "telnetlib.py", "turtle.py", "uu.py", "wave.py", "webbrowser.py", "xdrlib.py", "zipapp.py",
+)  # fmt: skip
 CLIMBMIX = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"  # $AUTORESEARCH_CLIMBMIX_URL
 PINNED = 6542  # its last shard: the only one that validation and hold-out documents come from
 ATTEMPTS = 8
@@ -110,8 +118,9 @@ def _tokens(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 class Source:
     label: str
     identity: str  # sha256 over its contents
-    documents: Callable[[], Iterator[tuple[str, bool]]]  # (text, whether it may be used for evaluation only)
+    documents: Callable[[], Iterator[tuple[str, bool]]]  # (text, whether it is pinned)
     pinned: bool = False  # whether evaluation documents come from pinned ones only
+    hidden: tuple[Path, ...] = ()  # where the text of pinned documents lies that training could read
 
 
 def open_source(spec: str, shards: int) -> Source:
@@ -120,14 +129,9 @@ def open_source(spec: str, shards: int) -> Source:
         base = os.environ.get("AUTORESEARCH_CLIMBMIX_URL", CLIMBMIX).rstrip("/")
         names = [f"shard_{index:05d}.parquet" for index in [*range(shards), PINNED]]
         paths = fetch_all([f"{base}/{name}" for name in names], data_root() / "shards")
-        return _files(spec, paths, pinned=paths[-1])
+        return _files(spec, paths, pinned=paths[-1:])
     if spec == "stdlib":
-        import sysconfig
-
-        root = Path(sysconfig.get_paths()["stdlib"])
-        outside = {"site-packages", "dist-packages", "__pycache__"}
-        found = [path for path in root.rglob("*.py") if not outside & set(path.relative_to(root).parts)]
-        return _files(spec, sorted(found, key=lambda path: path.relative_to(root).as_posix()))
+        return _standard_library(spec)
     if "://" in spec:
         folder, name = data_root() / "shards", re.sub(r"[^\w.-]", "_", spec.split("?")[0].split("://")[1])[-120:]
         if spec.startswith(("http://", "https://")):
@@ -146,17 +150,48 @@ def open_source(spec: str, shards: int) -> Source:
     return _files(spec, paths)
 
 
+def _standard_library(label: str) -> Source:
+    """The library that this Python runs on. Training can read it too, so evaluation is on parts that can be hidden from it."""
+    import sysconfig
+
+    root = Path(sysconfig.get_paths()["stdlib"])
+    outside = {"site-packages", "dist-packages", "__pycache__"}
+    found = [path for path in root.rglob("*.py") if not outside & set(path.relative_to(root).parts)]
+    found.sort(key=lambda path: path.relative_to(root).as_posix())
+    spare = [root / name for name in SPARE if (root / name).exists()]
+    pinned = [path for path in found if not {path, *path.parents}.isdisjoint(spare)]
+    compiled = [file for path in spare if path.is_file() for file in (root / "__pycache__").glob(f"{path.stem}.*.pyc")]
+    return replace(_files(label, found, pinned), hidden=(*spare, *compiled, *_other_libraries(root)))
+
+
+def _other_libraries(own: Path) -> list[Path]:
+    """The libraries of the other Pythons on this machine, which hold much the same text."""
+    programs = [program for entry in os.environ.get("PATH", "").split(os.pathsep) for program in Path(entry or ".").glob("python[23]*")]
+    prefixes = {Path(sys.base_prefix), *(Path(os.path.realpath(program)).parent.parent for program in programs)}
+    places = {Path("/usr"), Path("/opt"), *(place for prefix in prefixes for place in (prefix, prefix.parent) if len(place.parts) > 2)}
+    found = set()
+    for place in places:
+        for folder, names, files in os.walk(place):
+            names[:] = [name for name in names if name not in ("site-packages", "dist-packages", "node_modules")]
+            if "os.py" in files and "wsgiref" in names:
+                found.add(Path(os.path.realpath(folder)))
+                names.clear()
+    return sorted(found - {Path(os.path.realpath(own))})
+
+
 def _kind(path: Path) -> str:
     return path.suffix if path.suffix in (".txt", ".jsonl", ".parquet", ".py") else ""
 
 
-def _files(label: str, paths: list[Path], pinned: Path | None = None) -> Source:
+def _files(label: str, paths: list[Path], pinned: Iterable[Path] = ()) -> Source:
+    pins = frozenset(pinned)
+
     def documents() -> Iterator[tuple[str, bool]]:
         for path in paths:
-            yield from ((text, path == pinned) for text in _read(path) if text.strip())
+            yield from ((text, path in pins) for text in _read(path) if text.strip())
 
     identity = hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in paths).encode()).hexdigest()
-    return Source(label, identity, documents, pinned is not None)
+    return Source(label, identity, documents, bool(pins))
 
 
 def _read(path: Path) -> Iterator[str]:
@@ -301,7 +336,7 @@ def assign(source: Source) -> list[tuple[str, int]]:
     """(split, rank) of each document, whole clusters of near-duplicates at a time; `rank` orders clusters by content.
 
     Validation and hold-out get the first clusters in the order of a content hash; one of more than 5 % of all
-    documents is for training. With a pinned shard only clusters that touch it are evaluated on.
+    documents is for training. Where some documents are pinned only clusters of these alone are evaluated on.
     """
     from tqdm import tqdm
 
@@ -326,11 +361,10 @@ def assign(source: Source) -> list[tuple[str, int]]:
     clusters: dict[int, list[int]] = {}
     for number in range(len(parent)):
         clusters.setdefault(find(number), []).append(number)
-    able = [c for c in clusters.values() if len(c) <= 0.05 * len(parent) and (not source.pinned or any(pins[i] for i in c))]
+    able = [c for c in clusters.values() if len(c) <= 0.05 * len(parent) and (not source.pinned or all(pins[i] for i in c))]
     able.sort(key=lambda cluster: min(digests[i] for i in cluster))
-    total = sum(map(len, able)) if source.pinned else len(parent)
-    share = SHARES["val"] / sum(SHARES.values()) if source.pinned else SHARES["val"]
-    limits = {"val": share * total, "holdout": total if source.pinned else SHARES["holdout"] * total}
+    total = min(len(parent), sum(map(len, able)) / sum(SHARES.values()))
+    limits = {name: share * total for name, share in SHARES.items()}
     split: list[tuple[str, int]] = [("train", 0)] * len(parent)
     counts = {"val": 0, "holdout": 0}
     for rank, cluster in enumerate(able):
@@ -412,7 +446,8 @@ def _build(root: Path, source: Source, profile: Profile, settings: dict[str, Any
             _save(folder / "holdout.slices.npy", np.array([rank % HOLDOUT_SLICES for rank, _ in rows], np.int32))
         counts[side] = sum(len(ids) for _, ids in rows)
         counts[f"{side}_documents"] = len(rows)
-    for part, names in (("train", ["tokenizer.json"]), ("eval", [])):
+    (root / "eval" / "hidden.txt").write_text("".join(f"{path}\n" for path in source.hidden))
+    for part, names in (("train", ["tokenizer.json"]), ("eval", ["hidden.txt"])):
         folder = root / part
         _save(folder / "token_bytes.npy", lengths)
         names = sorted([*names, *(path.name for path in folder.glob("*.npy"))])

@@ -128,18 +128,18 @@ def killed(home: Path, dice: random.Random, longest: float, *words: str, **more:
 def survive(home: Path, kills: int, words: tuple[str, ...], seed: int) -> None:
     dice, ledger = random.Random(seed), home / ".autoresearch" / "ledger.jsonl"
     done, hits = b"", 0
-    while hits < kills:
-        if not killed(home, dice, 2.5, *words):
-            break
-        hits += 1
+    going = True
+    while going and hits < kills:
+        cut = killed(home, dice, 2.5, *words)
+        hits += cut
         now = ledger.read_bytes() if ledger.exists() else b""
         whole = now[: now.rfind(b"\n") + 1]
         assert whole.startswith(done), "an event was lost"
         done = whole
-        if b'"delivered"' in done:
-            break
+        going = cut and b'"delivered"' not in done
     assert hits >= min(kills, 2)
-    run(home, *words)
+    if b'"delivered"' not in done:  # one more start would be another run
+        run(home, *words)
     ledger_now = ledger.read_bytes()
     assert ledger_now.startswith(done)
     folded = events(home)

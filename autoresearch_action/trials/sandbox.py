@@ -38,6 +38,7 @@ ETC = (
 )  # fmt: skip
 ETC_NETWORK = ("resolv.conf", "hosts", "host.conf")
 DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps", "kfd", "dri")
+HELD_OUT = str(Path(__file__).with_name("held_out.py"))
 TMPFS = 8 << 30  # bytes that a private folder in memory may hold, at most
 
 
@@ -52,7 +53,7 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     readonly: Sequence[str] = ()
     data: Sequence[Path] = ()  # read-only, at their own paths
-    hidden: Sequence[Path] = ()  # folders below `data` that stay out of sight
+    hidden: Sequence[Path] = ()  # files and folders that stay out of sight wherever they would be seen
     network: bool = False
     gpu: str = ""  # "": none; else what CUDA_VISIBLE_DEVICES says
     cores: Sequence[int] = ()
@@ -151,9 +152,13 @@ class Sandbox:
                 argv += ["--ro-bind-try", str(path), str(path)]
         for path in job.data:
             argv += [*_parents(path), "--ro-bind-try", str(path), str(path)]
+        system = [Path(path) for path in SYSTEM if not os.path.islink(path)]
+        shown = [(path, path.resolve()) for path in (*system, *interpreters, *job.data)]
         for path in job.hidden:
-            if any(shown in path.parents for shown in job.data):
-                argv += ["--tmpfs", str(path)]
+            real = path.resolve()
+            for place, behind in shown:
+                if behind in real.parents:
+                    argv += _covered(place / real.relative_to(behind))
         argv += ["--chdir", str(at / job.directory)]
         limit = [
             "prlimit",
@@ -190,6 +195,14 @@ def _system(network: bool = False) -> list[str]:
     for name in (*ETC, *(ETC_NETWORK if network else ())):
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return argv
+
+
+def _covered(path: Path) -> list[str]:
+    """Put a sentence in place of a module or package, and nothing in place of any other folder."""
+    if path.is_file():
+        return ["--ro-bind", HELD_OUT, str(path)]
+    module = path / "__init__.py"
+    return ["--tmpfs", str(path), *(["--ro-bind", HELD_OUT, str(module)] if module.exists() else [])] if path.is_dir() else []
 
 
 def _parents(path: Path) -> list[str]:
