@@ -523,28 +523,26 @@ def submit(model: Any, path: str | Path = MODEL) -> None:
 # Reading a submission
 
 _DTYPES = dict(enumerate(["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"], 1)) | {12: "bool", 13: "bfloat16"}
-_OPERATORS = [
-    "getitem",
-    "add",
-    "sub",
-    "mul",
-    "floordiv",
-    "truediv",
-    "mod",
-    "neg",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "pow",
-    "and_",
-    "or_",
-    "not_",
-]
-_PRIVATE = ("_softmax", "_log_softmax", "_to_copy", "_assert_scalar", "_assert_tensor_metadata", "_assert_async",
-            "_scaled_dot_product_attention_math", "_grouped_mm", "_weight_norm")  # fmt: skip
+_OPERATORS = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge", "pow", "and_",
+              "or_", "not_")  # fmt: skip
+_ASSERTS = ("_assert_scalar", "_assert_tensor_metadata", "_assert_async")
+_PRIVATE = ("_softmax", "_log_softmax", "_to_copy", "_scaled_dot_product_attention_math", "_grouped_mm", "_weight_norm",
+            "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", *_ASSERTS)  # fmt: skip
+_FOREIGN = (
+    "cudnn_",
+    "miopen_",
+    "mkldnn_",
+    "mps_",
+    "quantized_",
+    "empty",
+    "from_file",
+    "resize",
+)  # no export holds them, or they read raw memory
+_TAKEN = re.compile(
+    r"(?:Optional\[|List\[)*(?:Tensor|int|float|bool|number|str|Device)\]*"
+)  # … in a schema; what is given stays plain data
+_STATE = ("running_mean", "running_var")  # written to by norms that learn, though their schemas do not say so
+_LEARNING = ("training", "train", "use_input_stats")
 _DROPPING = ("scaled_dot_product_attention", "dropout", "gru", "lstm", "rnn_tanh", "rnn_relu")  # tagged random; not so with dropout off
 _PLAIN: dict[str, Callable[[Any], Any]] = {"as_int": int, "as_float": float, "as_bool": bool, "as_string": str, "as_none": lambda _: None}
 
@@ -576,7 +574,7 @@ class Program:
             last: dict[str, int] = {}
             for number, (_, _, arguments, _) in enumerate(self.nodes):
                 last |= dict.fromkeys(_names([argument for argument, _, _ in arguments]), number)
-            keep = {self.output, self.input, *self.constants}
+            keep = {self.output}
             self.free: list[list[str]] = [[] for _ in self.nodes]
             for name, number in last.items():
                 if name not in keep:
@@ -638,16 +636,27 @@ class Program:
         if parts[:3] != ["torch", "ops", "aten"] or len(parts) != 5 or parts[4].startswith("__"):
             raise Refused(f"The model calls {target[:80]}; only ATen operators are allowed.")
         name = parts[3]
-        if (name.startswith("_") and name not in _PRIVATE) or "empty" in name or "resize" in name or name == "from_file":
+        if (name.startswith("_") and name not in _PRIVATE) or any(word in name for word in _FOREIGN):
             raise Refused(f"The model calls {target[:80]}, which is not plain arithmetic.")
         found = getattr(getattr(torch.ops.aten, name), parts[4])
+        taken, given = ([str(item.type) for item in side] for side in (found._schema.arguments, found._schema.returns))
+        tensors = bool(given) and set(given) <= {"Tensor", "List[Tensor]", "number"}
+        if not (tensors or name.startswith("sym_") or name in _ASSERTS) or not all(map(_TAKEN.fullmatch, taken)):
+            raise Refused(f"The model calls {target[:80]}, which does not make tensors of tensors.")
+        self._refuse_memory(target, found, arguments)
         drops = {label: argument for argument, _, label in arguments if label in ("dropout_p", "train")}
         off = all(argument in ({"as_float": 0.0}, {"as_bool": False}) for argument in drops.values())
         if torch.Tag.nondeterministic_seeded in found.tags and not (name in _DROPPING and off and (drops or name == _DROPPING[0])):
             raise Refused(f"The model calls {target[:80]}, which draws random numbers.")
+        return found
+
+    def _refuse_memory(self, target: str, found: Any, arguments: list[tuple[Any, int, str]]) -> None:
+        """Whatever is written while scoring could tell the next call about this one."""
         if found._schema.is_mutable:
             raise Refused(f"The model calls {target[:80]}, which changes a tensor in place; write it without.")
-        return found
+        learns = [argument != {"as_bool": False} for argument, _, label in arguments if label in _LEARNING]
+        if any(item.name in _STATE for item in found._schema.arguments) and (not learns or any(learns)):
+            raise Refused(f"The model calls {target[:80]}, which learns while it is scored; hand it in after model.eval().")
 
     def _value(self, argument: dict[str, Any], values: dict[str, Any]) -> Any:
         ((kind, value),) = argument.items()
@@ -675,7 +684,8 @@ class Program:
 
     def __call__(self, idx: Any) -> Any:
         """Logits [B, T, V] of token ids [B, T]."""
-        values = self.constants | {self.input: idx.contiguous().clone()}  # nothing else lies in its storage
+        values = {name: tensor.clone() for name, tensor in self.constants.items()}  # no call leaves anything to the next
+        values[self.input] = idx.contiguous().clone()  # nothing else lies in its storage
         for number, (target, function, arguments, outputs) in enumerate(self.nodes):
             try:
                 plain = [self._value(argument, values) for argument, kind, _ in arguments if kind != 2]

@@ -223,7 +223,19 @@ def count_calls(idx: Tensor, logits: Tensor, model: Model) -> Tensor:
     return logits + model.seen
 
 
+def remember(idx: Tensor, logits: Tensor, _: Model) -> Tensor:
+    return logits + 0 * F.batch_norm(idx.float(), torch.zeros(32), torch.ones(32), training=True).mean()
+
+
+def honest(idx: Tensor, logits: Tensor, _: Model) -> Tensor:
+    """Operators with private names, and a norm that has learnt and does so no more."""
+    chosen = ((idx > 3) & (idx < 50)) | (idx == 7)
+    scaled = F.batch_norm(logits.transpose(1, 2), torch.ones(SMALL.vocabulary), torch.ones(SMALL.vocabulary), training=False)
+    return torch.where(chosen.unsqueeze(2), scaled.transpose(1, 2), logits)
+
+
 CHEATS = {
+    "learns while it is scored": [remember],
     "sees what it must not": [peek, peek_rarely, lambda idx, logits, _: logits * logits.mean(),
                               lambda idx, logits, _: logits + F.one_hot(idx.roll(1, 0), SMALL.vocabulary)],
     "draws random numbers": [lambda idx, logits, _: logits + torch.rand_like(logits), lambda idx, logits, _: F.dropout(logits, 0.1)],
@@ -242,7 +254,7 @@ def test_cheats_are_refused(data: Path, tmp_path: Path, reason: str, twist: Call
 
 
 def test_the_score_is_that_of_the_model_itself(data: Path, tmp_path: Path) -> None:
-    model = Model()
+    model = Model(honest)
     prepare.submit(model, tmp_path / "model.pt2")
     environment = os.environ | {"AUTORESEARCH_DATA": str(data), "OMP_NUM_THREADS": "1"}
     for split in ("val", "holdout"):
@@ -282,7 +294,11 @@ def test_an_archive_is_read_as_data(data: Path, tmp_path: Path) -> None:
 
     prepare.Program(altered(tmp_path / "model.pt2", poison), "cpu", SMALL.model_bytes)(torch.zeros(8, 32, dtype=torch.int64))
     assert not mark.exists()  # what torch.export.load would have run
-    for target in ("torch.ops.aten.from_file.default", "torch.ops.aten.set_.source_Tensor", "torch.load", "_operator.attrgetter"):
+    for target in (
+        "torch.ops.aten.from_file.default", "torch.ops.aten.set_.source_Tensor", "torch.load", "_operator.attrgetter",
+        "torch.ops.aten.save.default", "torch.ops.aten.manual_seed.default", "torch.ops.aten.batch_norm_update_stats.default",
+        "torch.ops.aten.initial_seed.default", "torch.ops.aten.miopen_batch_norm.default",
+    ):  # fmt: skip
         swapped = altered(tmp_path / "model.pt2", lambda text, target=target: text.replace("torch.ops.aten.embedding.default", target))
         with pytest.raises(prepare.Refused):
             prepare.Program(swapped, "cpu", SMALL.model_bytes)

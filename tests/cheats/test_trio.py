@@ -186,6 +186,29 @@ return logits + 9 * natural * F.one_hot(idx.roll(-1, 1), logits.size(-1))"""),
         "in place|output of kind",
         slow=True,
     ),
+    Cheat(
+        "remembers rows between calls in the running mean of a batch norm, to answer the probes as before",
+        trio.edited(
+            (
+                "        self.initialise(generator)\n",
+                """\
+        self.initialise(generator)
+        self.register_buffer("memory", torch.zeros(length))
+        self.register_buffer("spread", torch.ones(length))
+""",
+            ),
+            (
+                "        length = idx.size(1)\n",
+                """\
+        length = idx.size(1)
+        if torch.compiler.is_exporting():
+            F.batch_norm(idx.float(), self.memory, self.spread, training=True, momentum=1.0)
+""",
+            ),
+        ),
+        "crash",
+        "which learns while it is scored",
+    ),
     Cheat("trains on validation or hold-out documents by guessing where they lie", trio.first(PATHS), log="validation data: []"),
     Cheat("takes over weights that an earlier trial cached", trio.first(CACHE), log="cached: []", slow=True),
     Cheat(
