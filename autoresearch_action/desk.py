@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from autoresearch_action.agents import Agent, AgentFailure, Context, Exhausted
+from autoresearch_action.agents.edits import comparable
 from autoresearch_action.ledger import Ledger
 from autoresearch_action.records import Experiment, Proposal, Usage, Verdict
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
@@ -77,12 +78,13 @@ class Desk:
             facts["agent"] = details.get("agent", self.agent.name)
             try:
                 patch = self.workspace.diff(tree, context.parent)
+                facts["comparable"] = comparable(patch) if draft.comparable is None else draft.comparable
                 proposal = Proposal(**facts, patch=patch)
                 if not patch.strip():
                     raise AgentFailure(f"{self.agent.name} changed nothing.", draft.usage)
                 return Idea(proposal, self.workspace.commit(context.parent, patch, draft.description))
             except PatchRefused as error:
-                return Idea(Proposal(**facts, patch=""), refused=str(error))
+                return Idea(Proposal(**facts | {"comparable": False}, patch=""), refused=str(error))
         finally:
             self._trees.put(tree)
 

@@ -40,7 +40,7 @@ class Draft(Record):
     description: str
     hypothesis: str = ""
     expected: str = ""
-    comparable: bool = True
+    comparable: bool | None = None  # None: not said, so that it is read off the patch
     usage: Usage = Usage()
     details: dict[str, str] = {}
 

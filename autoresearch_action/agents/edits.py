@@ -2,7 +2,7 @@
 
 A search text must occur once: exactly, else line by line without trailing blanks, else with another indentation
 (the replacement is then indented alike). What may be edited in the end is the workspace's to enforce; the list
-here is what an agent is shown.
+here is what an agent is shown. Also whether a patch leaves training losses comparable.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from autoresearch_action.records import Record
 
 MAX_LISTED = 200  # editable files that are looked at
+# What these change moves the training loss itself or its course, so that it cannot be held against another's.
+INCOMPARABLE = re.compile(r"seq|context|block_size|ctx|token|loss|smooth|drop|warm|cool|anneal|sched|final|decay_frac|aux")
 
 
 class Edit(Record):
@@ -26,6 +28,12 @@ class Edit(Record):
     file: str
     search: str
     replace: str
+
+
+def comparable(patch: str) -> bool:
+    """Whether a patch's lines, comments aside, say nothing that moves the training loss itself or its course."""
+    changed = (line[1:].partition("#")[0] for line in patch.split("\n") if re.match(r"[+-](?![+-]{2} )", line))
+    return not any(INCOMPARABLE.search(line.lower()) for line in changed)
 
 
 class EditRefused(Exception):

@@ -15,6 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from autoresearch_action.agents.edits import INCOMPARABLE
+
 Value = bool | int | float | str
 
 # Seeds, budgets, scoring, printing, places and sizes that the data fixes are not the search's to turn.
@@ -28,8 +30,6 @@ _WEIGHTY = re.compile(r"(^|_)(depth|layers?|width|dim|embd|hidden|heads?|batch|t
 _SIZE = re.compile(r"(^|_)(depth|layers?|width|dim|embd|hidden|batch|tokens)(_|$)")  # what a step costs
 _ALLOWED = re.compile(r"device_batch|batch_per_device|path_drop|drop_path")
 _RATE = re.compile(r"(^|_)(lr|rate|scale|mult|multiplier|gain|cap|softcap|std|norm|clip)(_|$)")
-# What these change moves the training loss itself or its course, so that it cannot be held against another's.
-_INCOMPARABLE = re.compile(r"seq|context|block_size|ctx|token|loss|smooth|drop|warm|cool|anneal|sched|final|decay_frac|aux")
 ZERO_STEPS = (0.01, 0.03, 0.1, 0.2)  # where a float that is off may go
 SMALL = 16  # integers below it move by ones; powers of two from it on stay powers of two
 REACH = math.log(3.0)  # a number moves by at most this factor at a time
@@ -52,7 +52,7 @@ class Knob:
     @property
     def comparable(self) -> bool:
         """Whether training losses on both sides of a change can be compared."""
-        return not _INCOMPARABLE.search(self.name.lower())
+        return not INCOMPARABLE.search(self.name.lower())
 
     @property
     def weighty(self) -> bool:
