@@ -106,3 +106,10 @@ def test_muon_steps_have_singular_values_near_one() -> None:
     for shape in ((3, 64, 64), (2, 32, 128), (2, 128, 32)):
         values = torch.linalg.svdvals(train.orthogonalised(torch.randn(shape, generator=generator)))
         assert float(values.quantile(0.05)) > 0.7 and float(values.max()) < 1.3
+
+
+def test_every_even_width_has_a_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (98, 128, 196, 206, 240):  # 1 / (2 / 98) is a little more than 49
+        monkeypatch.setattr(train, "WIDTH", width)
+        model = train.GPT(64, 16, torch.Generator().manual_seed(0))
+        assert model(torch.zeros(1, 16, dtype=torch.int64)).shape == (1, 16, 64)
