@@ -509,7 +509,7 @@ _OPERATORS = [
     "not_",
 ]
 _PRIVATE = ("_softmax", "_log_softmax", "_to_copy", "_assert_scalar", "_assert_tensor_metadata", "_assert_async",
-            "_scaled_dot_product_attention_math", "_grouped_mm", "_weight_norm")  # fmt: skip
+            "_scaled_dot_product_attention_math", "_grouped_mm", "_weight_norm", "__and__", "__or__", "__xor__")  # fmt: skip
 _DROPPING = ("scaled_dot_product_attention", "dropout", "gru", "lstm", "rnn_tanh", "rnn_relu")  # tagged random; not so with dropout off
 _PLAIN: dict[str, Callable[[Any], Any]] = {"as_int": int, "as_float": float, "as_bool": bool, "as_string": str, "as_none": lambda _: None}
 
