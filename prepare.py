@@ -528,19 +528,8 @@ _OPERATORS = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg
 _ASSERTS = ("_assert_scalar", "_assert_tensor_metadata", "_assert_async")
 _PRIVATE = ("_softmax", "_log_softmax", "_to_copy", "_scaled_dot_product_attention_math", "_grouped_mm", "_weight_norm",
             "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", *_ASSERTS)  # fmt: skip
-_FOREIGN = (
-    "cudnn_",
-    "miopen_",
-    "mkldnn_",
-    "mps_",
-    "quantized_",
-    "empty",
-    "from_file",
-    "resize",
-)  # no export holds them, or they read raw memory
-_TAKEN = re.compile(
-    r"(?:Optional\[|List\[)*(?:Tensor|int|float|bool|number|str|Device)\]*"
-)  # … in a schema; what is given stays plain data
+_FOREIGN = ("cudnn_", "miopen_", "mkldnn_", "mps_", "quantized_", "empty", "from_file", "resize")  # not exported, or raw memory
+_TAKEN = re.compile(r"(?:Optional\[|List\[)*(?:Tensor|int|float|bool|number|str|Device)\]*")  # in a schema
 _STATE = ("running_mean", "running_var")  # written to by norms that learn, though their schemas do not say so
 _LEARNING = ("training", "train", "use_input_stats")
 _DROPPING = ("scaled_dot_product_attention", "dropout", "gru", "lstm", "rnn_tanh", "rnn_relu")  # tagged random; not so with dropout off

@@ -11,6 +11,7 @@ AUTORESEARCH_CHECKPOINT names a file whose weights are taken over where name and
 from __future__ import annotations
 
 import bisect
+import gc
 import itertools
 import math
 import os
@@ -209,7 +210,8 @@ class GPT(nn.Module):
         self.head = Linear(WIDTH, vocabulary)
         self.residual_lambdas = nn.Parameter(torch.ones(DEPTH))
         self.x0_lambdas = nn.Parameter(torch.full((DEPTH,), X0_LAMBDA))
-        angles = torch.outer(torch.arange(length), ROPE_BASE ** -torch.arange(0, 1, 2 * heads / WIDTH))
+        size = WIDTH // heads
+        angles = torch.outer(torch.arange(length), ROPE_BASE ** -(torch.arange(0, size, 2) / size))
         self.register_buffer("cos", angles.cos()[None, :, None, :].to(DTYPE), persistent=False)
         self.register_buffer("sin", angles.sin()[None, :, None, :].to(DTYPE), persistent=False)
         ago = torch.arange(length)[:, None] - torch.arange(length)[None, :]
@@ -303,7 +305,8 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 axis = -1 if p.size(-2) >= p.size(-1) else -2
                 state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p.mean(axis, keepdim=True))
-            lr, momentum, decay = (torch.tensor(group[key]) for key in ("lr", "momentum", "weight_decay"))
+            # Tensors on the host: a number would be compiled in, and its every change compile anew.
+            lr, momentum, decay = (torch.tensor(group[key], dtype=torch.float32) for key in ("lr", "momentum", "weight_decay"))
             self.update(p, g, state["m"], state["v"], lr, momentum, decay, NORMUON_BETA2)
             torch._foreach_copy_(params, list(p.unbind()))
 
@@ -417,8 +420,11 @@ def rows_per_pass(length: int) -> tuple[int, int]:
 def peak_flops() -> float | None:
     """Dense bf16 operations per second of the card, as its maker states."""
     name = torch.cuda.get_device_name() if CUDA else ""
-    known = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "A10G": 70e12, "4090": 165e12, "3090": 71e12}
-    return next((flops for part, flops in known.items() if part in name), None)
+    known = {
+        "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12,
+        "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A6000": 155e12, "5090": 210e12, "4090": 165e12, "3090": 71e12,
+    }  # fmt: skip
+    return next((flops for part, flops in known.items() if part in name), None)  # the longer names come first
 
 
 def main() -> int:
@@ -464,6 +470,8 @@ def main() -> int:
         clear()
     for optimiser in both:
         optimiser.state.clear()
+    gc.collect()
+    gc.freeze()  # what compilation left is not gone through again: that would halt the card for half a second
 
     step, told, smooth, limit = 0, 0, 0.0, math.log(vocabulary) + 3  # guessing, and e³ times worse
     begun, wall = clock(), time.perf_counter()
