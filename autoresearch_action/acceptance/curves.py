@@ -20,8 +20,9 @@ from autoresearch_action.records import Measurement, StopRule
 
 AUDIT_SHARE = 0.1  # of the first looks run to the end whatever their curve says
 START = 0.3  # of the incumbent's training: earlier, small models that start fast hide winners (benchmark/curves.py)
-SHARE = 0.15  # of what the incumbent's own loss still falls from here to its end: a candidate may trail by that …
-SPREADS = 0.5  # … and so many standard deviations of the incumbent's own curves
+SHARE = 0.05  # of what the incumbent's own loss still falls from here to its end: a candidate may trail by that …
+SPREADS = 0.5  # … and so many standard deviations of the incumbent's own curves, over seeds
+UNPAIRED = 4.0  # times as many where the incumbent has no run on the candidate's seed
 SMOOTHING = 0.85  # weight of the past after one grid step: a memory of about 9 % of the run
 POINTS = 51  # of the band
 MIN_LINES = 10
@@ -82,7 +83,8 @@ def band(incumbent_runs: Sequence[Measurement], seed: int, looser: float = 1.0) 
     middle = smooth.mean(axis=0)
     paired = [run.trial.seed == seed for run in runs]
     reference = smooth[paired].mean(axis=0) if any(paired) else middle
-    limits = reference + looser * (SHARE * np.maximum(middle - middle[-1], 0) + SPREADS * spread)
+    spreads = SPREADS if any(paired) else UNPAIRED * SPREADS
+    limits = reference + looser * (SHARE * np.maximum(middle - middle[-1], 0) + spreads * spread)
     return rule.model_copy(update={"limits": limits.tolist()})
 
 
