@@ -6,6 +6,7 @@ what the prompt asks for: false where the edit changes the loss, the context, th
 adds dropout). Numbers turn by a factor (`*2`) or to a value (`=0.9`), so that they fit every incumbent.
 """
 
+# ruff: noqa: E501 - what is replaced is whole lines of source
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -126,7 +127,9 @@ _OPTIMISER: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("    prepare.submit(model)", "    torch._foreach_copy_([p.detach() for p in model.parameters()], average)\n    prepare.submit(model)")),
 }  # fmt: skip
 _LOSS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "z-loss": ((LOSS, "z = model(x).flatten(0, 1)\n        return F.cross_entropy(z, y.flatten()) + 1e-4 * z.logsumexp(-1).square().mean()"),),
+    "z-loss": (
+        (LOSS, "z = model(x).flatten(0, 1)\n        return F.cross_entropy(z, y.flatten()) + 1e-4 * z.logsumexp(-1).square().mean()"),
+    ),
     "label smoothing": ((LOSS, LOSS.replace("y.flatten())", "y.flatten(), label_smoothing=0.05)")),),
     "dropout of 0.1 in the MLP": _mlp("F.dropout(F.relu(self.up(norm(x))).square(), 0.1, self.training)"),
 }

@@ -236,7 +236,8 @@ class Recorder:
         """Repeats on all seeds of a variant that came out worse by about each gap; the run that chose it is not among them."""
         for gap in gaps:
             repeated = [run.changes for run in self.runs if run.kind in ("repeat", "incumbent")]
-            pool = [run for run in self.runs if run.bpb and run.go == self.go and run.changes not in repeated and self.comparable(run.changes)]
+            fresh = [run for run in self.runs if run.bpb and run.go == self.go and run.changes not in repeated]
+            pool = [run for run in fresh if self.comparable(run.changes)]
             if pool:
                 chosen = min(pool, key=lambda run: abs(self._gain(run) + gap))
                 for seed in SEEDS:

@@ -1,10 +1,14 @@
-"""Stop losers early: a first look whose training loss lies plainly above the incumbent's at equal elapsed time.
+"""Stop losers early: a first look whose training loss trails the incumbent's at equal elapsed time by more than it can make up.
 
-Futility only: a stopped run is a discard, never part of an estimate. Time counts from a run's first progress line: what
-comes before (loading, compilation) is no training, and differs from edit to edit. Covers the band, the incremental
-watch that the trial calls on each progress line, and the audit that loosens the rule by itself. Off where the incumbent
-has fewer than two runs with progress lines. Does not know whether two losses can be compared: the caller exempts those
-that cannot.
+Futility only (as in group-sequential tests: Lan, Simon & Halperin 1982): a stopped run is a discard, never part of an
+estimate. It is held against the incumbent's run on the same seed, whose data come in the same order, so that most of the
+noise is shared. The margin tightens by itself: a share of what the incumbent's own loss still falls from there to its end,
+in whatever unit that is, and the noise. An edit that does nothing loses nothing when it is stopped.
+
+Time counts from a run's first progress line: what comes before (loading, compilation) is no training, and differs from
+edit to edit. Covers the band, the incremental watch that the trial calls on each progress line, and the audit that loosens
+the rule by itself. Off where the incumbent has fewer than two runs with progress lines. Does not know whether two losses
+can be compared: the caller exempts those that cannot. The constants come from recorded curves (benchmark/curves.py).
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from numpy.typing import NDArray
 from autoresearch_action.records import Measurement, StopRule
 
 AUDIT_SHARE = 0.1  # of the first looks run to the end whatever their curve says
-START = 0.3  # of the incumbent's training: earlier, small models that start fast hide winners (benchmark/curves.py)
-SHARE = 0.05  # of what the incumbent's own loss still falls from here to its end: a candidate may trail by that …
+START = 0.3  # of the incumbent's training: earlier, what starts fast hides what ends well
+SHARE = 0.05  # of what the incumbent's own loss still falls: a candidate may trail by that …
 SPREADS = 0.5  # … and so many standard deviations of the incumbent's own curves, over seeds
 UNPAIRED = 4.0  # times as many where the incumbent has no run on the candidate's seed
 SMOOTHING = 0.85  # weight of the past after one grid step: a memory of about 9 % of the run
@@ -68,7 +72,7 @@ def stop_rule(incumbent_runs: Sequence[Measurement], seed: int, audit: object | 
 
 
 def band(incumbent_runs: Sequence[Measurement], seed: int, looser: float = 1.0) -> StopRule | None:
-    """The limits that the incumbent's runs imply; None with fewer than two of MIN_LINES progress lines."""
+    """The limits for a candidate on `seed` that the incumbent's runs imply; None with fewer than two of MIN_LINES progress lines."""
     runs = [run for run in incumbent_runs if run.outcome == "ok" and len(run.curve) >= MIN_LINES]
     curves = [run.curve for run in runs]
     end = min((curve[-1][0] - curve[0][0] for curve in curves), default=0.0)
