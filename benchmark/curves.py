@@ -312,9 +312,9 @@ def report(records: Records) -> list[str]:
     sure = proven(records, least)
     anyway = sum(look.stopped for look in sure if look.gain <= 0)
     lines += [
-        "Lost is the mean over the incumbent's bands, rounded up for the bound, which takes winners as independent. A winner is known by the",
-        f"run that is judged, luck included. Without that: of {len(sure)} runs of code that the mean of its four or more runs shows to be better",
-        f"than an incumbent, {sum(look.stopped for look in sure):.1f} are stopped;"
+        "Lost is the mean over the incumbent's bands, rounded up for the bound, which takes winners as independent.",
+        f"A winner is known by the run that is judged, luck included. Without that: of {len(sure)} runs of code that the mean of its",
+        f"four or more runs shows to be better than an incumbent, {sum(look.stopped for look in sure):.1f} are stopped;"
         f" {anyway:.1f} of these would have ended no better than the incumbent and gone at the first look.",
         "",
     ]
