@@ -61,6 +61,7 @@ class Recorded:
     curve: list[tuple[float, float]] = field(default_factory=list)
     cpu: float = 0.0  # processor seconds of the forked training, scoring included
     scored: float = 0.0  # … of scoring
+    steps: int | None = None  # made in the window; not kept for the first 182 runs
 
 
 class Recorder:
@@ -103,6 +104,7 @@ class Recorder:
         os.environ["AUTORESEARCH_SEED"] = str(seed)
         status, text, run.cpu = self._fork()
         run.curve = [(round(float(share) / 100 * self.window, 3), round(float(loss), 3)) for share, loss in _points(text)]
+        run.steps = int(made[-1]) if (made := re.findall(r"^step (\d+)", text, re.MULTILINE)) else None
         if status == 0 and (score := SCORE.search(text)):
             run.bpb, run.scored = float(score[1]), float(score[2])
         self.runs.append(run)
