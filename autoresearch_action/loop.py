@@ -287,7 +287,7 @@ class Loop:
         if proposal is None or not proposal.comparable:
             return None
         rng = np.random.default_rng((self.parts.seed, owner.number))
-        return stop_rule(owner.rival.runs, self._audited, rng) if owner.rival else None
+        return stop_rule(owner.rival.runs, want.seed, self._audited, rng) if owner.rival else None
 
     @property
     def _audited(self) -> object:

@@ -1,13 +1,15 @@
-"""Make real training curves for benchmark/curves.py: the CPU train.py in a short window, with many of its literals turned.
+"""Make real training curves for benchmark/curves.py: the CPU train.py in a short window, with many edits of many kinds.
 
 Every variant is trained in a process forked from one that has imported torch, so that only training and scoring are paid
-(no sandbox: the edits are literals, not a stranger's code); the scorer is prepare.py's own. Elapsed time is train.py's own
-clock (processor time per thread, one thread), as its progress lines tell it. What a cold start adds to the clock that
-the harness reads is measured apart, on plain subprocesses, and stored beside the curves.
+(no sandbox: the edits are ours, not a stranger's code); the scorer is prepare.py's own, on the module itself, which its export
+equals. Elapsed time is train.py's own clock (processor time per thread, one thread), as its progress lines tell it. What a
+cold start and the hand-in add to the clock that the harness reads is measured apart, on plain subprocesses.
 
-Variants: repeated baselines; random turns of one or two literals that have an effect on a CPU, and wide ones of two to four
-by at least half of their range; what the optuna agent proposes, told its own results as in a run; then repeats on fresh
-seeds of some that came out worse, to serve as the weaker incumbents of the replay.
+First a climb makes the incumbent as the first hour of a night does: numbers are doubled and halved, and what is better on two
+seeds stays. Its stages, and variants that came out worse and are then run again, serve as weaker incumbents. All runs share
+SEEDS, as an incumbent and the first looks at its rivals do. The variants, in random order: what a language model proposed
+(edits.py), random turns of one or two literals and wide ones of two to four by at least half of their range, and what the
+optuna agent proposes, told its own results as in a run. `--more` goes on where an earlier go ended; both are stored with their number.
 """
 
 from __future__ import annotations
@@ -25,17 +27,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edits import EDITS, Edit, swapped
 from small import RESULTS, ROOT, SMALL_BASE, base_source, machine, prepared
 
 FILE = RESULTS / "curves.json.gz"
 LINE = re.compile(r"^step \d+ \(([\d.]+)%\) \| loss: ([\d.]+|nan)")
-LONGEST = 120  # seconds that one training may take, contention and all
-GAPS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35)  # bpb by which the repeated weaker variants lie above the baseline
+SCORE = re.compile(r"^scored: ([\d.]+) in ([\d.]+)$", re.MULTILINE)
+LONGEST = 200  # seconds that one training may take, contention and all
+SEEDS = (1, 2, 3, 4)
+CLIMB = ("MATRIX_LR", "EMBEDDING_LR", "UNEMBEDDING_LR", "MOMENTUM_STEPS", "HEAD_DIM#2")
+CLIMBED = 0.01  # bpb, mean of two seeds, by which a stage of the climb must be better
+GAPS = ((0.05, 0.1), (0.075, 0.15))  # bpb by which the weaker incumbents of each go lie above the best
+AGAIN = 10  # trainings between two of the incumbent
 PROGRAM = "---\nedit: [train.py]\nrun: python train.py\nmetric: val_bpb\n---\nTurn the numbers.\n"
 
 
@@ -44,19 +52,20 @@ class Recorded:
     """One training. `curve`: (seconds of train.py's clock, printed loss). `bpb` None: it crashed."""
 
     id: int
-    kind: str  # baseline, random, wide, optuna or repeat (of `of`)
-    changes: dict[str, Any]  # literal → new value, against the base
-    comparable: bool
+    go: int
+    kind: str  # incumbent, climb, optuna, random, wide, a kind of edits.py, or repeat (of a weaker variant)
+    edit: str
+    changes: dict[str, Any]  # literal → new value, `edit:` its name → True, against the base
     seed: int
     bpb: float | None = None
     curve: list[tuple[float, float]] = field(default_factory=list)
-    cpu: float = 0.0  # processor seconds of the forked training, hand-in included
+    cpu: float = 0.0  # processor seconds of the forked training, scoring included
     scored: float = 0.0  # … of scoring
-    of: int | None = None
+    steps: int | None = None  # made in the window; not kept for the first 182 runs
 
 
 class Recorder:
-    def __init__(self, window: float, seed: int, minutes: float) -> None:
+    def __init__(self, window: float, seed: int, minutes: float, earlier: Sequence[Mapping[str, Any]] = ()) -> None:
         import torch
         import torch._dynamo
         import torch.export
@@ -65,8 +74,11 @@ class Recorder:
         from autoresearch_action.brief import read
 
         torch.set_num_threads(1)
+        self.runs = [Recorded(**run) for run in earlier]
+        self.go = 1 + max((run.go for run in self.runs), default=0)
         self.window, self.dice = window, random.Random(seed)
-        self.until, self.enough = time.monotonic() + 60 * minutes, time.monotonic() + 45 * minutes
+        self.begun, self.minutes, self.before = time.monotonic(), minutes, len(self.runs)
+        self.keep: Callable[[], None] = lambda: None
         self.place = Path(tempfile.mkdtemp(prefix="autoresearch-curves-"))
         (self.place / "program.md").write_text(PROGRAM)
         (self.place / "prepare.py").write_bytes((ROOT / "prepare.py").read_bytes())
@@ -80,36 +92,49 @@ class Recorder:
         keys = {knob.key for knob in knobs}
         self.knobs = {knob.key: knob for knob in knobs}
         self.useful = [knob for knob in knobs if knob.tier == 0 and f"{knob.key}#2" not in keys]  # the first of two is the GPU's
-        self.runs: list[Recorded] = []
+        self.edits = {edit.name: edit for edit in EDITS}
+        incumbents = [run.changes for run in self.runs if run.kind == "incumbent"]
+        self.best: dict[str, Any] = incumbents[-1] if incumbents else {}
 
     # -- one training --------------------------------------------------------------------------------------------
 
-    def train(self, kind: str, changes: Mapping[str, Any], seed: int, of: int | None = None) -> Recorded:
-        import prepare
-        from autoresearch_action.agents.literals import swap
-
-        source = swap(self.base, {self.knobs[key]: value for key, value in changes.items()})
-        comparable = all(self.knobs[key].comparable for key in changes)
-        run = Recorded(len(self.runs), kind, dict(changes), comparable, seed, of=of)
-        (self.place / "train.py").write_bytes(source)
-        (self.place / "model.pt2").unlink(missing_ok=True)
+    def train(self, kind: str, changes: Mapping[str, Any], seed: int, edit: str = "") -> Recorded:
+        run = Recorded(len(self.runs), self.go, kind, edit, dict(changes), seed)
+        (self.place / "train.py").write_bytes(self.source(changes))
         os.environ["AUTORESEARCH_SEED"] = str(seed)
         status, text, run.cpu = self._fork()
-        run.curve = [(round(float(share) / 100 * self.window, 3), round(float(loss), 4)) for share, loss in _points(text)]
-        if status == 0:
-            begin = time.process_time()
-            try:
-                run.bpb = round(prepare.evaluate(Path("model.pt2"))[0], 6)
-            except Exception as problem:
-                print(f"  not scored: {problem}", flush=True)
-            run.scored = round(time.process_time() - begin, 3)
+        run.curve = [(round(float(share) / 100 * self.window, 3), round(float(loss), 3)) for share, loss in _points(text)]
+        run.steps = int(made[-1]) if (made := re.findall(r"^step (\d+)", text, re.MULTILINE)) else None
+        if status == 0 and (score := SCORE.search(text)):
+            run.bpb, run.scored = float(score[1]), float(score[2])
         self.runs.append(run)
-        told = ", ".join(f"{key.split(':')[1]} {self.knobs[key].value} → {value}" for key, value in changes.items()) or "as it is"
-        print(f"{run.id:4d} {kind:8} {run.bpb or float('nan'):.4f}  {told}", flush=True)
+        print(f"{run.id:4d} {kind:9} seed {seed} {run.bpb or float('nan'):.4f}  {self.words(changes, edit)}", flush=True)
+        if run.bpb is None:
+            print("   ", text.strip().splitlines()[-1:], flush=True)
         return run
+
+    def source(self, changes: Mapping[str, Any]) -> bytes:
+        from autoresearch_action.agents.literals import swap
+
+        source = swap(self.base, {self.knobs[key]: value for key, value in changes.items() if key in self.knobs})
+        for key in changes:
+            if key.startswith("edit:"):
+                source = swapped(source.decode(), self.edits[key[5:]]).encode()
+        return source
+
+    def words(self, changes: Mapping[str, Any], edit: str = "") -> str:
+        new = {key: value for key, value in changes.items() if self.best.get(key) != value}
+        return edit or ", ".join(f"{key.split(':')[1]} {value}" for key, value in new.items()) or "as it is"
 
     def _fork(self) -> tuple[int, str, float]:
         """Run train.py in a fork of this process: (exit status, what it printed, processor seconds)."""
+        import prepare
+
+        def score(model: Any) -> None:
+            begin = time.process_time()
+            bpb, _ = prepare.score(model.eval(), "val", 0, "cpu", prepare.PROBES["val"])
+            print(f"scored: {bpb:.6f} in {time.process_time() - begin:.3f}")
+
         out = self.place / "out"
         sys.stdout.flush()
         pid = os.fork()
@@ -120,6 +145,7 @@ class Recorder:
             os.dup2(handle, 2)
             code = 1
             try:
+                prepare.submit = score
                 sys.argv = ["train.py"]
                 runpy.run_path("train.py", run_name="__main__")
             except SystemExit as leaving:
@@ -132,12 +158,12 @@ class Recorder:
         _, status, usage = os.wait4(pid, 0)
         return status, out.read_text(errors="replace"), round(usage.ru_utime + usage.ru_stime, 3)
 
-    def cold(self, count: int = 5) -> list[tuple[float, float]]:
+    def cold(self, count: int = 3) -> list[tuple[float, float]]:
         """(processor seconds before the first step's line, after the last one) of plain `python train.py`."""
         found = []
         (self.place / "train.py").write_bytes(self.base)
         for seed in range(count):
-            env = os.environ | {"AUTORESEARCH_SEED": str(seed), "PYTHONUNBUFFERED": "1"}
+            env = os.environ | {"AUTORESEARCH_SEED": str(seed), "PYTHONUNBUFFERED": "1", "AUTORESEARCH_TIME_BUDGET": "2"}
             process = subprocess.Popen([sys.executable, "train.py"], env=env, stdout=subprocess.PIPE, text=True)
             assert process.stdout
             first = last = 0.0
@@ -152,43 +178,110 @@ class Recorder:
 
     # -- which variants ------------------------------------------------------------------------------------------
 
-    def plan(self, each: int, wide: int, repeats: int) -> None:
+    def plan(self, edits: int, others: int) -> None:
+        """The climb, once; then `edits` of the language model's and `others` of each other kind; then weaker incumbents."""
         from autoresearch_action.agents.optuna import OptunaAgent
 
-        agent = OptunaAgent(self.brief, seed=1)
-        for number in range(1, each + 1):
-            if (number - 1) % 6 == 0:
-                self.train("baseline", {}, seed=number)
-            if time.monotonic() > self.enough:  # the rest is for the repeats
-                break
-            self.train("random", self._turn(), seed=1000 + number)
-            self.train("optuna", self._propose(agent), seed=2000 + number)
-            if number <= wide:
-                self.train("wide", self._turn((2, 3, 4), 0.5), seed=4000 + number)
-        middle = statistics.fmean(self._values({}))
-        for gap in GAPS:
-            pool = [run for run in self.runs if run.changes and run.bpb and run.comparable and not self._repeated(run)]
-            pool = [run for run in pool if run.bpb and run.bpb > middle]
-            if not pool or time.monotonic() > self.until:
-                break
-            chosen = min(pool, key=lambda run: abs((run.bpb or 0) - middle - gap))
-            for index in range(repeats):
-                self.train("repeat", chosen.changes, seed=3000 + 10 * chosen.id + index, of=chosen.id)
+        if not self.runs:
+            self.climb()
+        proposed = [Edit(edit.name, edit.kind, edit.turns, edit.swaps, edit.comparable) for edit in EDITS]
+        random.Random(7).shuffle(proposed)  # the same order in every go
+        tried = {run.edit for run in self.runs}
+        agent = OptunaAgent(self.brief, seed=self.go)
+        queue: list[Edit | str] = [edit for edit in proposed if edit.name not in tried][:edits]
+        queue += ["random", "wide", "optuna"] * others
+        self.dice.shuffle(queue)
+        for number, item in enumerate(queue):
+            if number % AGAIN == 0:
+                self.train("incumbent", self.best, SEEDS[number // AGAIN % len(SEEDS)])
+                self.keep()
+            gone = time.monotonic() - self.begun
+            if gone + len(GAPS[0]) * len(SEEDS) * gone / (len(self.runs) - self.before) > 60 * self.minutes:
+                break  # the rest is for the repeats
+            kind = item if isinstance(item, str) else item.kind
+            changes = self._changes(item) if isinstance(item, Edit) else self._propose(agent) if kind == "optuna" else self._turn(kind)
+            if changes != self.best:
+                self.train(kind, changes, self.dice.choice(SEEDS), item.name if isinstance(item, Edit) else "")
+        self.weaker(GAPS[(self.go - 1) % len(GAPS)])
 
-    def _values(self, changes: Mapping[str, Any]) -> list[float]:
-        return [run.bpb for run in self.runs if run.bpb and run.changes == changes]
+    def climb(self) -> None:
+        """Coordinate by coordinate, up and down by a factor of two; what is better on two seeds stays and is tried again."""
+        for seed in SEEDS:
+            self.train("incumbent", self.best, seed)
+        for name in CLIMB:
+            knob = self.knobs[f"train.py:{name}"]
+            for up in (True, False):
+                while (moved := self._moved(knob.key, up)) is not None:
+                    first = self.train("climb", moved, SEEDS[0])
+                    if self._gain(first) < CLIMBED:
+                        break
+                    if self._gain(first) + self._gain(self.train("climb", moved, SEEDS[1])) < 2 * CLIMBED:
+                        break
+                    self.best = moved
+                    for seed in SEEDS:
+                        self.train("incumbent", self.best, seed)
 
-    def _repeated(self, run: Recorded) -> bool:
-        return any(other.kind == "repeat" and other.changes == run.changes for other in self.runs)
+    def _moved(self, key: str, up: bool) -> dict[str, Any] | None:
+        value = self.best.get(key, self.knobs[key].value)
+        if isinstance(value, float) and 0.9 < value < 1:
+            new: Any = round(1 - (1 - value) / 2, 5) if up else round(1 - 2 * (1 - value), 5)
+        else:
+            new = type(value)(2 * value) if up else type(value)(value / 2)
+        changes = self._reduced({**self.best, key: new})
+        return changes if new and not any(run.changes == changes for run in self.runs) else None
 
-    def _turn(self, sizes: Sequence[int] = (1, 1, 2), least: float = 0.0) -> dict[str, Any]:
-        """Literals with new values, not tried before; each moved by at least that share of its range, up or down."""
+    def _gain(self, run: Recorded) -> float:
+        rivals = [r.bpb for r in self.runs if r.changes == self.best and r.seed == run.seed and r.bpb]
+        return statistics.fmean(rivals) - run.bpb if run.bpb and rivals else -1.0
+
+    def weaker(self, gaps: Sequence[float]) -> None:
+        """Repeats on all seeds of a variant that came out worse by about each gap; the run that chose it is not among them."""
+        for gap in gaps:
+            repeated = [run.changes for run in self.runs if run.kind in ("repeat", "incumbent")]
+            fresh = [run for run in self.runs if run.bpb and run.go == self.go and run.changes not in repeated]
+            pool = [run for run in fresh if self.comparable(run.changes)]
+            if pool:
+                chosen = min(pool, key=lambda run: abs(self._gain(run) + gap))
+                for seed in SEEDS:
+                    self.train("repeat", chosen.changes, seed, chosen.edit)
+
+    def comparable(self, changes: Mapping[str, Any]) -> bool:
+        return not any(key in self.incomparable() and self.best.get(key) != value for key, value in changes.items())
+
+    def incomparable(self) -> list[str]:
+        """Keys of changes that exempt a variant: by the literal's name, or as the language model declared."""
+        names = [edit.name for edit in EDITS if not edit.comparable]
+        return [key for key, knob in self.knobs.items() if not knob.comparable] + [f"edit:{name}" for name in names]
+
+    def _changes(self, edit: Edit) -> dict[str, Any]:
+        changes = dict(self.best)
+        for name, turn in edit.turns.items():
+            key = f"train.py:{name}"
+            old, text = changes.get(key, self.knobs[key].value), turn[1:]
+            if turn.startswith("*"):
+                changes[key] = float(f"{old * float(text):.3g}")
+            else:
+                changes[key] = text == "True" if isinstance(old, bool) else type(old)(text)
+        return self._reduced(changes) | ({f"edit:{edit.name}": True} if edit.swaps else {})
+
+    def _reduced(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in changes.items() if key not in self.knobs or self.knobs[key].value != value}
+
+    def _turn(self, kind: str) -> dict[str, Any]:
+        """Literals with new values, not tried before; those of `wide` moved by at least half of their range, up or down."""
+        sizes, least = ((2, 3, 4), 0.5) if kind == "wide" else ((1, 1, 2), 0.0)
         while True:
             chosen = self.dice.sample(self.useful, self.dice.choice(sizes))
-            changes = {k.key: self.dice.choice(k.choices) if k.choices else k.at(self._position(least)) for k in chosen}
-            changes = {key: value for key, value in changes.items() if value != self.knobs[key].value}
-            if changes and all(run.changes != changes for run in self.runs):
+            turned = {k.key: self.dice.choice(k.choices) if k.choices else self._near(k.key, self._position(least)) for k in chosen}
+            changes = self._reduced(self.best | turned)
+            if changes != self.best and all(run.changes != changes for run in self.runs):
                 return changes
+
+    def _near(self, key: str, position: float) -> Any:
+        """The literal's value at `position` of the range around the incumbent's."""
+        from autoresearch_action.agents.literals import find
+
+        return next(knob for knob in find(self.source(self.best), "train.py") if knob.key == key).at(position)
 
     def _position(self, least: float) -> float:
         return self.dice.choice((-1, 1)) * self.dice.uniform(least, 1)
@@ -196,35 +289,35 @@ class Recorder:
     def _propose(self, agent: Any) -> dict[str, Any]:
         from autoresearch_action.agents import Context
 
-        (self.place / "train.py").write_bytes(self.base)
-        history = self._history()
-        context = Context(brief=self.brief, tree=self.place, directory=self.place, parent="base", number=len(self.runs),
-                          seed=len(self.runs), history=history, noise=_spread(self._values({})))  # fmt: skip
+        (self.place / "train.py").write_bytes(self.source(self.best))
+        history, values = self._history(), [run.bpb for run in self.runs if run.bpb and run.changes == self.best]
+        context = Context(brief=self.brief, tree=self.place, directory=self.place, parent="best", number=len(self.runs),
+                          seed=len(self.runs), history=history, noise=statistics.stdev(values))  # fmt: skip
         draft = agent.propose(context)
-        return {key: new for key, (_, new) in json.loads(draft.details["changes"]).items()}
+        return self._reduced(self.best | {key: new for key, (_, new) in json.loads(draft.details["changes"]).items()})
 
     def _history(self) -> Sequence[Any]:
         from autoresearch_action.records import Experiment, Proposal, Verdict
 
-        middle, found = statistics.fmean(self._values({})), []
+        found = []
         for run in self.runs:
-            if run.kind != "optuna":
+            if run.kind != "optuna" or run.go != self.go:
                 continue
-            changes = {key: [self.knobs[key].value, value] for key, value in run.changes.items()}
-            details = {"changes": json.dumps(changes)}
-            proposal = Proposal(parent="base", patch="", agent="optuna", description=str(run.id), details=details)
-            gain = middle - run.bpb if run.bpb else None
+            new = {key: value for key, value in run.changes.items() if self.best.get(key) != value}
+            details = {"changes": json.dumps({key: [self.best.get(key, self.knobs[key].value), value] for key, value in new.items()})}
+            proposal = Proposal(parent="best", patch="", agent="optuna", description=str(run.id), details=details)
             verdict = Verdict(number=run.id, status="discard" if run.bpb else "crash", reason="", description="", agent="optuna",
-                              estimate=gain, runs=1)  # fmt: skip
-            found.append(Experiment(number=run.id, proposal=proposal, commit="c", parent="base", verdict=verdict))
+                              estimate=self._gain(run) if run.bpb else None, runs=1)  # fmt: skip
+            found.append(Experiment(number=run.id, proposal=proposal, commit="c", parent="best", verdict=verdict))
         return found
 
-    def save(self, command: str, began: float, load: str, cold: list[tuple[float, float]]) -> None:
+    def save(self, gos: list[dict[str, Any]], cold: list[tuple[float, float]]) -> None:
         facts = {
-            "made": f"{command}, {machine()}; load at the start: {load}",
-            "minutes": round((time.time() - began) / 60, 1),
+            "gos": gos,
             "window": self.window,
             "base": SMALL_BASE,
+            "best": self.best,
+            "incomparable": self.incomparable(),
             "train.py": hashlib.sha256(self.base).hexdigest()[:16],
             "cold": cold,
         }
@@ -238,25 +331,28 @@ def _points(text: str) -> list[tuple[str, str]]:
     return [(found[1], found[2]) for line in text.splitlines() if (found := LINE.match(line))]
 
 
-def _spread(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
 def _cpu(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def record(window: float, each: int, wide: int, repeats: int, seed: int, minutes: float, command: str) -> None:
-    """Make the curves and write FILE. Takes `minutes` at most, give or take one training."""
+def record(window: float, edits: int, others: int, seed: int, minutes: float, more: bool, command: str) -> None:
+    """Make the curves and write FILE, or with `more` go on with it. Takes `minutes` at most, give or take one training."""
     began, load = time.time(), machine()
     print(load, flush=True)
     prepared()
-    recorder = Recorder(window, seed, minutes)
-    cold = recorder.cold()
+    old = json.loads(gzip.decompress(FILE.read_bytes())) if more else {"gos": [], "cold": [], "runs": [], "window": window}
+    recorder = Recorder(old["window"], seed, minutes, old["runs"])
+    cold = old["cold"] + recorder.cold()
     print(f"a cold start takes {statistics.fmean(first for first, _ in cold):.2f} s to the first step", flush=True)
+
+    def keep() -> None:
+        made = {"command": command, "machine": f"{load}; at the end {machine()}", "minutes": round((time.time() - began) / 60, 1)}
+        recorder.save([*old["gos"], made], cold)
+
+    recorder.keep = keep
     try:
-        recorder.plan(each, wide, repeats)
+        recorder.plan(edits, others)
     finally:
-        recorder.save(command, began, load, cold)
-    print(f"{len(recorder.runs)} runs in {(time.time() - began) / 60:.1f} min, {FILE.stat().st_size / 1000:.0f} kB in {FILE}")
+        keep()
+    print(f"{len(recorder.runs)} runs, {(time.time() - began) / 60:.1f} min, {FILE.stat().st_size / 1000:.0f} kB in {FILE}")

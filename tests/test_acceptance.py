@@ -1,12 +1,14 @@
 """The rules hold what they state: error rates, exact tests, and as few runs as possible, over random streams.
 
 Covers calibration, screen, confirmation and the stream of claims, exactly where that can be had, else by seeded simulation.
-The full tables are benchmark/acceptance.py's. Not covered: early stops (curves.py) and the order of calls (loop.py, proof.py).
+The full tables are benchmark/acceptance.py's and, for early stops on real curves, benchmark/curves.py's. Not covered: the order of
+calls (loop.py, proof.py).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,12 +21,13 @@ from hypothesis import strategies as st
 from scipy.special import zeta
 from scipy.stats import binom, permutation_test, t
 
-from autoresearch_action.acceptance import Ask, Decision, Want
+from autoresearch_action.acceptance import Ask, Decision, Want, curves
 from autoresearch_action.acceptance.claims import CAP, Claims, next_slice, reuse_level
 from autoresearch_action.acceptance.confirm import PairedConfirmation, interval, stagewise
 from autoresearch_action.acceptance.noise import Noise, calibrate, runs_needed
 from autoresearch_action.acceptance.screen import DISCARD, FRESH, KEEP, RECENT, Evidence, SequentialScreen
 from autoresearch_action.brief import Brief
+from autoresearch_action.records import Measurement, Trial
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark"))
 import acceptance
@@ -248,3 +251,78 @@ def test_levels_of_an_empty_stream_and_of_reused_slices() -> None:
     assert sorted(used) == list(range(20)) != used
     chosen, note = next_slice(used, 20, 5)
     assert "use 21 of 20" in note and reuse_level(0.02, used, chosen) == 0.01 and reuse_level(0.02, [*used, chosen], chosen) == 0.005
+
+
+def training(seed: int, worse: float = 0.0, shared: float = 0.1, own: float = 0.01, start: float = 3.0, end: float = 1.0) -> Measurement:
+    """A made-up run: its curve falls from 5 to 3 nats; `shared` noise comes from the seed's data, `own` from the run itself."""
+    at = np.linspace(0, end, 100)
+    level = shared * np.random.default_rng(seed).normal()
+    noise = own * np.random.default_rng([seed, *repr(worse).encode()]).normal(size=len(at))
+    loss = 3 + 2 * np.exp(-4 * at) + level + worse + noise
+    curve = list(zip((start + 100 * at).tolist(), loss.tolist(), strict=True))
+    return Measurement(trial=Trial(number=0, commit="", seed=seed), outcome="ok", value=float(loss[-1]), curve=curve)
+
+
+FOUR = [training(seed) for seed in range(4)]
+
+
+def stopped_at(candidate: Measurement, runs: list[Measurement] = FOUR, looser: float = 1.0) -> float | None:
+    rule = curves.band(runs, candidate.trial.seed, looser)
+    assert rule is not None
+    return curves.would_stop(rule, [(elapsed + 7, loss) for elapsed, loss in candidate.curve])  # a slower start is no matter
+
+
+def test_losers_stop_the_sooner_the_worse_and_winners_and_twins_run_to_the_end() -> None:
+    for seed in range(4):
+        plain, slight = stopped_at(training(seed, 0.5)), stopped_at(training(seed, 0.07))
+        assert plain and slight and plain < slight < 80  # the window ends at 110
+        assert stopped_at(training(seed, -0.05)) is None and stopped_at(training(seed, -0.001)) is None
+    assert stopped_at(training(1, math.nan)) == stopped_at(training(1, 9.0))  # as soon as it looks
+
+
+def test_the_margin_is_what_the_incumbent_still_gains_and_the_noise() -> None:
+    rule = curves.band(FOUR, 0)
+    assert rule is not None
+    watch, means = curves.Watch(rule), []
+    for elapsed, loss in FOUR[0].curve:
+        watch.feed(elapsed, loss)
+        means.append((elapsed - 3, watch.mean))
+    margin = np.array(rule.limits) - np.interp(rule.elapsed, *np.array(means).T)
+    falls = 2 * (np.exp(-4 * np.array(rule.elapsed) / 100) - np.exp(-4))
+    levels = [0.1 * np.random.default_rng(seed).normal() for seed in range(4)]
+    assert margin == pytest.approx(curves.SHARE * falls + curves.SPREADS * np.std(levels, ddof=1), abs=0.015)
+    assert margin[0] > 1.4 * margin[-1] > 0
+
+
+def test_a_first_look_is_held_against_the_run_on_its_own_seed() -> None:
+    easy = training(9, shared=0.0, worse=-0.4)
+    assert stopped_at(training(9, shared=0.0, worse=-0.25), [*FOUR, easy]) is not None
+    assert stopped_at(training(8, shared=0.0, worse=-0.25), [*FOUR, easy]) is None  # no such run: the band's middle, a wider margin
+
+
+@pytest.mark.parametrize("runs", [[], FOUR[:1], [FOUR[0], FOUR[1].model_copy(update={"curve": FOUR[1].curve[:5]})]])
+def test_without_two_runs_that_tell_their_progress_nothing_is_stopped(runs: list[Measurement]) -> None:
+    assert curves.band(runs, 0) is None
+
+
+def test_a_curve_read_line_by_line_is_judged_as_its_thinned_copy() -> None:
+    loser = training(2, 0.2)
+    thin = loser.model_copy(update={"curve": loser.curve[::2]})
+    assert stopped_at(thin) == pytest.approx(stopped_at(loser), abs=6)
+
+
+def test_a_share_of_first_looks_is_run_to_the_end_and_its_winners_loosen_the_rule() -> None:
+    rules_drawn = [curves.stop_rule(FOUR, 1, None, np.random.default_rng(seed)) for seed in range(400)]
+    assert 20 < sum(rule is None for rule in rules_drawn) < 65
+    state = None
+    for seed in range(20):
+        state = curves.audit(state, training(seed % 4, -0.1), FOUR, kept=True)
+    assert state and (state["looks"], state["stopped"], state["lost"], state["looser"]) == (20, 0, 0, 1.0) and state["bound"] < 0.15
+    state = curves.audit(state, training(1, 0.3), FOUR, kept=False)
+    assert (state["stopped"], state["lost"], state["looser"]) == (1, 0, 1.0)
+    for _ in range(4):
+        state = curves.audit(state, training(1, 0.3), FOUR, kept=True)
+    assert state["looser"] > 1 and state["bound"] > 0.05
+    looser = curves.stop_rule(FOUR, 1, state, np.random.default_rng(1))
+    tight = curves.stop_rule(FOUR, 1, None, np.random.default_rng(1))
+    assert looser and tight and looser.limits[0] > tight.limits[0]

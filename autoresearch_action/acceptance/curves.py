@@ -1,10 +1,14 @@
-"""Stop losers early: a first look whose training loss lies plainly above the incumbent's at equal elapsed time.
+"""Stop losers early: a first look whose training loss trails the incumbent's at equal elapsed time by more than it can make up.
 
-Futility only: a stopped run is a discard, never part of an estimate. Time counts from a run's first progress line: what
-comes before (loading, compilation) is no training, and differs from edit to edit. Covers the band, the incremental
-watch that the trial calls on each progress line, and the audit that loosens the rule by itself. Off where the incumbent
-has fewer than two runs with progress lines. Does not know whether two losses can be compared: the caller exempts those
-that cannot.
+Futility only (as in group-sequential tests: Lan, Simon & Halperin 1982): a stopped run is a discard, never part of an
+estimate. It is held against the incumbent's run on the same seed, whose data come in the same order, so that most of the
+noise is shared. The margin tightens by itself: a share of what the incumbent's own loss still falls from there to its end,
+in whatever unit that is, and the noise. An edit that does nothing loses nothing when it is stopped.
+
+Time counts from a run's first progress line: what comes before (loading, compilation) is no training, and differs from
+edit to edit. Covers the band, the incremental watch that the trial calls on each progress line, and the audit that loosens
+the rule by itself. Off where the incumbent has fewer than two runs with progress lines. Does not know whether two losses
+can be compared: the caller exempts those that cannot. The constants come from recorded curves (benchmark/curves.py).
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from numpy.typing import NDArray
 from autoresearch_action.records import Measurement, StopRule
 
 AUDIT_SHARE = 0.1  # of the first looks run to the end whatever their curve says
-START = 0.3  # of the incumbent's training: earlier, small models that start fast hide winners (benchmark/curves.py)
-MARGIN = 0.1  # nats above the band's middle …
-SPREADS = 4.0  # … or so many standard deviations of the incumbent's own curves, whichever is more
-SMOOTHING = 0.75  # weight of the past after one grid step: a memory of about 5 % of the run
+START = 0.3  # of the incumbent's training: earlier, what starts fast hides what ends well
+SHARE = 0.05  # of what the incumbent's own loss still falls: a candidate may trail by that …
+SPREADS = 0.5  # … and so many standard deviations of the incumbent's own curves, over seeds
+UNPAIRED = 4.0  # times as many where the incumbent has no run on the candidate's seed
+SMOOTHING = 0.85  # weight of the past after one grid step: a memory of about 9 % of the run
 POINTS = 51  # of the band
 MIN_LINES = 10
 MOST_LOST = 0.05  # share of true winners that the rule may cost
@@ -60,15 +65,16 @@ def would_stop(rule: StopRule, curve: Sequence[tuple[float, float]]) -> float | 
     return next((elapsed for elapsed, loss in curve if watch.feed(elapsed, loss)), None)
 
 
-def stop_rule(incumbent_runs: Sequence[Measurement], audit: object | None, rng: np.random.Generator) -> StopRule | None:
-    """The rule for one first look, or None: no band, or drawn (AUDIT_SHARE of them) to run to the end."""
+def stop_rule(incumbent_runs: Sequence[Measurement], seed: int, audit: object | None, rng: np.random.Generator) -> StopRule | None:
+    """The rule for one first look with `seed`, or None: no band, or drawn (AUDIT_SHARE of them) to run to the end."""
     audited = rng.random() < AUDIT_SHARE
-    return None if audited else band(incumbent_runs, _state(audit)["looser"])
+    return None if audited else band(incumbent_runs, seed, _state(audit)["looser"])
 
 
-def band(incumbent_runs: Sequence[Measurement], looser: float = 1.0) -> StopRule | None:
-    """The limits that the incumbent's runs imply; None with fewer than two of MIN_LINES progress lines."""
-    curves = [run.curve for run in incumbent_runs if run.outcome == "ok" and len(run.curve) >= MIN_LINES]
+def band(incumbent_runs: Sequence[Measurement], seed: int, looser: float = 1.0) -> StopRule | None:
+    """The limits for a candidate on `seed` that the incumbent's runs imply; None with fewer than two of MIN_LINES progress lines."""
+    runs = [run for run in incumbent_runs if run.outcome == "ok" and len(run.curve) >= MIN_LINES]
+    curves = [run.curve for run in runs]
     end = min((curve[-1][0] - curve[0][0] for curve in curves), default=0.0)
     if len(curves) < 2 or end <= 0:
         return None
@@ -78,7 +84,11 @@ def band(incumbent_runs: Sequence[Measurement], looser: float = 1.0) -> StopRule
     if not np.isfinite(smooth).all():
         return None
     spread = math.sqrt(float(np.mean(np.var(smooth, axis=0, ddof=1))))
-    limits = smooth.mean(axis=0) + looser * max(MARGIN, SPREADS * spread)
+    middle = smooth.mean(axis=0)
+    paired = [run.trial.seed == seed for run in runs]
+    reference = smooth[paired].mean(axis=0) if any(paired) else middle
+    spreads = SPREADS if any(paired) else UNPAIRED * SPREADS
+    limits = reference + looser * (SHARE * np.maximum(middle - middle[-1], 0) + spreads * spread)
     return rule.model_copy(update={"limits": limits.tolist()})
 
 
@@ -97,7 +107,7 @@ def audit(past: object | None, first: Measurement, incumbent_runs: Sequence[Meas
     of winners begin again.
     """
     state = _state(past)
-    rule = band(incumbent_runs, state["looser"])
+    rule = band(incumbent_runs, first.trial.seed, state["looser"])
     if rule is None or first.outcome != "ok" or len(first.curve) < MIN_LINES:
         return state
     stopped = would_stop(rule, first.curve) is not None

@@ -247,7 +247,7 @@ class Measuring:
         clock = process.seconds if self.bench.slot.gpu else process.clock()
         printed.point(clock, loss)
         if self.watch and self.watch.feed(clock, loss):
-            self.stopped = f"Stopped after {clock:.0f} s: its loss of {loss:.3f} lies above the incumbent's band."
+            self.stopped = f"Stopped after {clock:.0f} s: its loss of {loss:.3f} trails the incumbent's by more than it would make up."
             process.kill(self.stopped)
 
     # -- judging -------------------------------------------------------------------------------------------------
