@@ -46,13 +46,14 @@ class Level:
         gain = sign * (math.fsum(values) / len(values) - self.value)
         return Evidence(gain, math.sqrt(variance * (self.at(candidate[-1]) + 1 / len(values))), dof, len(values), False)
 
-    def suspicion(self, but: int = 0) -> float:
-        """Page's cumulative sum over the row, without the candidate `but`: how much it looks like a step."""
-        total = 0.0
+    def suspicion(self, but: int = 0) -> tuple[bool, float]:
+        """Whether the row, without the candidate `but`, looks like a step (Page's cumulative sum), and its mean gain."""
+        total, far = 0.0, []
         for number, z in self.row:
             if number != but:
                 total = max(0.0, total + min(FARTHEST, -z - FAR))
-        return total
+                far = [*far, z] if total else []
+        return total > ROW, math.fsum(far) / max(1, len(far))
 
     def after(self, run: Measurement) -> Level:
         """The level after one more run of the incumbent: moved towards it, or begun anew where the machine has stepped."""
@@ -60,7 +61,7 @@ class Level:
         share = self.at(run)
         spread = math.sqrt(self.variance * (share + 1))
         surprise = run.value - self.value
-        bound = STEP_AFTER_ROW if self.suspicion(but=run.trial.asked_by) > ROW else STEP
+        bound = STEP_AFTER_ROW if self.suspicion(run.trial.asked_by)[0] else STEP
         if abs(Evidence(surprise, spread, self.dof, 1, False).z) > bound:
             return Level(run.value, 1.0, self.variance, self.dof, run.started)
         gain = share / (share + 1)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from autoresearch_action.acceptance import Ask, Decision, Want
-from autoresearch_action.acceptance.drift import ROW, level
+from autoresearch_action.acceptance.drift import level
 from autoresearch_action.acceptance.noise import Evidence, Noise, derive, good, pairs, pool, spread_of, t_quantile
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement
@@ -77,8 +77,8 @@ class SequentialScreen:
         alone = [Want("base", seed) for seed in seeds if seed not in done]
         if not beside:
             # A row of losers is the machine's doing rather than theirs: then one that stands out is not rejected unseen.
-            row = [z for _, z in now.row]
-            doubt = now.suspicion() > ROW and stored.z > math.fsum(row) / len(row) + OUTSTANDING
+            stepped, mean = now.suspicion()
+            doubt = stepped and stored.z > mean + OUTSTANDING
             return Ask(tuple(alone)) if stored.z > STALE_DISCARD[0] or doubt else self._decision("discard", stored)
         if len(alone) > 1:  # one side of a pair was lost when the run was interrupted, here and below
             return Ask(tuple(alone[:-1]))
