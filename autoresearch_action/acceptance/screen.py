@@ -32,7 +32,8 @@ FRESH = 4  # runs of a new incumbent that its own screen did not select
 # the runs beside its own from which it is kept, unless the level says less than VETO; by runs of it.
 STALE_DISCARD = (0.07, -0.28, 0.52, 0.71, 0.26, 0.49, 0.19)
 FRESH_KEEP = (1.41, 0.49, 1.19, 1.31, 1.3, 1.9)
-VETO = -0.6
+VETO = -1.2
+BESIDE = 0.33  # share that the runs beside have, beyond what they say of the level, in whether it goes
 OUTSTANDING = 1.0  # above the mean of a row that looks like a step, from which a candidate is looked at again
 
 
@@ -89,7 +90,7 @@ class SequentialScreen:
         if fresh.z >= FRESH_KEEP[heads - 1] and stored.z >= VETO:
             if guard == "ok" or last:
                 return self._decision("keep", fresh) if guard == "ok" else Decision("discard", sentence, fresh.gain, fresh.spread)
-        elif stored.z <= STALE_DISCARD[heads] or last:
+        elif (1 - BESIDE) * stored.z + BESIDE * fresh.z <= STALE_DISCARD[heads] or last:
             return self._decision("discard", stored)
         wants = (*alone, self._fresh_head(heads))
         return Ask(wants if derive(self.seed, "order", heads) % 2 else wants[::-1])
