@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from autoresearch_action.acceptance.noise import Evidence, Noise, good, pool, spread_of
 from autoresearch_action.records import Measurement
 
-WANDER = 0.08  # variance, in σ², that the level gains over the length of one run
-CLIP = 1.0  # standard deviations by which one run moves the level at most
-STEP = 2.7  # standardised surprise from which a run says that the machine has stepped
-STEP_AFTER_ROW = 1.1  # … where a row of candidates has said so before
-FAR, FARTHEST = 1.25, 2.7  # standardised loss from which a candidate adds to a row, and the most that it adds
-ROW = 0.6  # … and from which the row asks for a fresh run
+WANDER = 0.17  # variance, in σ², that the level gains over the length of one run
+CLIP = 1.5  # standard deviations of surprise beyond which a run moves the level no further
+STEP = 3.0  # standardised surprise from which a run says that the machine has stepped
+STEP_AFTER_ROW = 1.7  # … where a row of candidates has said so before
+FAR, FARTHEST = 0.92, 3.0  # standardised loss from which a candidate adds to a row, and the most that it adds
+ROW = 0.1  # … and beyond which the row looks like a step
 BEGIN = 4  # runs of a new incumbent that its level begins with
 
 
