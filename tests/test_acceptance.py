@@ -161,6 +161,15 @@ def test_a_screen_costs_little_and_misses_little() -> None:
     assert acceptance.simulate(size, ("empty", "gaussian", "one lower run", 3))[1]["20"][0] > 0.85 * 80
 
 
+@pytest.mark.parametrize("kind", rules.DRIFTING)
+def test_a_screen_costs_little_and_misses_little_where_the_machine_drifts(kind: str) -> None:
+    size = acceptance.Size(empty={20: 100}, power=80, streams=0, intervals=0)
+    _, power = acceptance.simulate(size, ("power", kind, "ours", 3))
+    assert power["trials"][0] < 2.05 and power["trials"][1] < 1.13 and power["kept"][2] > 0.8 and power["kept"][3] > 0.95
+    claims, runs = acceptance.simulate(size, ("empty", kind, "ours", 3))[1]["20"]
+    assert not unlikely(claims, runs, 0.04)
+
+
 def test_one_run_ends_a_loser_and_doubt_asks_on_the_incumbents_seeds() -> None:
     base = incumbent(100.5, 99.5, 100.2, 99.8)
     rule = SequentialScreen(brief(), NOISE, 1)

@@ -48,7 +48,8 @@ class Level:
 
     def suspicion(self, but: int = 0) -> tuple[bool, float]:
         """Whether the row, without the candidate `but`, looks like a step (Page's cumulative sum), and its mean gain."""
-        total, far = 0.0, []
+        total = 0.0
+        far: list[float] = []
         for number, z in self.row:
             if number != but:
                 total = max(0.0, total + min(FARTHEST, -z - FAR))
@@ -62,7 +63,7 @@ class Level:
         spread = math.sqrt(self.variance * (share + 1))
         surprise = run.value - self.value
         bound = STEP_AFTER_ROW if self.suspicion(run.trial.asked_by)[0] else STEP
-        if abs(Evidence(surprise, spread, self.dof, 1, False).z) > bound:
+        if self.variance and abs(Evidence(surprise, spread, self.dof, 1, False).z) > bound:
             return Level(run.value, 1.0, self.variance, self.dof, run.started)
         gain = share / (share + 1)
         moved = self.value + gain * max(-CLIP * spread, min(CLIP * spread, surprise))
@@ -72,7 +73,7 @@ class Level:
 
 def level(noise: Noise, references: Sequence[Measurement], siblings: Sequence[Measurement], sign: int) -> Level:
     """From all runs of the incumbent that count and the first runs of `siblings`, other candidates measured against it."""
-    runs = sorted(references, key=lambda run: run.started)
+    runs = sorted((run for run in references if run.value is not None), key=lambda run: run.started)
     begin = [run for run in runs if run.trial.asked_by == 0] or runs[:BEGIN]
     values = good(begin)
     # The baseline's own spread is in the noise already.
