@@ -329,8 +329,9 @@ class Loop:
             self._calibrate()
             return
         assert self.noise is not None
-        screen = SequentialScreen(self.brief, self.noise, seed=self.parts.seed + candidate.number)
         assert candidate.rival is not None
+        siblings = [e.runs[0] for e in self.study.experiments.values() if e.number and e.parent == candidate.rival.commit and e.runs]
+        screen = SequentialScreen(self.brief, self.noise, seed=self.parts.seed + candidate.number, siblings=siblings)
         answer = screen.decide(candidate.runs, candidate.rival.runs)
         if isinstance(answer, Ask):
             candidate.wants.extend(answer.runs)

@@ -152,10 +152,11 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
         noise = noise.model_copy(update={"sigma": 1.0, "dof": 10**6})
     incumbent, incumbent_runs, incumbent_number = base, list(baseline), 0
     stack: list[Change] = []
+    siblings: list[Any] = []  # first runs of the others on this incumbent
     for number, effect in enumerate(ideas, 1):
         candidate, asked = world.edit(incumbent, effect), 0
         runs: list[Any] = []
-        rule = SequentialScreen(brief, noise, seed=dice + number)
+        rule = SequentialScreen(brief, noise, seed=dice + number, siblings=siblings)
         while isinstance(answer := rule.decide(runs, incumbent_runs), Ask):
             asked += len(answer.runs) if runs else 1  # a new incumbent's first references are its own cost
             for want in answer.runs:
@@ -164,9 +165,10 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
                 else:
                     incumbent_runs.append(world.run(incumbent, want, incumbent_number, number, noise.reseed))
         night.trials[effect].append(asked)
+        siblings.append(runs[0])
         if answer.status == "keep":
             stack.append((number, effect, answer.estimate or 0.0))
-            incumbent, incumbent_runs, incumbent_number = candidate, list(runs), number
+            incumbent, incumbent_runs, incumbent_number, siblings = candidate, list(runs), number, []
     night.kept = [effect for _, effect, _ in stack]
     if stack and not noise.blind:
         _prove(world, brief, noise, _pruned(world, stack, noise), night, sigma_known)

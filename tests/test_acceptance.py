@@ -24,8 +24,9 @@ from scipy.stats import binom, permutation_test, t
 from autoresearch_action.acceptance import Ask, Decision, Want, curves
 from autoresearch_action.acceptance.claims import CAP, Claims, next_slice, reuse_level
 from autoresearch_action.acceptance.confirm import PairedConfirmation, interval, stagewise
-from autoresearch_action.acceptance.noise import Noise, calibrate, runs_needed
-from autoresearch_action.acceptance.screen import DISCARD, FRESH, KEEP, RECENT, Evidence, SequentialScreen
+from autoresearch_action.acceptance.drift import level
+from autoresearch_action.acceptance.noise import Evidence, Noise, calibrate, runs_needed
+from autoresearch_action.acceptance.screen import BESIDE_KEEP, DISCARD, FRESH, KEEP, SequentialScreen
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement, Trial
 
@@ -163,6 +164,15 @@ def test_a_screen_costs_little_and_misses_little() -> None:
     assert acceptance.simulate(size, ("empty", "gaussian", "one lower run", 3))[1]["20"][0] > 0.85 * 80
 
 
+@pytest.mark.parametrize("kind", rules.DRIFTING)
+def test_a_screen_costs_little_and_misses_little_where_the_machine_drifts(kind: str) -> None:
+    size = acceptance.Size(empty={20: 100}, power=80, streams=0, intervals=0)
+    _, power = acceptance.simulate(size, ("power", kind, "ours", 3))
+    assert power["trials"][0] < 2.05 and power["trials"][1] < 1.13 and power["kept"][2] > 0.8 and power["kept"][3] > 0.95
+    claims, runs = acceptance.simulate(size, ("empty", kind, "ours", 3))[1]["20"]
+    assert not unlikely(claims, runs, 0.04)
+
+
 def test_one_run_ends_a_loser_and_doubt_asks_on_the_incumbents_seeds() -> None:
     base = incumbent(100.5, 99.5, 100.2, 99.8)
     rule = SequentialScreen(brief(), NOISE, 1)
@@ -186,15 +196,63 @@ def test_a_new_incumbent_is_not_judged_by_the_runs_that_made_it_one() -> None:
     assert rule.decide([run(95.0, fresh[0].seed, 4, 4)], lucky + fresh).status == "keep"
 
 
+DRIFTS = NOISE.model_copy(update={"drift": True, "dof": 12})
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(50, 150), min_size=1, max_size=4), st.lists(st.floats(50, 150), min_size=1, max_size=4))
-def test_stored_runs_may_reject_but_never_keep_where_the_machine_drifts(mine: list[float], stored: list[float]) -> None:
-    rule, base = SequentialScreen(brief(metric="seconds"), NOISE.model_copy(update={"drift": True}), 1), incumbent(*stored)
-    answer = rule.decide([run(value, 500 + i, started=len(stored) + i) for i, value in enumerate(mine)], base)
+@given(st.floats(50, 150), st.lists(st.floats(50, 150), min_size=1, max_size=4), st.floats(0, 40))
+def test_stored_runs_may_reject_but_never_keep_where_the_machine_drifts(value: float, stored: list[float], age: float) -> None:
+    rule, base = SequentialScreen(brief(metric="seconds"), DRIFTS, 1), incumbent(*stored)
+    answer = rule.decide([run(value, 500, started=len(stored) + age)], base)
     if isinstance(answer, Decision):
-        assert answer.status == "discard" and np.mean(mine) > np.mean(stored)
-        answer = rule.decide([run(value, 500 + i, started=len(stored) + RECENT + i) for i, value in enumerate(mine)], base)
-    assert isinstance(answer, Ask) and {want.side for want in answer.runs} == {"base"}, "old runs do not even reject"
+        assert answer.status == "discard" and value > np.median(stored) - 0.5
+    else:
+        assert answer == Ask((Want("base", 500),)) and value < np.median(stored) + 0.5
+
+
+def test_a_keep_where_the_machine_drifts_rests_on_runs_beside_it() -> None:
+    rule, base = SequentialScreen(brief(metric="seconds"), DRIFTS, 1), incumbent(100.5, 99.5, 100.2, 99.8)
+    mine = [run(96.0, 500, started=4.0)]
+    assert rule.decide(mine, [*base, run(100.0, 500, 0, 1, 5.0)]).status == "keep"
+    assert isinstance(rule.decide(mine, [*base, run(96.5, 500, 0, 1, 5.0)]), Ask), "the machine is faster, and the candidate no better"
+    assert rule.decide(mine, [*base, run(92.0, 500, 0, 1, 5.0)]).status == "discard"
+
+
+def test_a_row_of_losers_asks_the_machine_and_a_step_begins_the_level_anew() -> None:
+    base = incumbent(100.5, 99.5, 100.2, 99.8)
+    row = [run(104.0 + i % 2, 600 + i, 1 + i, 1 + i, 4.0 + i) for i in range(3)]
+    mine = [run(101.5, 500, 9, 9, 8.0)]
+
+    def decide(siblings: list[Any], references: list[Any], runs: list[Any] = mine) -> Any:
+        return SequentialScreen(brief(metric="seconds"), DRIFTS, 1, siblings).decide(runs, references)
+
+    assert decide([], base).status == "discard" and decide([run(100.2, 600, 1, 1, 4.0)], base).status == "discard"
+    assert decide(row, base, [run(105.0, 500, 9, 9, 8.0)]).status == "discard", "no better than the row"
+    assert decide(row, base) == Ask((Want("base", 500),)), "it stands out of a row that looks like a step"
+    assert decide(row, [*base, run(100.0, 500, 0, 9, 9.0)]).status == "discard", "the row were losers after all"
+    slow = [*base, run(104.0, 500, 0, 9, 9.0)]
+    assert level(DRIFTS, slow, row, -1).value == 104.0 != level(DRIFTS, slow, [], -1).value, "a smaller surprise is enough after a row"
+    assert decide(row, slow).status == "keep"
+    later = [run(102.0, 700, 10, 10, 10.0)]
+    assert decide(row + mine, slow, later) == Ask((Want("base", 700),)), "those that follow profit"
+    assert decide(row + mine, [*base, run(100.0, 500, 0, 9, 9.0)], later).status == "discard"
+
+
+def test_a_screen_where_the_machine_drifts_goes_on_after_a_kill() -> None:
+    rng = np.random.default_rng(1)
+    firsts = 0
+    for seed in range(60):
+        rule, base = SequentialScreen(brief(metric="seconds"), DRIFTS, seed), incumbent(100.5, 99.5, 100.2, 99.8)
+        mine, now = [run(99.2, 500, started=4.0)], 5.0
+        while isinstance(answer := rule.decide(mine, base), Ask):
+            firsts += len(answer.runs) == 2 and answer.runs[0].side == "base"
+            for want in answer.runs[: rng.integers(1, 3)]:  # half of the pairs lose their second run
+                value = float(rng.normal(100.2 if want.side == "base" else 99.2, 0.5))
+                assert want.seed not in {r.seed for r in (mine if want.side == "head" else base)}
+                (base if want.side == "base" else mine).append(run(value, want.seed, int(want.side == "head"), 1, now))
+                now += 1
+        assert len(mine) <= len(BESIDE_KEEP) and len([r for r in base if r.asked_by]) in (0, len(mine), max(1, len(mine) - 1))
+    assert firsts > 0
 
 
 @pytest.mark.parametrize("dof", [3, 5, 20])

@@ -10,6 +10,7 @@ import math
 import statistics
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from autoresearch_action.acceptance import Ask, Want
@@ -23,6 +24,25 @@ MOST = 6  # … where one of them lies far off, or all are equal
 EARLY = 12  # progress lines within which different seeds must show
 MORE_PAIRS = 3  # between the two looks of a confirmation
 GAINS = (0.1, 0.5, 1.0, 5.0)  # per cent, what `measure` speaks of
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The gain over the incumbent (metric's unit, > 0 better), its standard error and what they rest on."""
+
+    gain: float
+    spread: float
+    dof: int
+    runs: int
+    paired: bool
+
+    @property
+    def z(self) -> float:
+        """Standardised gain, as a normal deviate of the same tail probability as Student's t (Wallace 1959)."""
+        if self.spread == 0:
+            return math.copysign(math.inf, self.gain) if self.gain else 0.0
+        t, nu = self.gain / self.spread, self.dof
+        return math.copysign((8 * nu + 1) / (8 * nu + 3) * math.sqrt(nu * math.log1p(t * t / nu)), t)
 
 
 class Noise(Record):

@@ -1,0 +1,90 @@
+"""Drift: where the incumbent stands now, on a machine whose speed wanders and steps.
+
+The level of its stored runs as a random walk seen through noise (Muth 1960; Harvey 1989, §2.3): old runs fade with their
+age, an outlier moves it little (Masreliez & Martin 1977), and a run that contradicts it starts it anew. A row of
+candidates that all look far worse is the sign of a step (Page 1954). Decides nothing about a candidate (screen.py).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoresearch_action.acceptance.noise import Evidence, Noise, good, pool, spread_of
+from autoresearch_action.records import Measurement
+
+WANDER = 0.17  # variance, in σ², that the level gains over the length of one run
+CLIP = 1.5  # standard deviations of surprise beyond which a run moves the level no further
+STEP = 3.0  # standardised surprise from which a run says that the machine has stepped
+STEP_AFTER_ROW = 1.7  # … where a row of candidates has said so before
+FAR, FARTHEST = 0.92, 3.0  # standardised loss from which a candidate adds to a row, and the most that it adds
+ROW = 0.1  # … and beyond which the row looks like a step
+BEGIN = 4  # runs of a new incumbent that its level begins with
+
+
+@dataclass(frozen=True)
+class Level:
+    """The incumbent now: its value, the variance of that in σ², and the noise σ² as far as it is known."""
+
+    value: float
+    share: float
+    variance: float
+    dof: int
+    when: float  # start of the latest run it rests on
+    row: tuple[tuple[int, float], ...] = ()  # candidates measured since, and their standardised gains over it
+
+    def at(self, run: Measurement) -> float:
+        """`share` when `run` started."""
+        return self.share + WANDER * max(0.0, run.started - self.when) / max(run.seconds, 1e-9)
+
+    def against(self, candidate: Sequence[Measurement], sign: int) -> Evidence:
+        """The candidate's gain over the level."""
+        values = good(candidate)
+        variance, dof = pool((self.variance, self.dof), spread_of(values))
+        gain = sign * (math.fsum(values) / len(values) - self.value)
+        return Evidence(gain, math.sqrt(variance * (self.at(candidate[-1]) + 1 / len(values))), dof, len(values), False)
+
+    def suspicion(self, but: int = 0) -> tuple[bool, float]:
+        """Whether the row, without the candidate `but`, looks like a step (Page's cumulative sum), and its mean gain."""
+        total = 0.0
+        far: list[float] = []
+        for number, z in self.row:
+            if number != but:
+                total = max(0.0, total + min(FARTHEST, -z - FAR))
+                far = [*far, z] if total else []
+        return total > ROW, math.fsum(far) / max(1, len(far))
+
+    def after(self, run: Measurement) -> Level:
+        """The level after one more run of the incumbent: moved towards it, or begun anew where the machine has stepped."""
+        assert run.value is not None
+        share = self.at(run)
+        spread = math.sqrt(self.variance * (share + 1))
+        surprise = run.value - self.value
+        bound = STEP_AFTER_ROW if self.suspicion(run.trial.asked_by)[0] else STEP
+        if self.variance and abs(Evidence(surprise, spread, self.dof, 1, False).z) > bound:
+            return Level(run.value, 1.0, self.variance, self.dof, run.started)
+        gain = share / (share + 1)
+        moved = self.value + gain * max(-CLIP * spread, min(CLIP * spread, surprise))
+        variance, dof = pool((self.variance, self.dof), (surprise**2 / (share + 1), 1))
+        return Level(moved, gain, variance, dof, run.started)
+
+
+def level(noise: Noise, references: Sequence[Measurement], siblings: Sequence[Measurement], sign: int) -> Level:
+    """From all runs of the incumbent that count and the first runs of `siblings`, other candidates measured against it."""
+    runs = sorted((run for run in references if run.value is not None), key=lambda run: run.started)
+    begin = [run for run in runs if run.trial.asked_by == 0] or runs[:BEGIN]
+    values = good(begin)
+    # The baseline's own spread is in the noise already.
+    variance, dof = pool((noise.sigma**2, noise.dof), spread_of(values) if begin[0].trial.asked_by else (0.0, 0))
+    # A median: one slow run in four must not lower the bar for everything that follows.
+    now = Level(statistics.median(values), 1.2 / len(values), variance, dof, begin[-1].started)
+    later = [run for run in runs if run not in begin]
+    for run in sorted([*later, *siblings], key=lambda run: run.started):
+        if run.trial.number == runs[0].trial.number:
+            now = now.after(run)
+        elif run.outcome == "ok" and run.value is not None and run.started > now.when:
+            row = (*now.row, (run.trial.number, now.against([run], sign).z))
+            now = Level(now.value, now.share, now.variance, now.dof, now.when, row)
+    return now
