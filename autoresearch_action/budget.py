@@ -97,6 +97,8 @@ class Budget:
             return f"all {self.max_experiments} experiments are done"
         if self.seconds_left < self.trial_seconds + self.reserve(confirm_runs):
             return f"the {self.max_minutes:g} minutes are used up but for confirming and reporting"
+        if self.gpu_usd_per_hour and not self.trial_seconds:
+            return "what a trial costs is not known yet"
         ahead = self.device_usd((confirm_runs + trials) * self.trial_seconds)
         if spent + ahead + worst_usd > self.max_usd and (worst_usd or self.gpu_usd_per_hour):
             return f"another experiment could pass the {self.max_usd:g} dollars ({spent:.2f} spent)"

@@ -94,8 +94,11 @@ class Past:
     @cached_property
     def _source(self) -> int:
         """Place of the newest run of this brief that proved something, or else kept something; -1 where there is none."""
-        mine = [i for i, study in enumerate(self.studies) if study.kept and study.run and study.run.brief_id == self.now.brief_id]
+        mine = [i for i, study in enumerate(self.studies) if study.kept and self._ours(study)]
         return max([i for i in mine if self.studies[i].improved] or mine, default=-1)
+
+    def _ours(self, study: Study) -> bool:
+        return study.run is not None and study.run.brief_id == self.now.brief_id
 
     @property
     def stack(self) -> tuple[Proposal, ...]:
@@ -106,7 +109,7 @@ class Past:
     @property
     def settled(self) -> frozenset[str]:
         """Git trees that were measured on this very base after the run that the stack is of."""
-        later = [study for study in self.studies[self._source + 1 :] if study.run and study.run.base == self.now.base]
+        later = [s for s in self.studies[self._source + 1 :] if self._ours(s) and s.run and s.run.base == self.now.base]
         return frozenset(
             tree for study in later for tree, number in study.trees.items() if (v := study.experiments[number].verdict) and v.runs
         )
