@@ -321,14 +321,14 @@ def _informal(directory: Path, extra: dict[str, Any]) -> Brief:
     cache = Path("~/.cache/autoresearch").expanduser()
     return Brief(
         run=run,
-        time_budget=_literal_time_budget(directory / "prepare.py") or DEFAULT_TIME_BUDGET,
+        time_budget=literal_time_budget(directory / "prepare.py") or DEFAULT_TIME_BUDGET,
         data=[cache] if cache.is_dir() else [],
         informal=True,
         **extra,
     )
 
 
-def _literal_time_budget(file: Path) -> float | None:
+def literal_time_budget(file: Path) -> float | None:
     """The literal TIME_BUDGET (seconds) of a prepare.py; None where there is none."""
     try:
         module = ast.parse(file.read_text("utf-8"))

@@ -61,6 +61,16 @@ class Budget:
         """Seconds kept back for the confirmation of `confirm_runs` trials and for publishing."""
         return self.rounds(confirm_runs) * self.trial_seconds * 1.1 + PUBLISH_SECONDS
 
+    def trials_left(self, spent: float) -> float:
+        """Trials of the usual length that the dollars pay for when `spent` are gone; without end where the device costs nothing."""
+        price = self.device_usd(self.trial_seconds)
+        return (self.max_usd - spent) / price if price else math.inf
+
+    def room(self, trials: int, confirm_runs: int, spent: float) -> bool:
+        """Whether `trials` may be started and still leave time and dollars for the confirmation."""
+        seconds = self.rounds(trials) * self.trial_seconds + self.reserve(confirm_runs)
+        return self.seconds_left >= seconds and self.trials_left(spent) >= trials + confirm_runs
+
     def check_size(self, time_budget: float, runs: int) -> None:
         """Refuse a run that cannot calibrate, try one candidate and confirm it: `runs` trials in all."""
         self.trial_seconds = self.trial_seconds or time_budget + START_UP
@@ -71,18 +81,25 @@ class Budget:
                 f" {runs} trials of {self.trial_seconds:.0f} s on {self.slots} slot{'s' * (self.slots > 1)},"
                 f" which needs --max-minutes {math.ceil(need / 6) / 10:g}."
             )
+        if self.trials_left(0.0) < runs:
+            raise InputError(
+                f"--max-usd {self.max_usd:g} is too small: calibration, one candidate and its confirmation are {runs} trials of"
+                f" {self.trial_seconds:.3g} s, which cost {self.device_usd(runs * self.trial_seconds):.2f} dollars of the device."
+            )
 
-    def why_not(self, experiments: int, usd: float, device_seconds: float, confirm_runs: int, worst_usd: float = 0.0) -> str:
+    def why_not(self, experiments: int, spent: float, trials: int, confirm_runs: int, worst_usd: float = 0.0) -> str:
         """Why no further experiment may start, in a few words; "" when one may.
 
-        `usd` is spent on models (calls in flight at their worst), `worst_usd` the price of the next call.
+        `spent`: dollars, calls and trials in flight included; `trials`: that ideas at hand and the new one still need;
+        `worst_usd`: the price of the next call.
         """
         if experiments >= self.max_experiments:
             return f"all {self.max_experiments} experiments are done"
         if self.seconds_left < self.trial_seconds + self.reserve(confirm_runs):
             return f"the {self.max_minutes:g} minutes are used up but for confirming and reporting"
-        ahead = (confirm_runs + 1) * self.trial_seconds
-        spent = usd + self.device_usd(device_seconds + ahead)
-        if spent + worst_usd > self.max_usd and (worst_usd or self.gpu_usd_per_hour):
-            return f"another experiment could pass the {self.max_usd:g} dollars ({usd + self.device_usd(device_seconds):.2f} spent)"
+        if self.gpu_usd_per_hour and not self.trial_seconds:
+            return "what a trial costs is not known yet"
+        ahead = self.device_usd((confirm_runs + trials) * self.trial_seconds)
+        if spent + ahead + worst_usd > self.max_usd and (worst_usd or self.gpu_usd_per_hour):
+            return f"another experiment could pass the {self.max_usd:g} dollars ({spent:.2f} spent)"
         return ""

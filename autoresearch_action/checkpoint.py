@@ -1,4 +1,4 @@
-"""The model checkpoint that a run starts from: fetched once, hashed, handed to trials read-only.
+"""The model checkpoint that a run starts from: fetched once a run, hashed, handed to trials read-only.
 
 Local paths as they are; anything with a scheme through fsspec (https://, s3://, gs://, hf://), in a process of its own that
 sees the runner's credentials: this environment's fsspec first, then that of the user's own Python, which has the drivers.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from autoresearch_action.errors import EnvironmentFault, InputError
+from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
 
 NO_DRIVER = 10  # exit code
 FETCH = f"""
@@ -33,42 +34,71 @@ except Exception as error:
 """
 
 
-def fetch(uri: str, state: Path, credentials: Mapping[str, str]) -> tuple[Path, str]:
-    """(local path, sha256) of the checkpoint. Raises InputError (no such file), EnvironmentFault (cannot be had)."""
+def fetch(
+    uri: str, state: Path, credentials: Mapping[str, str], keep: bool = False, interrupted: Callable[[], str] = str
+) -> tuple[Path, str]:
+    """(local path, sha256) of the checkpoint; `keep`: as it was fetched before, where that is still here.
+
+    Raises InputError (no such file), EnvironmentFault (cannot be had), Interrupted.
+    """
     if not uri.isprintable():
         raise InputError(f"--checkpoint {uri!a}: this is neither a path nor an address.")
     if "://" not in uri:
         path = Path(os.path.expanduser(uri)).resolve()
         if not path.exists():
             raise InputError(f"--checkpoint {uri}: there is no such file.")
-        return path, digest(path)
+        return path, digest(path, interrupted)
     target = state / "checkpoint" / (hashlib.sha256(uri.encode()).hexdigest()[:16] + Path(uri).suffix)
-    if not target.exists():
+    if not (keep and target.exists()):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".part")
-        said = _fetch(uri, partial, credentials)
+        said = _fetch(uri, partial, credentials, interrupted)
         if said:
             partial.unlink(missing_ok=True)
             raise EnvironmentFault(f"--checkpoint {uri} cannot be fetched: {' '.join(said.split())[:300]}.")
         partial.rename(target)
-    return target, digest(target)
+    return target, digest(target, interrupted)
 
 
-def _fetch(uri: str, target: Path, credentials: Mapping[str, str]) -> str:
+def _fetch(uri: str, target: Path, credentials: Mapping[str, str], interrupted: Callable[[], str]) -> str:
     """Why it could not be had; "" when it is there."""
     said = ""
     for python in dict.fromkeys(filter(None, (sys.executable, shutil.which("python"), shutil.which("python3")))):
         command = [python, "-I", "-c", FETCH, uri, str(target)]
-        done = subprocess.run(command, env=os.environ | dict(credentials), capture_output=True, text=True, errors="replace")
-        if not done.returncode:
+        code, told = _run(command, os.environ | dict(credentials), interrupted)
+        if not code:
             return ""
-        said = said or done.stderr.strip() or f"exit code {done.returncode}"
-        if done.returncode != NO_DRIVER:
+        said = said or told.strip() or f"exit code {code}"
+        if code != NO_DRIVER:
             return said
     return f"{said} (install fsspec and the driver of this scheme in the Python that trains)"
 
 
-def digest(path: Path) -> str:
+def _run(command: list[str], env: Mapping[str, str], interrupted: Callable[[], str]) -> tuple[int, str]:
+    """(exit code, what it said on standard error)."""
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        while True:
+            try:
+                _, said = process.communicate(timeout=0.2)
+                return process.returncode, said
+            except subprocess.TimeoutExpired:
+                _go_on(interrupted)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def _go_on(interrupted: Callable[[], str]) -> None:
+    if reason := interrupted():
+        raise Interrupted(f"{reason} while the checkpoint was fetched")
+
+
+def digest(path: Path, interrupted: Callable[[], str] = str) -> str:
     """sha256 of a file, or of a folder's files by name."""
     total = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
@@ -76,5 +106,6 @@ def digest(path: Path) -> str:
             total.update(os.fsencode(file.relative_to(path)) + b"\0")
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):
+                _go_on(interrupted)
                 total.update(chunk)
     return total.hexdigest()

@@ -121,8 +121,10 @@ def init() -> None:
     """Write program.md and a workflow for the repository at hand."""
     from autoresearch_action.init import init as write
 
-    for path in write(Path.cwd()):
+    written = write(Path.cwd())
+    for path in written:
         click.echo(f"Wrote {path}.")
+    click.echo(f"Read and commit: git add {' '.join(map(str, written))} && git commit; then `autoresearch doctor`.")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
+from autoresearch_action.errors import Interrupted
 from autoresearch_action.ledger import Ledger
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.trials import Executor
 
 ATTEMPTS = 3  # of one trial whose worker is lost
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived, or the deadline passed: stop now, keep what is there."""
 
 
 class Crew:
@@ -35,6 +32,11 @@ class Crew:
     def free(self) -> list[str]:
         busy = {slot for slot, _, _ in self.running.values()}
         return [slot for slot in self.executor.slots if slot not in busy]
+
+    def seconds(self, usual: float) -> float:
+        """What the trials in flight take: each as long as `usual`, or what it has taken where that is more."""
+        now = time.time()
+        return sum(max(usual, now - since) for _, _, since in self.running.values())
 
     def start(self, trial: Trial, slot: str) -> None:
         self._index += 1

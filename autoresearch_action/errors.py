@@ -20,3 +20,7 @@ class EnvironmentFault(UserError):
     """The surroundings are: no GPU, no token, no permission, no sandbox."""
 
     exit_code = 3
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived, or the deadline passed: stop now, keep what is there. The text is the reason."""

@@ -6,13 +6,18 @@ pytest-benchmark, and a plain script that prints a number. What it guessed is sa
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from pathlib import Path
 
+from autoresearch_action.brief import DEFAULT_TIME_BUDGET, literal_time_budget
 from autoresearch_action.errors import InputError
+from autoresearch_action.trials.git import GitError, line
 
 ACTION = "autoresearch-action/autoresearch-action"
 PROGRAM, WORKFLOW, SCORER = Path("program.md"), Path(".github/workflows/autoresearch.yml"), Path("autoresearch_score.py")
+TESTS = ("test_*.py", "*_test.py", "bench_*.py")
 _PRINTED = re.compile(r"""print\(\s*f?["']\s*([A-Za-z_]\w*)\s*:""")
 _LESS = re.compile(r"loss|bpb|perplexity|ppl|error|seconds|latency|time|cost|bytes|_ms$", re.IGNORECASE)
 
@@ -25,18 +30,31 @@ change. One small change an experiment; when two do the same, the simpler one wi
 
 
 def init(directory: Path) -> list[Path]:
-    """Write what is missing and return it. Raises InputError where nothing is, or nothing can be guessed."""
+    """Write what is missing and return it, relative to `directory`; the workflow goes to the repository's top.
+
+    Raises InputError where nothing is missing, or nothing can be guessed.
+    """
     files: dict[Path, str] = {}
+    top = _top(directory)
+    workflow = Path(os.path.relpath(top, directory.resolve())) / WORKFLOW
     if not (directory / PROGRAM).exists():
         files |= _program(directory)
-    if not (directory / WORKFLOW).exists():
-        files[WORKFLOW] = _workflow(directory)
+    if not (directory / workflow).exists():
+        files[workflow] = _workflow(directory.resolve().relative_to(top).as_posix())
     if not files:
-        raise InputError(f"{PROGRAM} and {WORKFLOW} are both here already: nothing to write.")
+        raise InputError(f"{PROGRAM} and {workflow} are both here already: nothing to write.")
     for path, text in files.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_text(text)
     return list(files)
+
+
+def _top(directory: Path) -> Path:
+    """The top of the repository that the folder is in; itself where there is none."""
+    try:
+        return Path(line("rev-parse", "--show-toplevel", cwd=directory)).resolve()
+    except GitError:
+        return directory.resolve()
 
 
 def _program(directory: Path) -> dict[Path, str]:
@@ -54,13 +72,14 @@ def _front(**keys: str) -> str:
 
 def _trio(directory: Path) -> str:
     run = "uv run train.py" if (directory / "uv.lock").exists() else "python train.py"
-    return _front(edit="[train.py]", run=run, metric="val_bpb", goal="minimize", time_budget="300", data="[~/.cache/autoresearch]")
+    budget = f"{literal_time_budget(directory / 'prepare.py') or DEFAULT_TIME_BUDGET:g}"
+    return _front(edit="[train.py]", run=run, metric="val_bpb", goal="minimize", time_budget=budget, data="[~/.cache/autoresearch]")
 
 
 def _benchmarks(directory: Path) -> list[str]:
     """Test files that use the `benchmark` fixture of pytest-benchmark."""
     found = []
-    for pattern in ("test_*.py", "*_test.py", "bench_*.py"):
+    for pattern in TESTS:
         for file in directory.rglob(pattern):
             inside = file.relative_to(directory)
             if any(part.startswith(".") or part in ("node_modules", "venv") for part in inside.parts):
@@ -75,6 +94,7 @@ def _suite(directory: Path, tests: list[str]) -> str:
         p.parent.relative_to(directory).as_posix() for p in [*directory.glob("*/__init__.py"), *directory.glob("src/*/__init__.py")]
     )
     edit = [f"{name}/" for name in packages if not name.startswith("test")] or ["*.py"]
+    edit += [f"'!{name}'" for name in (SCORER.name, *(f"**/{pattern}" for pattern in (*TESTS, "conftest.py")))]
     return _front(
         edit=f"[{', '.join(edit)}]",
         check="python -m pytest -q --benchmark-disable",
@@ -114,7 +134,9 @@ def _script(directory: Path) -> str:
     )
 
 
-def _workflow(directory: Path) -> str:
+def _workflow(folder: str) -> str:
+    """For the project in this folder of the repository."""
+    where = f"\n    with:\n      working-directory: {json.dumps(folder)}" if folder != "." else ""
     return f"""# Experiments every night, or at the press of a button; what is proven becomes a pull request.
 name: autoresearch
 on:
@@ -132,7 +154,7 @@ jobs:
       contents: write
       pull-requests: write
       actions: read
-    uses: {ACTION}/.github/workflows/autoresearch.yml@main # pin this to a commit
+    uses: {ACTION}/.github/workflows/autoresearch.yml@main # pin this to a commit{where}
     secrets:
       anthropic-api-key: ${{{{ secrets.ANTHROPIC_API_KEY }}}}
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -23,14 +23,15 @@ from autoresearch_action.acceptance.screen import SequentialScreen
 from autoresearch_action.agents import Agent, Context
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
-from autoresearch_action.crew import Crew, Interrupted
+from autoresearch_action.crew import Crew
 from autoresearch_action.desk import Desk, settle
-from autoresearch_action.errors import InputError
+from autoresearch_action.errors import InputError, Interrupted
 from autoresearch_action.ledger import Ledger, Study
-from autoresearch_action.records import Confirmation, Experiment, Measurement, Proposal, StopRule, Trial, Verdict
+from autoresearch_action.records import Confirmation, Experiment, Measurement, Proposal, StopRule, Trial, Usage, Verdict
 from autoresearch_action.trials import Executor
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
 
+TRANSFER_PAIRS = 3
 JITTER = 0.25  # seconds that the start of a process may differ by
 
 
@@ -70,7 +71,8 @@ class Parts:
     interrupted: Callable[[], str]
     earlier: tuple[Verdict, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
-    inherited: tuple[Proposal, ...] = ()  # the last run's stack, re-measured first when the base has moved
+    inherited: tuple[Proposal, ...] = ()  # an earlier run's stack: measured first, as one candidate
+    settled: frozenset[str] = frozenset()  # trees that later runs have measured on this base: not inherited once more
     claims: bool = True  # False: a shard of a fleet, which searches and leaves the claim to the merge
     level: float = 0.025  # that a claim of this run will be tested at: the lower, the more pairs it takes
     noise: Noise | None = None  # of an earlier run with equal device, base and data
@@ -104,9 +106,8 @@ class Loop:
             self.reason = self._why_stop()
             if not self.reason:
                 self._ask()
-            late = self._late() or self._target_reached()
-            if not late:
-                self._launch()
+            late = self._launch()
+            self.reason = self.reason or (self._why_stop() if late else "")
             busy = self.crew.running or self.desk.thinking
             if not busy and (late or (self.reason and not self.candidates and not self.desk.waiting)):
                 break
@@ -140,43 +141,53 @@ class Loop:
             self._inherit()
 
     def _inherit(self) -> None:
-        """The last run's stack comes first when the base has moved: one candidate, measured like any other."""
+        """The earlier run's stack, or what of it still applies in order, comes first: one candidate, measured like any other."""
+        workspace, base, tip = self.parts.workspace, self.baseline.commit, self.baseline.commit
+        applied = []
         for proposal in self.parts.inherited:
             try:
-                commit = self.parts.workspace.commit(self.baseline.commit, proposal.patch, proposal.description, three_way=True)
+                tip = workspace.commit(tip, proposal.patch, proposal.description, three_way=True)
+                applied.append(proposal)
             except PatchRefused as error:
-                self.ledger.append("message", text=f"The last run's change does not apply on the new base: {error}")
-                continue
-            patch = self.parts.workspace.patch(self.baseline.commit, commit)
-            tree = self.parts.workspace.tree(commit)
-            if not patch.strip() or tree in self.study.trees:
-                continue
-            number = self.study.next_number
-            moved = proposal.model_copy(update={"parent": self.baseline.commit, "patch": patch})
-            self.ledger.propose(number, moved, commit, tree)
+                self.ledger.append("message", text=f"An earlier run's change does not apply any more ({proposal.description}): {error}")
+        tree, patch = workspace.tree(tip), workspace.patch(base, tip)
+        if patch.strip() and tree not in self.parts.settled:
+            whole = together(applied, base, patch)
+            self.ledger.propose(number := self.study.next_number, whole, workspace.commit(base, patch, whole.description), tree)
             self.desk.waiting.append(self.study.experiments[number])
 
     # -- stopping ------------------------------------------------------------------------------------------------
 
     @property
     def confirm_runs(self) -> int:
-        return 2 * self.noise.reserve_pairs(self.parts.level) if self.noise else 12
+        return 2 * (self.noise.reserve_pairs(self.parts.level) + self.transfer_pairs) if self.noise else 12
+
+    @property
+    def transfer_pairs(self) -> int:
+        return (1 if self.noise and self.noise.exact else TRANSFER_PAIRS) if self.brief.transfer else 0
 
     def _why_stop(self) -> str:
+        if proving := self.study.facts.get("proving"):  # a resumed proof goes on: what it has left out is no head to search from
+            return str(proving)
         if self._target_reached():
             return f"the target {self.brief.target:g} is reached"
         experiments = self.study.experiments
         started = len(experiments) - (0 in experiments) - len(self.study.carried) + self.desk.thinking
-        usd, seconds = self.study.usd, self.study.device_seconds
-        worst = self.parts.agent.worst_usd or 0.0
-        full = self.budget.why_not(started, usd, seconds, self.confirm_runs, worst)
+        ahead = 1 + len(self.desk.waiting) + self.desk.thinking + sum(len(c.wants) for c in (self.baseline, *self.candidates.values()))
+        full = self.budget.why_not(started, self.spent, ahead, self.confirm_runs, self.parts.agent.worst_usd or 0.0)
         if self.noise is None:  # ideas are made meanwhile, within the same caps
             return "waiting for the baseline" if full else ""
         return full or self.desk.exhausted
 
+    @property
+    def spent(self) -> float:
+        """Dollars that are gone or bound: calls and trials in flight count, the former at their worst price."""
+        flying = self.crew.seconds(self.budget.trial_seconds)
+        return self.study.usd + self.budget.device_usd(self.study.device_seconds + flying)
+
     def _late(self) -> bool:
-        trial = self.budget.trial_seconds
-        return bool(self.noise) and self.budget.seconds_left < trial + self.budget.reserve(self.confirm_runs)
+        """Whether no trial may be started any more: the target is reached, or the proof needs what is left of time and dollars."""
+        return bool(self.noise) and (self._target_reached() or not self.budget.room(1, self.confirm_runs, self.spent))
 
     def _target_reached(self) -> bool:
         values = [run.value for run in self.incumbent.runs if run.value is not None]
@@ -213,21 +224,26 @@ class Loop:
             earlier=self.parts.earlier,
             pending=pending,
             noise=self.noise.sigma if self.noise else None,
-            usd_left=self.budget.max_usd - self.study.usd - self.budget.device_usd(self.study.device_seconds),
+            usd_left=self.budget.max_usd - self.spent,
         )
 
     # -- trials --------------------------------------------------------------------------------------------------
 
-    def _launch(self) -> None:
-        """Fill the free slots: the baseline first, then candidates that need more runs, then new ones."""
+    def _launch(self) -> bool:
+        """Fill the free slots: the baseline first, then candidates that need more runs, then new ones. Whether it is too late to."""
         for slot in self.crew.free:
+            if self._late():
+                return True
             owner = self._next_owner(slot)
             if owner is None:
                 continue
+            if self.noise is None and self.budget.trials_left(self.spent) < 1:
+                raise InputError(f"--max-usd {self.budget.max_usd:g} is too small: the baseline's runs alone would pass it.")
             want = owner.wants.popleft()
             owner.flying += 1
             owner.slot = owner.slot or slot
             self.crew.start(self._trial(owner, want), slot)
+        return False
 
     def _next_owner(self, slot: str) -> Candidate | None:
         ready = [c for c in (self.baseline, *self.candidates.values()) if c.wants and c.slot in ("", slot)]
@@ -314,8 +330,9 @@ class Loop:
         if owner is None:
             return
         owner.flying -= 1
-        if self.noise and measurement.outcome == "ok":  # a machine that gets slower needs more time kept for the proof
-            self.budget.trial_seconds = 0.9 * self.budget.trial_seconds + 0.1 * measurement.seconds
+        if measurement.outcome == "ok":  # a machine that gets slower needs more time kept for the proof
+            known = 0.9 * self.budget.trial_seconds + 0.1 * measurement.seconds
+            self.budget.trial_seconds = known if self.noise else statistics.fmean(run.seconds for run in self.baseline.runs)
         if trial.asked_by == 0 and measurement.outcome != "ok":
             raise InputError(f"The baseline does not run: {measurement.reason} Log: {measurement.log}\n{measurement.tail}".strip())
         if owner.flying == 0 and not owner.wants:
@@ -385,6 +402,22 @@ class Loop:
 
     def _tick(self) -> None:
         self.parts.view.update(self.study, list(self.crew.running.values()))
+
+
+def together(parts: Sequence[Proposal], parent: str, patch: str) -> Proposal:
+    """Several changes as one, which names them."""
+    first, told = parts[0], "; ".join(part.description for part in parts)
+    facts: dict[str, object] = {"parent": parent, "patch": patch, "usage": Usage()}
+    if len(parts) > 1:
+        facts |= {
+            "agent": ", ".join(dict.fromkeys(part.agent for part in parts)),
+            "description": f"{len(parts)} changes together: {told}",
+            "hypothesis": " ".join(filter(None, (part.hypothesis for part in parts))),
+            "expected": " ".join(filter(None, (part.expected for part in parts))),
+            "comparable": all(part.comparable for part in parts),
+            "details": {"patch": "\n".join(part.details.get("patch", "") for part in parts)},  # files of patches.py are not tried again
+        }
+    return first.model_copy(update=facts)
 
 
 def run(parts: Parts) -> Study:

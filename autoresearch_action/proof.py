@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 HEAD_LEVEL, FALLBACK_LEVEL = 0.025, 0.01
 PRUNE_RUNS = 2  # of the head with one change left out, on seeds that the head has run
-TRANSFER_PAIRS = 3
 SLICES = 20  # of the hold-out
 CLAIMS = "claims.json"  # in the state folder: outlives the run
 
@@ -53,15 +52,16 @@ def prove(loop: Loop) -> Confirmation:
 
 
 def read_claims(file: Path) -> dict[str, Any]:
-    """The state of the stream of claims: hold-out slices `used`, and `claims`. Empty where there is none."""
+    """The state of the stream of claims: hold-out slices `used`, `claims`, and the dice of attempts `accounted` in them."""
     try:
         told = json.loads(file.read_text())
     except FileNotFoundError:
-        return {"used": [], "claims": Claims().model_dump(mode="json")}
+        return {"used": [], "accounted": [], "claims": Claims().model_dump(mode="json")}
     except (OSError, ValueError):
         told = None
     try:
-        return {"used": [int(s) for s in told["used"]], "claims": Claims.model_validate(told["claims"]).model_dump(mode="json")}
+        claims = Claims.model_validate(told["claims"]).model_dump(mode="json")
+        return {"used": [int(s) for s in told["used"]], "accounted": [int(s) for s in told.get("accounted", [])], "claims": claims}
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{file} is damaged, and with it the record of earlier claims: restore it from the memory branch.") from None
 
@@ -94,7 +94,12 @@ class _Proof:
             return self._close(
                 Confirmation(held=False, reason="Nothing is claimed: seeds have no effect here, so luck cannot be told from a gain.")
             )
-        stack = self._pruned(self._stack(self.study.kept))
+        whole = self._stack(self.study.kept)
+        if whole is None:
+            return self._close(Confirmation(held=False, reason="Nothing is claimed: the kept changes do not apply one on the other."))
+        if "proving" not in self.study.facts:
+            self.ledger.append("fact", name="proving", value=self.loop.reason)
+        stack = self._pruned(whole)
         fallback = self._fallback(stack)
         confirmation = self._attempt(stack, HEAD_LEVEL)
         if not confirmation.held and fallback is not None:
@@ -130,12 +135,13 @@ class _Proof:
             commits.append(tip)
         return Stack(tuple(numbers), tuple(commits)) if commits else None
 
-    def _pruned(self, stack: Stack | None) -> Stack:
+    def _pruned(self, stack: Stack) -> Stack:
         """Leave out, one by one from the weakest, changes without which the head is no worse. Fewer lines win ties."""
-        assert stack is not None
+        if self.study.facts.get("plans"):  # its claim was begun: a resumed proof makes no other one
+            return stack
         estimates = {number: self._estimate(number) for number in stack.numbers}
         for number in sorted(stack.numbers, key=lambda n: estimates[n]):
-            if len(stack.numbers) < 2 or not self._time_for(2 * PRUNE_RUNS):
+            if len(stack.numbers) < 2 or not self.loop.budget.room(2 * PRUNE_RUNS, self.loop.confirm_runs, self.loop.spent):
                 break
             shorter = self._stack([n for n in stack.numbers if n != number])
             if shorter is None:
@@ -153,10 +159,6 @@ class _Proof:
     def _estimate(self, number: int) -> float:
         verdict = self.study.experiments[number].verdict
         return verdict.estimate or 0.0 if verdict else 0.0
-
-    def _time_for(self, runs: int) -> bool:
-        budget = self.loop.budget
-        return budget.seconds_left > budget.rounds(runs) * budget.trial_seconds + budget.reserve(self.loop.confirm_runs)
 
     def _runs_of(self, stack: Stack, group: str) -> list[Measurement]:
         """`PRUNE_RUNS` search runs of a head, on seeds common to all stacks."""
@@ -195,6 +197,9 @@ class _Proof:
             answer = rule.decide(self.study.confirm_runs[group])
             if not isinstance(answer, Ask):
                 break
+            if not self._affordable(answer, group):
+                answer = Confirmation(held=False, reason="Nothing can be claimed: the dollars left are too few for the runs that it takes.")
+                break
             self._run_pairs(stack, answer, group, "confirm", budget)
         self._account(answer, plan)
         notes = [*self.notes, *answer.notes, plan["note"], *([f"equal time: the base got {budget:.4g} s"] if budget else [])]
@@ -202,10 +207,10 @@ class _Proof:
         return answer.model_copy(update=facts)
 
     def _most_pairs(self) -> int:
-        """Pairs that the minutes left allow."""
+        """Pairs that the minutes and the dollars left allow."""
         budget = self.loop.budget
         rounds = (budget.seconds_left - PUBLISH_SECONDS) / max(1.1 * budget.trial_seconds, 1e-3)
-        return max(0, int(rounds * budget.slots) // 2)
+        return max(0, int(min(rounds * budget.slots, budget.trials_left(self.loop.spent))) // 2)
 
     def _plan(self, tree: str, cap: float) -> dict[str, Any]:
         """Level, slice and dice of an attempt: drawn once and journalled, so that a resumed proof keeps them."""
@@ -221,14 +226,14 @@ class _Proof:
 
     def _account(self, confirmation: Confirmation, plan: dict[str, Any]) -> None:
         """One more claim was tried: the level of the next one depends on it (online control of false discoveries)."""
-        accounted = list(self.study.facts.get("accounted") or [])
-        if plan["seed"] in accounted or confirmation.p_value is None:
+        if confirmation.p_value is None:
             return
         told = read_claims(self.claims_file)
-        claims = Claims.model_validate(told["claims"]).after(confirmation.p_value, plan["level"])
-        self._write_claims({**told, "claims": claims.model_dump(mode="json")})
+        claims = Claims.model_validate(told["claims"])
+        if plan["seed"] not in told["accounted"]:  # in one step with the count: a kill cannot come between
+            claims = claims.after(confirmation.p_value, plan["level"])
+            self._write_claims({**told, "accounted": [*told["accounted"], plan["seed"]], "claims": claims.model_dump(mode="json")})
         self.ledger.append("fact", name="claims", value=claims.describe())
-        self.ledger.append("fact", name="accounted", value=[*accounted, plan["seed"]])
 
     def _write_claims(self, told: dict[str, Any]) -> None:
         _write(self.claims_file, json.dumps(told))
@@ -246,13 +251,18 @@ class _Proof:
 
     def _run_pairs(self, stack: Stack, ask: Ask, group: str, purpose: str, base_budget: float | None) -> None:
         """The runs asked for, those of one seed next to each other on one slot, in the order given."""
-        done = {(run.trial.side, run.trial.seed) for run in self.study.confirm_runs[group]}
         pairs: dict[int, list[Trial]] = {}
-        for want in ask.runs:
-            if (want.side, want.seed) not in done:
-                trial = self._trial(stack, want, group, purpose, base_budget if want.side == "base" else None)
-                pairs.setdefault(want.seed, []).append(trial)
+        for want in self._missing(ask, group):
+            trial = self._trial(stack, want, group, purpose, base_budget if want.side == "base" else None)
+            pairs.setdefault(want.seed, []).append(trial)
         self.loop.crew.gather(list(pairs.values()))
+
+    def _missing(self, ask: Ask, group: str) -> list[Want]:
+        done = {(run.trial.side, run.trial.seed) for run in self.study.confirm_runs[group]}
+        return [want for want in ask.runs if (want.side, want.seed) not in done]
+
+    def _affordable(self, ask: Ask, group: str) -> bool:
+        return self.loop.budget.trials_left(self.loop.spent) >= len(self._missing(ask, group))
 
     def _trial(self, stack: Stack, want: Want, group: str, purpose: str, budget: float | None = None) -> Trial:
         limits = self.loop.limits()
@@ -281,12 +291,16 @@ class _Proof:
         """Base and head at the larger scale: its own line, and a condition where the brief requires it."""
         assert self.brief.transfer is not None
         group = f"transfer:{confirmation.tree}"
-        seeds = [derive(self.loop.parts.seed, "transfer", index) for index in range(1 if self.noise.exact else TRANSFER_PAIRS)]
-        wants = [Want(side, seed, "holdout") for seed in seeds for side in ("base", "head")]
-        self._run_pairs(stack, Ask(tuple(wants)), group, "transfer", None)
+        seeds = [derive(self.loop.parts.seed, "transfer", index) for index in range(self.loop.transfer_pairs)]
+        ask = Ask(tuple(Want(side, seed, "holdout") for seed in seeds for side in ("base", "head")))
+        affordable = self._affordable(ask, group)
+        if affordable:
+            self._run_pairs(stack, ask, group, "transfer", None)
         runs = self.study.confirm_runs[group]
         base, head = (good(run for run in runs if run.trial.side == side) for side in ("base", "head"))
-        if len(base) < len(seeds) or len(head) < len(seeds):
+        if not affordable:
+            note, holds = "transfer: not measured, the dollars left are too few", False
+        elif len(base) < len(seeds) or len(head) < len(seeds):
             failed = next(run for run in runs if run.outcome != "ok")
             note, holds = f"transfer: could not be measured ({failed.reason})", False
         else:

@@ -6,12 +6,13 @@ The search itself is loop.py's.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,10 +25,12 @@ from autoresearch_action.acceptance import Ask
 from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
-from autoresearch_action.errors import InputError
-from autoresearch_action.ledger import DamagedLedger, Ledger, Study
-from autoresearch_action.records import Proposal, Run, Verdict
+from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
+from autoresearch_action.ledger import Ledger, Study
+from autoresearch_action.past import Past, changed
+from autoresearch_action.records import Run
 from autoresearch_action.trials import Executor, device
+from autoresearch_action.trials.git import uncommitted
 from autoresearch_action.trials.pool import LocalPool
 from autoresearch_action.trials.sandbox import Sandbox
 from autoresearch_action.trials.secrets import Secrets
@@ -35,8 +38,6 @@ from autoresearch_action.trials.setup import run_setup
 from autoresearch_action.trials.workspace import Workspace
 
 FIRST_RUNS = 2 + 2 + 12  # calibration, one candidate, confirmation: the least a run can be
-MAX_RUNS = 20  # earlier runs that are read
-MAX_EARLIER = 500  # verdicts of earlier runs that agents are shown
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,9 @@ def run_session(options: Options, directory: Path) -> Study:
     try:
         with signals.caught():
             study = _run(options, directory, brief, checkpoint, ledger, secrets, signals)
+    except Interrupted as interruption:  # nothing was begun or gone on with: the ledger is as it was
+        study = Study(ledger.path)
+        study.stop_reason = str(interruption)
     finally:
         ledger.close()
     _closing_words(study, options.state)
@@ -127,30 +131,30 @@ def _run(
         environment=os.environ | secrets.for_tools(),
         cuda=machine.cuda,
     )
-    inherited = _begin(ledger, workspace, brief, options.fresh)  # after all that can be refused: it may put a ledger aside
-    study = ledger.study
-    past = Past.of(state, workspace.base)
-    view = View(brief, budget)
-    try:
+
+    def interrupted() -> str:
+        return signals() or budget.over()
+
+    with closing(View(brief, budget)) as view, machine.locked(view.note, signals, budget.seconds_left):
         view.note(machine.told)
-        if study.run:
-            view.note(f"Resuming run {study.run.id}: {study.tried} experiments done, {len(study.kept)} kept.")
-        machine.locks.acquire(view.note, signals, budget.seconds_left)
-        workspace.setup_hash = run_setup(workspace, secrets.for_setup(brief.setup_env), view.note)
-        given = _checkpoint(checkpoint, state, secrets)
-        if study.run is None:
-            ledger.append("run", _describe(options, brief, workspace, machine, given))
-        if not study.finished:
-            executor = machine.executor(brief, workspace, state, given, secrets.scrub)
-            parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), lambda: signals() or budget.over())
-            parts = replace(parts, earlier=past.verdicts, known=past.trees, inherited=inherited, level=next_level(state, brief.id))
-            run(replace(parts, claims=options.claims, noise=past.noise_for(study), audit=past.audit))
-        if study.improved and study.finished:
-            _branch(workspace, ledger)
-    finally:
-        machine.locks.release()
-        view.close()
-        if study.run:
+        if uncommitted(directory / brief.path):
+            view.note(f"{brief.path} is not committed as it is here: publishing reads it from the measured commit, so commit it first.")
+        workspace.setup_hash = run_setup(workspace, secrets, view.note, interrupted)
+        now = _describe(options, brief, workspace, machine)
+        given = _checkpoint(checkpoint, ledger.study, now, options.fresh, secrets, interrupted)
+        now = now.model_copy(update={"checkpoint": {name: value for name, value in given.items() if name != "path"}})
+        _begin(ledger, now, options.fresh, view.note)  # after all that can be refused: it may put a ledger aside
+        study, past = ledger.study, Past.of(state, ledger.study.run or now)
+        try:
+            if not study.finished:
+                executor = machine.executor(brief, workspace, state, given, secrets.scrub)
+                parts = Parts(brief, workspace, agent, executor, ledger, budget, view, _seed(study), interrupted, claims=options.claims)
+                parts = replace(parts, earlier=past.verdicts, known=past.trees, noise=past.noise, audit=past.audit)
+                parts = replace(parts, inherited=() if options.fresh else past.stack, settled=past.settled)
+                run(replace(parts, level=next_level(state, brief.id)))
+            if study.improved and study.finished:
+                _branch(workspace, ledger)
+        finally:
             report.write(state, study)
     if study.finished:
         ledger.append("fact", name="delivered", value=True)  # from here on the next start is another run
@@ -176,7 +180,21 @@ class _Machine:
             self._remote = RayPool(where, slots, wanted, exclusive=brief.timing)
             self.slots, self.told, self.environment = self._remote.slots, self._remote.told, self._remote.environment
             self.cuda = self._remote.cuda
-        self.locks = device.Locks(self._local, exclusive=brief.timing and where == "local")
+        self._locks = device.Locks(self._local, exclusive=brief.timing and where == "local")
+
+    @contextmanager
+    def locked(self, say: Callable[[str], None], interrupted: Callable[[], str] = str, patience: float = math.inf) -> Iterator[None]:
+        """Its devices are nobody else's inside. Raises Interrupted, and EnvironmentFault when the patience is at its end."""
+        try:
+            self._locks.acquire(say, interrupted, patience)
+        except EnvironmentFault:
+            if reason := interrupted():
+                raise Interrupted(reason) from None
+            raise
+        try:
+            yield
+        finally:
+            self._locks.release()
 
     def executor(
         self, brief: Brief, workspace: Workspace, state: Path, checkpoint: dict[str, str], scrub: Callable[[str], str]
@@ -187,83 +205,34 @@ class _Machine:
         return LocalPool(brief, workspace, self._sandbox, self._local, state, path, scrub)
 
 
-def _checkpoint(uri: str | None, state: Path, secrets: Secrets) -> dict[str, str]:
+def _checkpoint(uri: str | None, study: Study, now: Run, fresh: bool, secrets: Secrets, interrupted: Callable[[], str]) -> dict[str, str]:
+    """Fetched anew for a new run: what lies at an address changes. A run that goes on keeps what it began with."""
     if not uri:
         return {}
     from autoresearch_action.checkpoint import fetch
 
-    path, sha = fetch(uri, state, secrets.values)
+    old = study.run.checkpoint if study.run else {}
+    keep = old.get("uri") == uri and not _over(study, now.model_copy(update={"checkpoint": old}), fresh)
+    path, sha = fetch(uri, study.state, secrets.values, keep, interrupted)
     return {"uri": uri, "path": str(path), "sha256": sha}
 
 
-def _begin(ledger: Ledger, workspace: Workspace, brief: Brief, fresh: bool) -> tuple[Proposal, ...]:
-    """Resume the ledger, or put it aside when it is finished or speaks of another base; its stack goes first then."""
-    run, study, state = ledger.study.run, ledger.study, ledger.path.parent
-    if run is None:
-        newest = _earlier(state)[-1:]
-        return _stack(newest[0]) if newest and not fresh else ()
-    same = run.base == workspace.base and run.brief_hash == brief.hash
-    if same and not study.facts.get("delivered") and not fresh:
-        return ()
-    inherited = _stack(study) if not fresh else ()
-    ledger.restart(run.id)
-    return inherited
+def _over(study: Study, now: Run, fresh: bool) -> bool:
+    """Whether the ledger's run, if there is one, is not gone on with."""
+    return study.run is None or fresh or bool(study.facts.get("delivered") or changed(study.run, now))
 
 
-def _earlier(state: Path) -> list[Study]:
-    """The newest earlier runs, oldest first. One whose ledger is damaged costs only itself."""
-    studies = []
-    for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]:
-        try:
-            study = Study.of(path)
-            for number in list(study.statuses)[-MAX_EARLIER:]:
-                study.experiments[number]  # folded here, so that what is damaged is met here
-            studies.append(study)
-        except (DamagedLedger, OSError) as error:
-            click.echo(f"An earlier run is left out: {error}", err=True)
-    return studies
-
-
-def _stack(study: Study) -> tuple[Proposal, ...]:
-    """The kept changes of a run that is over, where their patches are still there."""
-    return tuple(p for number in study.kept if (p := study.experiments[number].proposal) and p.patch)
-
-
-@dataclass(frozen=True)
-class Past:
-    """What earlier runs of this brief left: verdicts (newest last), trees tried on this very base, noise, the audit."""
-
-    verdicts: tuple[Verdict, ...]
-    trees: dict[str, str]
-    studies: tuple[Study, ...]
-
-    @classmethod
-    def of(cls, state: Path, base: str) -> Past:
-        verdicts: list[Verdict] = []
-        trees: dict[str, str] = {}
-        studies = _earlier(state)
-        for study in studies:
-            numbers = [number for number in study.statuses if number]
-            verdicts += [v for number in numbers[-MAX_EARLIER:] if (v := study.experiments[number].verdict)]
-            if study.run and study.run.base == base:
-                trees |= {tree: f"#{number} of run {study.run.id}" for tree, number in study.trees.items()}
-        return cls(tuple(verdicts[-MAX_EARLIER:]), trees, tuple(studies))
-
-    @property
-    def audit(self) -> Mapping[str, object] | None:
-        """The newest audit of early stops: each goes on from the one before."""
-        return next((study.facts["audit"] for study in reversed(self.studies) if study.facts.get("audit")), None)
-
-    def noise_for(self, study: Study) -> Noise | None:
-        """The noise of an earlier run with equal device, base, brief and data."""
-        for other in reversed(self.studies):
-            if other.run and study.run and other.facts.get("noise") and _alike(other.run) == _alike(study.run):
-                return Noise.model_validate(other.facts["noise"])
-        return None
-
-
-def _alike(run: Run) -> tuple[object, ...]:
-    return run.base, run.frozen, run.data, run.brief_hash, run.checkpoint, run.environment
+def _begin(ledger: Ledger, now: Run, fresh: bool, say: Callable[[str], None]) -> None:
+    """Resume the ledger's run, or put it aside where it is over or its evidence is of something else, and begin `now`."""
+    study, old = ledger.study, ledger.study.run
+    if old and not _over(study, now, fresh):
+        say(f"Resuming run {old.id}: {study.tried} experiments done, {len(study.kept)} kept.")
+        return
+    if old:
+        if not fresh and not study.facts.get("delivered"):
+            say(f"Run {old.id} is put aside and a new one begins, because this has changed since: {', '.join(changed(old, now))}.")
+        ledger.restart(old.id)
+    ledger.append("run", now)
 
 
 def _seed(study: Study) -> int:
@@ -271,7 +240,7 @@ def _seed(study: Study) -> int:
     return int.from_bytes(study.run.id.encode()[-4:], "big") if study.run else int(time.time()) % 2**31
 
 
-def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Machine, checkpoint: dict[str, str]) -> Run:
+def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Machine) -> Run:
     now = time.time()
     return Run(
         id=time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f"-{os.urandom(2).hex()}",
@@ -292,7 +261,6 @@ def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Ma
         frozen=workspace.frozen(workspace.base),
         data=workspace.setup_hash,
         environment=machine.environment | {"autoresearch": __version__},
-        checkpoint={name: value for name, value in checkpoint.items() if name != "path"},
         visibility=brief.visibility,
         holdout=workspace.mentions("AUTORESEARCH_SPLIT"),
     )
@@ -322,7 +290,8 @@ def _closing_words(study: Study, state: Path) -> None:
     if not study.finished:
         click.echo("Nothing is lost: the same command goes on from here.")
         sys.stdout.flush()
-    click.echo(f"Read {state / 'PULL_REQUEST.md'} and {state / 'report.html'}.")
+    if study.run:
+        click.echo(f"Read {state / 'PULL_REQUEST.md'} and {state / 'report.html'}.")
 
 
 def rewrite_report(state: Path) -> None:
@@ -359,14 +328,14 @@ def measure_noise(program: Path, directory: Path, state: Path, pairs: int, max_m
     from autoresearch_action.acceptance.noise import calibrate, derive, forecast
     from autoresearch_action.records import Measurement, Trial
 
-    secrets = Secrets.take(os.environ)
+    Budget(1, max_minutes, 0.0)  # refuses what is no number of minutes
+    secrets, state = Secrets.take(os.environ), (state / "measure").resolve()
     brief = briefs.read(program, directory)
     machine = _Machine("auto", brief)
-    ledger = Ledger((state / "measure").resolve())
-    try:
-        workspace = Workspace(directory, (state / "measure").resolve(), brief)
-        workspace.setup_hash = run_setup(workspace, secrets.for_setup(brief.setup_env), click.echo)
-        executor = machine.executor(brief, workspace, (state / "measure").resolve(), {}, secrets.scrub)
+    with closing(Ledger(state)), machine.locked(click.echo):
+        workspace = Workspace(directory, state, brief)
+        workspace.setup_hash = run_setup(workspace, secrets, click.echo)
+        executor = machine.executor(brief, workspace, state, {}, secrets.scrub)
         runs: list[Measurement] = []
 
         def measure(seed: int, reseed: bool) -> None:
@@ -389,6 +358,4 @@ def measure_noise(program: Path, directory: Path, state: Path, pairs: int, max_m
                 noise = again if isinstance(again, Noise) else noise
         finally:
             executor.close()
-    finally:
-        ledger.close()
     return forecast(noise, brief, sum(run.seconds for run in runs) / len(runs), max_minutes, len(machine.slots))

@@ -7,6 +7,9 @@ place=${DEMO_DIRECTORY:-$here/.autoresearch/demo}
 if [ ! -d "$place/.git" ]; then
     mkdir -p "$(dirname "$place")"
     git clone -q "$here" "$place"
+elif [ "$(git -C "$place" rev-parse HEAD)" != "$(git -C "$here" rev-parse HEAD)" ]; then
+    git -C "$place" fetch -q "$here" HEAD # the checkout has moved on: what is measured moves with it
+    git -C "$place" reset -q --hard FETCH_HEAD
 fi
 cd "$place"
 export AUTORESEARCH_DATA="${AUTORESEARCH_DATA:-$HOME/.cache/autoresearch}"

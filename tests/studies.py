@@ -55,7 +55,7 @@ def make(state: Path, count: int = 20, words: str = "Raise the rate", *, held: b
         tree="b" * 40, numbers=[1], notes=["hold-out use 1 of 20"],
     )  # fmt: skip
     if held:
-        (state / "proven").mkdir()
+        (state / "proven").mkdir(exist_ok=True)
         (state / "proven" / "01-0001.diff").write_text(PATCH)
     ledger.append("confirmation", confirmation)
     ledger.append("stop", reason="all experiments are done", finished=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ from click.testing import CliRunner
 from autoresearch_action import brief as briefs
 from autoresearch_action import checkpoint
 from autoresearch_action.cli import main
-from autoresearch_action.errors import EnvironmentFault, InputError
+from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
 from autoresearch_action.init import init
+from autoresearch_action.trials.patch import editable
 
 HERE = Path(__file__).resolve().parent.parent
 PROGRAM = tiny.PROGRAM.replace("python ", "/usr/bin/python3 ")
@@ -44,11 +46,12 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
     home.mkdir()
     if kind == "trio":
         (home / "train.py").write_text(tiny.TRAIN.format(noise=0.01, salt=0))
-        (home / "prepare.py").write_text("TIME_BUDGET = 300\n")
+        (home / "prepare.py").write_text("TIME_BUDGET = 120\n")
     elif kind == "suite":
         (home / "package").mkdir()
         (home / "package" / "__init__.py").write_text("def work():\n    return sum(range(1000))\n")
-        (home / "test_speed.py").write_text(SUITE)
+        for test in ("test_speed.py", "package/test_more.py"):
+            (home / test).write_text(SUITE)
     else:
         (home / "main.py").write_text(SCRIPT)
     tiny.git(home, "init", "-q", "-b", "main")
@@ -58,6 +61,11 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
     assert (brief.metric, brief.goal) == {
         "trio": ("val_bpb", "minimize"), "suite": ("median_seconds", "minimize"), "script": ("tokens_per_second", "maximize"),
     }[kind]  # fmt: skip
+    if kind == "trio":
+        assert brief.time_budget == 120
+    elif kind == "suite":
+        tests = ["test_speed.py", "package/test_more.py", "package/conftest.py", "autoresearch_score.py"]
+        assert editable([*tests, "package/work.py"], "", brief) == ["package/work.py"]
     workflow = home / ".github" / "workflows" / "autoresearch.yml"
     assert workflow in {home / path for path in written}
     subprocess.run([str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=home)
@@ -65,6 +73,19 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
     if kind == "script":
         said = autoresearch(home, "doctor")
         assert "run: tokens_per_second" in said and "Nothing stands in the way" in said
+
+
+def test_init_in_a_folder_of_a_repository_puts_the_workflow_at_its_top(tmp_path: Path) -> None:
+    home = tmp_path / "root" / "services" / "a model"
+    home.mkdir(parents=True)
+    (home / "main.py").write_text(SCRIPT)
+    tiny.git(tmp_path / "root", "init", "-q", "-b", "main")
+    said = autoresearch(home, "init")
+    assert "Wrote program.md." in said and "git add program.md ../../.github/workflows/autoresearch.yml && git commit" in said
+    workflow = tmp_path / "root" / ".github" / "workflows" / "autoresearch.yml"
+    assert yaml.safe_load(workflow.read_text())["jobs"]["autoresearch"]["with"] == {"working-directory": "services/a model"}
+    subprocess.run([str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=tmp_path / "root")
+    assert "already" in autoresearch(home, "init", code=2) and not (home / ".github").exists()
 
 
 def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
@@ -77,6 +98,15 @@ def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
     (home / "train.py").write_text("open('model.txt', 'w').write('1.5')\n")
     tiny.commit(home)
     assert "AUTORESEARCH_SEED" in autoresearch(home, "doctor") and not (home / ".autoresearch").exists()
+    seeded = "import random\nrandom.seed(7)\nopen('model.txt', 'w').write(str(random.random()))\n"
+    (home / "train.py").write_text(seeded)
+    tiny.commit(home)
+    said = autoresearch(home, "doctor")
+    assert "ok   seeds: literal seeds are replaced in the trial's copy" in said and "AUTORESEARCH_SEED" not in said
+    tiny.git(home, "rm", "-q", "--cached", "program.md")
+    tiny.git(home, "commit", "-q", "-m", "Forget the brief")
+    said = autoresearch(home, "doctor", code=2)
+    assert "FAIL commit: program.md is not committed" in said and "git add program.md" in said
     (home / "program.md").write_text("---\nmetrik: x\n---\n")
     assert "did you mean `metric`" in autoresearch(home, "doctor", code=2)
 
@@ -89,6 +119,8 @@ def test_measure_says_what_a_gain_takes(tmp_path: Path) -> None:
     assert sigma and 0.008 < float(sigma[1]) < 0.04
     needed = [int(found) for found in re.findall(r"A gain of [\d.]+ % needs (\d+) runs", said)]
     assert len(needed) == 4 and needed == sorted(needed, reverse=True) and needed[0] > needed[-1]
+    for minutes in ("nan", "-5", "inf"):
+        assert f"--max-minutes {minutes}" in autoresearch(home, "measure", f"--max-minutes={minutes}", code=2)
 
 
 def test_help_and_version_load_nothing_heavy() -> None:
@@ -125,18 +157,39 @@ def test_the_readme_s_brief_is_one() -> None:
 
 
 def test_a_checkpoint_is_fetched_hashed_and_kept(tmp_path: Path) -> None:
-    """Through fsspec, in a process of its own that has the credentials which the harness put away."""
+    """Through fsspec, in a process of its own that has the credentials which the harness put away; anew for a new run."""
     served = tmp_path / "model.pt"
     served.write_bytes(b"weights" * 1000)
     path, sha = checkpoint.fetch(f"file://{served}", tmp_path / "state", {"AWS_SECRET_ACCESS_KEY": "x"})
     assert path.read_bytes() == served.read_bytes() and sha == hashlib.sha256(b"weights" * 1000).hexdigest()
     served.write_bytes(b"changed")
-    assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}) == (path, sha)
+    assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}, keep=True) == (path, sha)
+    assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}) == (path, hashlib.sha256(b"changed").hexdigest())
+    path.unlink()
+    assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}, keep=True)[0].read_bytes() == b"changed"
     for uri, words in (("nowhere://x/y", "driver"), (f"file://{tmp_path}/missing", "FileNotFoundError")):
         with pytest.raises(EnvironmentFault, match=words):
             checkpoint.fetch(uri, tmp_path / "other", {})
     with pytest.raises(InputError, match="no such file"):
         checkpoint.fetch(str(tmp_path / "missing"), tmp_path, {})
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Interrupted, match="enough"):
+        checkpoint.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/model.pt", tmp_path / "other", {}, interrupted=lambda: "enough")
+
+
+def test_the_demo_s_clone_follows_the_checkout(tmp_path: Path) -> None:
+    """Its own clone is made once, and is at the checkout's commit whenever the demo runs."""
+    home = tiny.repository(tmp_path / "home")
+    tool = tmp_path / "bin" / "autoresearch"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\ngit rev-parse HEAD\n")
+    tool.chmod(0o755)
+    for _ in range(2):
+        (home / "train.py").write_text((home / "train.py").read_text() + "#\n")
+        head = tiny.commit(home)
+        env = os.environ | {"PATH": f"{tool.parent}:{os.environ['PATH']}", "DEMO_DIRECTORY": str(tmp_path / "demo")}
+        done = subprocess.run(["sh", str(HERE / "benchmark" / "demo.sh")], cwd=home, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(head)
+        assert (tmp_path / "demo" / "train.py").read_text() == (home / "train.py").read_text()
 
 
 @pytest.mark.parametrize(

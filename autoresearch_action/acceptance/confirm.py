@@ -72,7 +72,7 @@ class PairedConfirmation:
         if self.noise.blind:
             return self._lost("Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain.")
         if not self.enough:
-            return self._lost(f"Nothing can be claimed: the time left is for {self.looks[-1]} pairs, too few for level {self.level:.2g}.")
+            return self._lost(f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs, too few for level {self.level:.2g}.")
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
             sides.setdefault((run.trial.seed, run.trial.side), run)

@@ -59,7 +59,7 @@ class PatchesAgent:
         with self._lock:
             for experiment in [*context.history, *context.pending]:
                 if experiment.proposal:
-                    self._used.add(experiment.proposal.details.get("patch", ""))
+                    self._used |= {*experiment.proposal.details.get("patch", "").split("\n")}  # several, where they were inherited together
             path = next((path for path in self._files if _key(path) not in self._used), None)
             if path:
                 self._used.add(_key(path))

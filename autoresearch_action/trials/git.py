@@ -58,6 +58,15 @@ def git(*words: str, cwd: Path | None = None, stdin: bytes = b"", extra: Mapping
     return done.stdout
 
 
+def uncommitted(file: Path) -> bool:
+    """Whether HEAD does not hold the file as it lies there."""
+    try:
+        words = ("--literal-pathspecs", "status", "--porcelain", "--ignored", "--untracked-files=all")
+        return bool(git(*words, "--", file.name, cwd=file.parent.resolve()))
+    except GitError:
+        return True
+
+
 def line(*words: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None) -> str:
     """Like `git`, as one stripped string."""
     return git(*words, cwd=cwd, extra=extra).decode("utf-8", "surrogateescape").strip()

@@ -57,10 +57,10 @@ class Secrets:
         return {name: value for name, value in self.values.items() if not WRITE_TOKENS.search(name)}
 
     def scrub(self, text: str) -> str:
-        """`text` without any secret's value."""
-        for value in sorted(self.values.values(), key=len, reverse=True):
-            if len(value) >= SHORTEST:
-                text = text.replace(value, HIDDEN)
+        """`text` without any secret's value, nor any line of one."""
+        parts = {part for value in self.values.values() for part in (value, *value.splitlines()) if len(part) >= SHORTEST}
+        for part in sorted(parts, key=len, reverse=True):
+            text = text.replace(part, HIDDEN)
         return text
 
 

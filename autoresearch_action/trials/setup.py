@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets as dice
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from autoresearch_action.errors import InputError
-from autoresearch_action.trials.process import Limits, Log, Process
+from autoresearch_action.errors import InputError, Interrupted
+from autoresearch_action.trials.process import MAX_LINE, Limits, Log, Process
+from autoresearch_action.trials.secrets import Secrets
 from autoresearch_action.trials.trial import PASSED
 from autoresearch_action.trials.workspace import Workspace, remove
 
 LIMIT = 6 * 3600.0  # seconds
 NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
-           "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "HOME", "USER", "XDG_CACHE_HOME")  # fmt: skip
+           "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "HOME", "USER", "XDG_CACHE_HOME",
+           "RUNNER_TRACKING_ID")  # by the last one a runner's own cleanup finds what is left  # fmt: skip
 
 
-def run_setup(workspace: Workspace, secrets: Mapping[str, str], say: Callable[[str], None] = lambda _: None) -> str:
+def run_setup(
+    workspace: Workspace, secrets: Secrets, say: Callable[[str], None] = lambda _: None, interrupted: Callable[[], str] = str
+) -> str:
     """Run the brief's `setup` and return the hash over what it made and over the data folders.
 
-    Raises InputError when it fails, with the end of its log.
+    Raises InputError when it fails, with the end of its log, and Interrupted, its whole tree ended.
     """
     brief, folder = workspace.brief, workspace.setup_folder
     remove(folder)
@@ -36,21 +43,67 @@ def run_setup(workspace: Workspace, secrets: Mapping[str, str], say: Callable[[s
         tree = workspace.state / "slots" / "setup"
         remove(tree)
         workspace.checkout(tree, workspace.base)
-        log = Log(workspace.state / "trials" / "setup.log")
+        given = secrets.for_setup(brief.setup_env)
+        log = _Scrubbed(workspace.state / "trials" / "setup.log", Secrets(secrets.values | given).scrub)
         log.path.unlink(missing_ok=True)
-        env = {name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ} | dict(secrets)
+        mark = f"AUTORESEARCH_SETUP={dice.token_hex(8)}"
+        env = {name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ} | given
+        env |= {"PYTHONDONTWRITEBYTECODE": "1", "AUTORESEARCH_SETUP": mark.partition("=")[2]}
         popen = subprocess.Popen(
-            ["/bin/sh", "-c", brief.setup], cwd=tree / workspace.prefix, env=env | {"PYTHONDONTWRITEBYTECODE": "1"},
+            ["/bin/sh", "-c", brief.setup], cwd=tree / workspace.prefix, env=env,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         say(f"Setting up: {brief.setup}")
-        ended = Process(popen, Limits(seconds=LIMIT), log).wait()
+        process = Process(popen, Limits(seconds=LIMIT), log, mark=mark)
+        with _ended_by(interrupted, process):
+            ended = process.wait()
         log.close()
         if ended.code or ended.reason:
-            told = ended.tail.decode("utf-8", "replace").strip()[-1500:]
+            if reason := interrupted():
+                raise Interrupted(f"{reason} during `setup`")
+            told = log.tail.decode("utf-8", "replace").strip()[-1500:]
             raise InputError(f"`setup` failed ({ended.reason or f'exit {ended.code}'}): {brief.setup}\n{told}")
         _collect(workspace, tree)
     return digest(workspace)
+
+
+class _Scrubbed(Log):
+    """A log without secrets: what comes in pieces is written by whole lines, so that none is cut in two."""
+
+    def __init__(self, path: Path, scrub: Callable[[str], str]) -> None:
+        super().__init__(path)
+        self._scrub, self._rest = scrub, b""
+
+    def write(self, data: bytes) -> None:
+        text = self._scrub((self._rest + data).decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        end = 1 + max(text.rfind(b"\n"), text.rfind(b"\r"), len(text) - MAX_LINE)
+        self._rest = text[end:]
+        super().write(text[:end])
+
+    def close(self) -> None:
+        super().write(self._rest)
+        self._rest = b""
+        super().close()
+
+
+@contextmanager
+def _ended_by(interrupted: Callable[[], str], process: Process) -> Iterator[None]:
+    """End the process as soon as there is a reason to."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            if reason := interrupted():
+                process.kill(reason)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _collect(workspace: Workspace, tree: Path) -> None:

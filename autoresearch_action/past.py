@@ -1,0 +1,115 @@
+"""What earlier runs of a state folder left for the next one: verdicts, trees, noise, the audit, and the stack to begin with.
+
+Also what makes evidence another run's: `changed`. Reads ledgers put aside in STATE/history; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import click
+
+from autoresearch_action.acceptance.noise import Noise
+from autoresearch_action.ledger import DamagedLedger, Study
+from autoresearch_action.records import Proposal, Run, Verdict
+
+MAX_RUNS = 20  # earlier runs that are read
+MAX_EARLIER = 500  # verdicts of earlier runs that agents are shown
+HARDWARE = ("processor", "cores", "memory", "gpu")  # of a run's environment; the number of slots shares it out
+
+
+def changed(old: Run, now: Run) -> list[str]:
+    """What the evidence of `old` rests on and `now` has otherwise, in words; [] where it goes on."""
+    facts = {
+        "the commit": (old.base, now.base),
+        "the brief": (old.brief_hash, now.brief_hash),
+        "setup's outputs or the data": (old.data, now.data),
+        "the checkpoint": (old.checkpoint.get("sha256"), now.checkpoint.get("sha256")),
+        "the number of slots": (old.environment.get("slots", "").count(","), now.environment.get("slots", "").count(",")),
+        **{f"the {name}": (old.environment.get(name), now.environment.get(name)) for name in HARDWARE},
+    }
+    return [name for name, (before, after) in facts.items() if before != after]
+
+
+def _alike(run: Run) -> tuple[object, ...]:
+    return run.base, run.frozen, run.data, run.brief_hash, run.checkpoint, run.environment
+
+
+@dataclass(frozen=True)
+class Past:
+    """The newest earlier runs, oldest first, as the run `now` sees them."""
+
+    studies: tuple[Study, ...]
+    now: Run
+
+    @classmethod
+    def of(cls, state: Path, now: Run) -> Past:
+        """One whose ledger is damaged costs only itself."""
+        studies = []
+        for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]:
+            try:
+                study = Study.of(path)
+                for number in list(study.statuses)[-MAX_EARLIER:]:
+                    study.experiments[number]  # folded here, so that what is damaged is met here
+                studies.append(study)
+            except (DamagedLedger, OSError) as error:
+                click.echo(f"An earlier run is left out: {error}", err=True)
+        return cls(tuple(studies), now)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Newest last."""
+        found: list[Verdict] = []
+        for study in self.studies:
+            numbers = [number for number in study.statuses if number]
+            found += [v for number in numbers[-MAX_EARLIER:] if (v := study.experiments[number].verdict)]
+        return tuple(found[-MAX_EARLIER:])
+
+    @property
+    def trees(self) -> dict[str, str]:
+        """Git trees tried on this very base, and as what."""
+        return {
+            tree: f"#{number} of run {study.run.id}"
+            for study in self.studies
+            if study.run and study.run.base == self.now.base
+            for tree, number in study.trees.items()
+        }
+
+    @property
+    def audit(self) -> Mapping[str, object] | None:
+        """The newest audit of early stops: each goes on from the one before."""
+        return next((study.facts["audit"] for study in reversed(self.studies) if study.facts.get("audit")), None)
+
+    @property
+    def noise(self) -> Noise | None:
+        """The noise of an earlier run with equal device, base, brief and data."""
+        for study in reversed(self.studies):
+            if study.run and study.facts.get("noise") and _alike(study.run) == _alike(self.now):
+                return Noise.model_validate(study.facts["noise"])
+        return None
+
+    @cached_property
+    def _source(self) -> int:
+        """Place of the newest run of this brief that proved something, or else kept something; -1 where there is none."""
+        mine = [i for i, study in enumerate(self.studies) if study.kept and self._ours(study)]
+        return max([i for i in mine if self.studies[i].improved] or mine, default=-1)
+
+    def _ours(self, study: Study) -> bool:
+        return study.run is not None and study.run.brief_id == self.now.brief_id
+
+    @property
+    def stack(self) -> tuple[Proposal, ...]:
+        """The kept changes to begin with, where their patches are still there."""
+        study = self.studies[self._source] if self._source >= 0 else None
+        return tuple(p for n in study.kept if (p := study.experiments[n].proposal) and p.patch) if study else ()
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Git trees that were measured on this very base after the run that the stack is of."""
+        later = [s for s in self.studies[self._source + 1 :] if self._ours(s) and s.run and s.run.base == self.now.base]
+        return frozenset(
+            tree for study in later for tree, number in study.trees.items() if (v := study.experiments[number].verdict) and v.runs
+        )

@@ -1,0 +1,172 @@
+"""What a run may spend and claim, and what it takes from earlier ones: the real loop and proof on trials that take no time."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import quick
+import studies
+import tiny
+
+from autoresearch_action.errors import InputError
+from autoresearch_action.ledger import Ledger, Study
+from autoresearch_action.past import Past, changed
+from autoresearch_action.records import Run, Trial, Verdict
+
+SOURCE = "LR = 0.1\n#\n#\n#\nWIDTH = 4\n"
+
+
+def bowl(literals: dict[str, float], trial: Trial) -> float:
+    dice = random.Random(f"{trial.seed} {sorted(literals.items())}")
+    return 1 + 0.5 * (literals["LR"] - 0.3) ** 2 + (literals["WIDTH"] - 8) ** 2 * 0.01 + dice.gauss(0, 0.01)
+
+
+def events(home: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (home / ".autoresearch" / "ledger.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+@pytest.mark.parametrize("usd", [3, 8, 14, 17, 20, 23, 26, 29, 32, 40])
+def test_dollars_of_device_and_calls_are_a_hard_cap_of_search_and_proof(tmp_path: Path, usd: int) -> None:
+    """A trial costs one dollar and so does a call: whatever the cap is, what was spent stays below it."""
+    home = quick.repository(tmp_path / "home", SOURCE, transfer="{set: {WIDTH: 9}, require: true}")
+    edits = [("WIDTH = 4", "WIDTH = 6"), *(("LR = 0.1", f"LR = 0.2{index}") for index in range(8))]
+    try:
+        study = quick.go(home, quick.Agent(edits, usd=1.0), bowl, max_usd=usd, gpu_usd_per_hour=3600.0)
+    except InputError as error:
+        assert "--max-usd" in str(error) and usd < 32
+        study = Study.of(home / ".autoresearch" / "ledger.jsonl")
+    assert study.usd + study.device_seconds <= usd
+    assert usd < 40 or (study.improved and "dollars" in study.stop_reason)
+
+
+def lucky(literals: dict[str, float], trial: Trial) -> float:
+    """X helps only where WIDTH is 4: in the head that has both, it is left out."""
+    x = literals["X"]
+    return 2 + (literals["WIDTH"] - 8) ** 2 * 0.01 - (x if literals["WIDTH"] == 4 else max(0, -x))
+
+
+def test_a_proof_that_was_interrupted_goes_on_and_searches_no_further(tmp_path: Path) -> None:
+    home = quick.repository(tmp_path / "home", SOURCE.replace("LR = 0.1", "X = 0.0"), exact="true")
+    edits = [("X = 0.0", "X = 0.01"), ("X = 0.01\n#\n#\n#\nWIDTH = 4", "X = 0.01\n#\n#\n#\nWIDTH = 8")]  # one after the other
+
+    def begun(study: Study) -> str:
+        return "interrupted" if "plans" in study.facts else ""
+
+    study = quick.go(home, quick.Agent(edits, patient=True), lucky, begun, max_experiments=2)
+    assert not study.finished and len(events(home, "stack")) == 1 and len(study.kept) == 1
+    asked, agent = len(events(home, "ask")), quick.Agent([("X = 0.01", "X = -0.5")])
+    study = quick.go(home, agent, lucky, max_experiments=9)
+    assert study.finished and study.improved and not agent.calls and len(events(home, "ask")) == asked
+    assert len(events(home, "stack")) == 1 and study.confirmation and study.confirmation.numbers == study.kept
+
+
+def test_kept_changes_that_do_not_apply_on_one_another_end_in_a_sentence(tmp_path: Path) -> None:
+    home = quick.repository(tmp_path / "home", SOURCE, exact="true")
+    study = quick.go(
+        home, quick.Agent([("WIDTH = 4", "WIDTH = 6")]), lambda literals, _: bowl(literals, TRIAL), lambda s: "enough" * bool(s.kept)
+    )
+    ledger = Ledger(home / ".autoresearch")
+    twice = study.experiments[study.kept[0]]
+    assert twice.proposal and twice.verdict
+    other = twice.proposal.model_copy(update={"patch": twice.proposal.patch.replace("WIDTH = 6", "WIDTH = 7"), "parent": "f" * 40})
+    number = ledger.study.next_number
+    ledger.propose(number, other, twice.commit, "e" * 40)
+    ledger.append("verdict", Verdict(number=number, status="keep", reason="", description="", agent=""))
+    ledger.close()
+    study = quick.go(home, quick.Agent([]), lambda literals, _: bowl(literals, TRIAL))
+    assert study.finished and study.confirmation and "do not apply" in study.confirmation.reason
+
+
+TRIAL = Trial(number=0, commit="", seed=1)
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+def test_an_attempt_is_counted_once_wherever_it_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = quick.repository(tmp_path / "home", SOURCE)
+    whole = Ledger.append
+
+    def fails(self: Ledger, event: str, record: Any = None, **fields: Any) -> None:
+        if fields.get("name") == "claims":
+            raise Killed
+        whole(self, event, record, **fields)
+
+    monkeypatch.setattr(Ledger, "append", fails)
+    with pytest.raises(Killed):
+        quick.go(home, quick.Agent([("WIDTH = 4", "WIDTH = 7")]), bowl)
+    monkeypatch.setattr(Ledger, "append", whole)
+    study = quick.go(home, quick.Agent([]), bowl)
+    assert study.improved and "1 claim in 1 attempt " in study.facts["claims"]
+    assert json.loads((home / ".autoresearch" / "claims.json").read_text())["claims"]["attempts"] == 1
+
+
+def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
+    """The second change applies on the first alone; on a newer base both go first, as one candidate that names them."""
+    home = quick.repository(tmp_path / "home", "WIDTH = 4\nLR = 0.1\n")
+    edits = [("WIDTH = 4", "WIDTH = 6"), ("WIDTH = 6", "WIDTH = 8")]
+    study = quick.go(home, quick.Agent(edits, patient=True), bowl)
+    assert len(study.kept) == 2 and study.improved
+    stack = tuple(proposal for number in study.kept if (proposal := study.experiments[number].proposal))
+    (home / "README").write_text("A newer base.\n")
+    base = tiny.commit(home)
+
+    put_aside(home / ".autoresearch")
+    study = quick.go(home, quick.Agent([]), bowl, inherited=stack)
+    (whole,) = events(home, "proposal")
+    assert whole["parent"] == base and whole["description"] == "2 changes together: WIDTH = 6; WIDTH = 8" and study.improved
+
+    put_aside(home / ".autoresearch")
+    quick.go(home, quick.Agent([]), bowl, inherited=stack, settled=frozenset([whole["tree"]]))
+    assert not events(home, "proposal")
+
+    put_aside(home / ".autoresearch")
+    broken = stack[0].model_copy(update={"patch": stack[0].patch.replace("WIDTH = 4", "WIDTH = 5")})
+    quick.go(home, quick.Agent([]), bowl, inherited=(broken, stack[0]))
+    assert [event["description"] for event in events(home, "proposal")] == ["WIDTH = 6"]
+    assert "does not apply" in events(home, "message")[0]["text"]
+
+
+def put_aside(state: Path) -> None:
+    ledger = Ledger(state)
+    ledger.restart(f"run-{len(list(state.glob('history/*.jsonl')))}")
+    ledger.close()
+
+
+def test_the_stack_is_that_of_the_newest_run_that_proved_something(tmp_path: Path) -> None:
+    """A run in between that kept nothing does not lose it, nor one that kept something and proved nothing."""
+    now = Run(id="now", started=1.0, base="a" * 40, brief_id="program")
+
+    def after(words: str, held: bool, count: int = 4, **facts: Any) -> tuple[set[str], int]:
+        studies.make(tmp_path, count, words, every=3, held=held, **facts)
+        put_aside(tmp_path)
+        past = Past.of(tmp_path, now)
+        return {proposal.description for proposal in past.stack}, len(past.settled)
+
+    assert after("first", False) == ({"first"}, 0)
+    assert after("proved", True) == ({"proved"}, 0)
+    assert after("nothing", False, count=0) == ({"proved"}, 0)
+    assert after("kept", False) == ({"proved"}, 4)
+    assert after("another base", False, base="b" * 40) == ({"proved"}, 4)
+    assert after("another brief", True, brief_id="other") == ({"proved"}, 4)
+
+
+def test_evidence_goes_on_where_all_that_it_rests_on_is_the_same() -> None:
+    machine = {"processor": "a", "cores": "2", "memory": "8 GiB", "slots": "cpu:0", "system": "Linux 6.1"}
+    old = Run(id="old", started=1.0, base="a", brief_hash="b", data="c", checkpoint={"uri": "u", "sha256": "d"}, environment=machine)
+    assert changed(old, old.model_copy(update={"id": "now", "started": 2.0, "environment": machine | {"system": "Linux 6.2"}})) == []
+    for update, told in (
+        ({"base": "x"}, "the commit"),
+        ({"brief_hash": "x"}, "the brief"),
+        ({"data": "x"}, "setup's outputs or the data"),
+        ({"checkpoint": {"uri": "u", "sha256": "x"}}, "the checkpoint"),
+        ({"environment": machine | {"gpu": "x"}}, "the gpu"),
+        ({"environment": machine | {"slots": "cpu:0, cpu:1"}}, "the number of slots"),
+    ):
+        assert changed(old, old.model_copy(update=update)) == [told]
