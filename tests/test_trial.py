@@ -183,3 +183,34 @@ def test_cancelling_is_immediate(tmp_path: Path) -> None:
     begin = time.monotonic()
     measured: Measurement = bench.candidate(at, "import time; time.sleep(60)")
     assert measured.outcome == "lost" and time.monotonic() - begin < 5
+
+
+def test_output_without_end_puts_no_limit_off(tmp_path: Path) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    crowd = "import os, time\nfor i in range(150):\n    if os.fork() == 0:\n        time.sleep(1000)\n"
+    measured = bench.candidate(at, crowd + "while True: os.write(1, b'step 1 | loss: 1\\n' * 15000)", limits={"run": 1.0})
+    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < 3.0
+
+
+IGNORED = """
+import os, signal, sys, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+read, write = os.pipe()
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    if os.fork() == 0:
+        while time.process_time() < 0.004: pass
+        os._exit(0)
+    try: os.wait()
+    except ChildProcessError: pass
+open("model.txt", "w").write("0.5")
+"""
+
+
+def test_the_clock_counts_children_that_nobody_waits_for(tmp_path: Path) -> None:
+    """Two seconds of children of 4 ms each: the kernel accounts for none of them."""
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    measured = bench.candidate(at, IGNORED, limits={"run": 60.0})
+    assert measured.outcome == "ok" and measured.clock > 1.2, measured.clock
+    patient = bench.candidate(at, IGNORED.replace("signal.SIG_IGN", "signal.SIG_DFL"), limits={"run": 60.0})
+    assert patient.clock < 3.0, patient.clock
