@@ -5,6 +5,7 @@ The same probes under the fallback are listed with what they reach: Landlock hid
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ import bench
 import pytest
 import tiny
 
+from autoresearch_action.trials import confine
 from autoresearch_action.trials import sandbox as sandboxes
+from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.process import Limits, Log
 from autoresearch_action.trials.sandbox import Job, Sandbox
 
@@ -116,6 +119,24 @@ def disks(): return any(os.path.exists(p) for p in ("/dev/sda", "/dev/vda", "/de
 def frozen_files(): open("score.py", "a").write("#"); return True
 @probe
 def terminal(): return ctypes.CDLL(None).ioctl(0, 0x5412, b"x") == 0
+@probe
+def keyring():
+    libc = ctypes.CDLL(None)
+    add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+    rings = (-3, -4, -5)  # the session's, the user's, the user's session's
+    held = any(libc.syscall(keyctl, 10, ring, b"user", b"autoresearch-planted", 0) > 0 for ring in rings)
+    return held or any(libc.syscall(add_key, b"user", b"autoresearch-left", b"x", 1, ring) > 0 for ring in rings)
+@probe
+def other_cores():
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count()))
+    return os.sched_getaffinity(0) != mine
+@probe
+def kernel_surface():
+    bpf, perf, faults, ring = {"x86_64": (321, 298, 323, 425), "aarch64": (280, 241, 282, 425)}[os.uname().machine]
+    libc, room = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(256)
+    calls = (bpf, 5, room, 128), (perf, room, 0, -1, -1, 0), (faults, 0), (ring, 8, room), (0x40000000 + bpf, 5, room, 128)
+    return any(libc.syscall(*call) >= 0 or ctypes.get_errno() not in (1, 38) for call in calls)
 print("PROBES " + json.dumps(found))
 open("model.txt", "w").write("0.5")
 """
@@ -141,6 +162,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]
     abstract.bind(name)
     abstract.listen()
     (place / "host.py").write_text("import time; time.sleep(600)")
+    numbers = confine.CALLS[os.uname().machine][2]
+    for ring in (-3, -4) if ctypes.CDLL(None).syscall(numbers[2], confine.JOIN_SESSION_KEYRING, None) > 0 else ():
+        ctypes.CDLL(None).syscall(numbers[0], b"user", b"autoresearch-planted", SECRET.encode(), len(SECRET), ring)
     process = subprocess.Popen([sys.executable, str(place / "host.py")], env={"THE_KEY": SECRET})
     yield {"port": server.getsockname()[1], "pid": process.pid, "key": str(place / "key"), "unix": str(place / "socket"), "abstract": name}
     process.kill()
@@ -179,12 +203,20 @@ def plant(at: bench.Bench) -> None:
 def test_no_probe_succeeds(tmp_path: Path, host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", SECRET)
     at = bench.python(tmp_path / "r")
+    at.slot = Slot("cpu:0", cores=at.slot.cores[:1])
     plant(at)
     measured = bench.candidate(at, probes(host, tmp_path / "r"))
     assert measured.outcome == "ok", measured.reason + measured.tail
     told = found((at.state / measured.log).read_text())
     assert len(told) >= 20
     assert [name for name, reached in told.items() if reached] == []
+
+
+def as_user(argv: list[str], **facts: object) -> subprocess.CompletedProcess[str]:
+    """Run it as an ordinary user on the slot's first core."""
+    user = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--inh-caps=-all"]
+    env = {"PATH": "/usr/bin:/bin", "HOME": "/root"}
+    return subprocess.run([*user, *argv], capture_output=True, text=True, env=env, check=False, **({"cwd": "/"} | facts))  # type: ignore[call-overload]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="started by an ordinary user, the test above is this one")
@@ -202,11 +234,8 @@ def test_no_probe_succeeds_for_an_ordinary_user(tmp_path: Path, host: dict[str, 
         assert sandbox.level == "full", sandbox.why
         monkeypatch.setattr(sandboxes.os, "geteuid", lambda: 1234)
         job = Job("/usr/bin/python3 train.py", tree, Path("/srv/r"), Path(), {"PATH": "/usr/bin:/bin"}, readonly=("score.py", "program.md"))
-        argv = sandbox._bubblewrap(job, Limits(), job.env)
-        user = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--inh-caps=-all"]
-        done = subprocess.run(
-            [*user, *argv], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HOME": "/root"}, cwd="/", check=False
-        )
+        calls = sandboxes._calls()
+        done = as_user(sandbox._bubblewrap(job, Limits(), job.env, calls), pass_fds=(calls,))
         told = found(done.stdout + done.stderr)
         assert [name for name, reached in told.items() if reached] == []
     finally:
