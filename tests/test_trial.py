@@ -128,6 +128,17 @@ def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.Mo
     assert "PASSWORD" not in log and "GITHUB" not in log
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_only_what_scores_is_told_what_it_is_measured_on(tmp_path: Path, scored: bool) -> None:
+    told = "import os\nprint('told', os.environ['AUTORESEARCH_SPLIT'], os.environ['AUTORESEARCH_HOLDOUT_SLICE'])\n"
+    program = tiny.PROGRAM.replace("metric:", "check: python score.py\nmetric:", 1)
+    program = program if scored else program.replace("evaluate: python score.py\n", "")
+    at = bench.make(tiny.repository(tmp_path / "r", program=program, score__py=told + "print('val_bpb: 1')\n"))
+    measured = bench.candidate(at, told + "print('val_bpb: 1')\n", split="holdout", slice=7)
+    lines = [line for line in (at.state / measured.log).read_text().splitlines() if line.startswith("told")]
+    assert measured.outcome == "ok" and lines == (["told val 0", "told val 0", "told holdout 7"] if scored else ["told holdout 7"] * 2)
+
+
 def test_a_literal_seed_is_replaced_in_the_trials_copy_alone(tmp_path: Path) -> None:
     text = (
         tiny.TRAIN.format(noise=0.01, salt=0)

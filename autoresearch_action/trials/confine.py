@@ -73,7 +73,8 @@ def call_filter(machine: str) -> bytes:
 
 def filter_calls(code: bytes) -> None:
     """Put this process under the filter. Raises OSError."""
-    program = struct.pack("@HP", len(code) // 8, ctypes.cast(code, ctypes.c_void_p).value)
+    held = ctypes.create_string_buffer(code)
+    program = struct.pack("@HP", len(code) // 8, ctypes.addressof(held))
     if code and _libc.prctl(PR_SET_SECCOMP, 2, program, 0, 0):
         raise OSError(ctypes.get_errno(), "seccomp")
 

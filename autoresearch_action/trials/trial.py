@@ -2,6 +2,9 @@
 
 Gives a Measurement whatever happens: a crash carries its reason and the log's tail. Equal time is judged from
 outside: on processor slots by the CPU time of the whole process tree, on GPU slots by the wall clock.
+
+Where there is `evaluate`, it alone is told the split and the slice: `check` and `run` always see `val` and 0, so that a
+candidate cannot behave otherwise where it is confirmed.
 """
 
 from __future__ import annotations
@@ -186,7 +189,7 @@ class Measuring:
             tree=tree,
             mount_at=workspace.root,
             directory=Path(workspace.prefix),
-            env=self._environment(),
+            env=self._environment(told=scoring or not brief.evaluate),
             readonly=(*workspace.frozen_entries(self.trial.commit), *(handed or ())),
             data=(*brief.data, *checkpoint, *(brief.evaluate_data if scoring else ())),
             hidden=() if scoring else (*brief.evaluate_data, *_sources(brief.evaluate_data)),
@@ -208,7 +211,8 @@ class Measuring:
             self.log.write(f"\n[{ended.reason}]\n".encode())
         return ended
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, told: bool) -> dict[str, str]:
+        """`told`: what it is measured on."""
         trial, cores = self.trial, self.bench.slot.cores or tuple(range(os.cpu_count() or 1))
         budget = trial.time_budget if trial.time_budget is not None else self.brief.time_budget
         passed = {name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ}
@@ -221,8 +225,8 @@ class Measuring:
             "CUDA_VISIBLE_DEVICES": self.bench.slot.gpu,
             "AUTORESEARCH_SEED": str(trial.seed),
             "AUTORESEARCH_TIME_BUDGET": f"{budget:g}",
-            "AUTORESEARCH_SPLIT": trial.split,
-            "AUTORESEARCH_HOLDOUT_SLICE": str(trial.slice),
+            "AUTORESEARCH_SPLIT": trial.split if told else "val",
+            "AUTORESEARCH_HOLDOUT_SLICE": str(trial.slice if told else 0),
         } | ({"AUTORESEARCH_CHECKPOINT": str(self.bench.checkpoint)} if self.bench.checkpoint else {})  # fmt: skip
 
     def _limits(self, phase: str) -> Limits:
