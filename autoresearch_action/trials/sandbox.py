@@ -28,6 +28,7 @@ from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.trials import confine
 from autoresearch_action.trials.interpreters import prefixes
 from autoresearch_action.trials.process import Limits, Log, Process
+from autoresearch_action.trials.workspace import remove
 
 NOBODY = 65534
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt/rocm", "/nix/store", "/gnu/store")
@@ -101,7 +102,8 @@ class Sandbox:
         argv = self._bubblewrap(job, limits, env, calls) if self.level == "full" else self._plain(job, limits)
         if mark:
             private = job.tree.with_name(f"{job.tree.name}.home")
-            private.mkdir(exist_ok=True)
+            remove(private)  # nothing crosses from one phase or trial to the next
+            private.mkdir()
             env |= {"HOME": str(private), "TMPDIR": str(private), "AUTORESEARCH_TRIAL": mark.partition("=")[2]}
         confine.adopt_orphans()
         if job.cores and shutil.which("taskset"):

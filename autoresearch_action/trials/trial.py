@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from autoresearch_action.acceptance.curves import Watch
 from autoresearch_action.brief import Brief
@@ -33,8 +33,18 @@ PASSED = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH",
     "ROCM_PATH", "PYTHONPATH", "AUTORESEARCH_DATA", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CC", "CXX",
 )  # fmt: skip
-NEVER_HANDED = {".py", ".pyc", ".pyo", ".pyd", ".pth", ".so", ".sh", ".egg", ".zip", ".dll", ".dylib"}
-NEVER_ENTERED = {"__pycache__", ".git"}
+# From `run` to `evaluate` goes data: nothing that can be imported, run or compiled, and nothing that a tool takes for its
+# settings by its name alone. In any letter case, and wherever in a name the suffix stands.
+NEVER_HANDED = frozenset(
+    ".py .pyi .pyc .pyo .pyd .pyx .pyz .pth .egg .whl .so .dll .dylib .o .a .exe .com .bat .cmd .ps1 .sh .bash .zsh .fish .js .mjs .cjs .jsx"
+    " .ts .mts .cts .tsx .node .wasm .rb .pl .pm .php .lua .r .jl .jar .class .war .go .rs .c .cc .cpp .cxx .h .hpp .cu .cuh .awk .tcl .zip"
+    " .ini .cfg .conf .config .toml .lock .mk .cmake .gradle .properties".split()
+)
+NEVER_NAMED = frozenset(
+    "makefile gnumakefile justfile rakefile gemfile dockerfile procfile cmakelists.txt meson.build go.mod go.sum go.work"
+    " package.json package-lock.json npm-shrinkwrap.json pnpm-workspace.yaml tsconfig.json jsconfig.json deno.json deno.jsonc composer.json"
+    " requirements.txt constraints.txt environment.yml environment.yaml matplotlibrc __pycache__".split()
+)
 HANDED_BYTES, HANDED_FILES = 16 << 30, 10_000
 MOUNTS = 2_000  # files or folders that are made read-only one by one: bubblewrap takes 9,000 words
 FIRST_LIMIT = 6 * 3600.0  # seconds, where neither the brief nor a baseline says
@@ -154,7 +164,7 @@ class Measuring:
 
     def _checkout(self, tree: Path) -> None:
         begin = time.monotonic()
-        self.bench.workspace.checkout(tree, self.trial.commit)
+        self.bench.workspace.checkout(tree, self.trial.commit, sealed=self.bench.sandbox.level == "full")
         self.bench.sandbox.own(tree, Path(self.bench.workspace.prefix))
         self.phases["checkout"] = self.phases.get("checkout", 0.0) + time.monotonic() - begin
 
@@ -306,13 +316,13 @@ class Measuring:
         for folder, names, files in os.walk(source / self.bench.workspace.prefix, followlinks=False):
             here = Path(folder).relative_to(source)
             fresh[here] = fresh.get(here.parent) or (None if os.path.lexists(target / here) else here)
-            names[:] = [name for name in names if name not in NEVER_ENTERED and not (Path(folder) / name).is_symlink()]
-            for name in sorted({*files} - NEVER_ENTERED):
+            names[:] = [name for name in names if _data(name) and not (Path(folder) / name).is_symlink()]
+            for name in sorted(filter(_data, files)):
                 path, place = Path(folder) / name, target / here / name
                 facts = path.lstat()
                 if os.path.lexists(place) or not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
                     continue
-                if facts.st_mode & 0o111 or any(suffix.lower() in NEVER_HANDED for suffix in path.suffixes):
+                if facts.st_mode & 0o111:
                     continue
                 total, count = total + facts.st_size, count + 1
                 if total > HANDED_BYTES or count > HANDED_FILES:
@@ -324,6 +334,13 @@ class Measuring:
         if len(handed) > MOUNTS:
             raise Failure("crash", f"`run` made more than {MOUNTS:,} files beside one another to hand over: make them in a folder.")
         return list(handed)
+
+
+def _data(name: str) -> bool:
+    """Whether a file or folder of this name may be handed over."""
+    name = name.lower()
+    special = name.startswith((".", "conftest")) or name in NEVER_NAMED
+    return not special and NEVER_HANDED.isdisjoint(PurePosixPath(name).suffixes)
 
 
 def _sources(folders: Sequence[Path]) -> Iterator[Path]:
