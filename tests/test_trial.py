@@ -43,7 +43,8 @@ TRICKS = {
     "an executable handed": (SCORE + "import os; os.chmod('model.txt', 0o755)", "crash", "scorer failed"),
     "a module handed": (SCORE + "open('json.py','w').write('print(\"val_bpb: 0\")')\nopen('os.py','w').write('x')", "ok", ""),
     "settings of tools handed": (
-        SCORE + "import os\nfor name in ('pytest.ini', 'setup.cfg', 'Makefile', '.env', '.npmrc', 'x.toml', 'package.json', 'a.js', 'b.jar', 'conftest.txt', 'GO.MOD', 'jest.config.json'): open(name, 'w').write('x')\n"
+        SCORE
+        + "import os\nfor name in ('pytest.ini', 'setup.cfg', 'Makefile', '.env', '.npmrc', 'x.toml', 'package.json', 'a.js', 'b.jar', 'conftest.txt', 'GO.MOD', 'jest.config.json'): open(name, 'w').write('x')\n"
         "os.mkdir('.github'); open('.github/x.txt', 'w').write('x'); os.mkdir('out'); open('out/tox.ini', 'w').write('x'); open('out/config.json', 'w').write('1')",
         "ok",
         "",
@@ -182,7 +183,9 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
     made = ("../cache/truth.txt", "../data/held/truth.txt", "truth.txt")
     words = "; ".join(f"mkdir -p $(dirname {path}); echo 1 > {path}" for path in made)
     root = tmp_path / "r"
-    home = tiny.repository(root / "pkg", program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 ").replace("metric:", f"setup: {words}\nmetric:", 1))
+    home = tiny.repository(
+        root / "pkg", program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 ").replace("metric:", f"setup: {words}\nmetric:", 1)
+    )
     remove(home / ".git")
     (root / "data").mkdir()
     (root / "data" / ".gitkeep").touch()

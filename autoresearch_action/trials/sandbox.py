@@ -26,6 +26,7 @@ from pathlib import Path
 
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.trials import confine
+from autoresearch_action.trials.device import card
 from autoresearch_action.trials.interpreters import prefixes
 from autoresearch_action.trials.process import Limits, Log, Process
 from autoresearch_action.trials.workspace import remove
@@ -38,7 +39,7 @@ ETC = (
     "passwd", "group", "mime.types", "fonts", "gai.conf", "python3", "python3.11", "python3.12", "python3.13", "magic", "R", "java",
 )  # fmt: skip
 ETC_NETWORK = ("resolv.conf", "hosts", "host.conf")
-DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps", "kfd", "dri")
+DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps")
 HELD_OUT = str(Path(__file__).with_name("held_out.py"))
 TMPFS = 8 << 30  # bytes that a private folder in memory may hold, at most
 
@@ -56,7 +57,7 @@ class Job:
     data: Sequence[Path] = ()  # read-only, at their own paths
     hidden: Sequence[Path] = ()  # files and folders that stay out of sight wherever they would be seen
     network: bool = False
-    gpu: str = ""  # "": none; else what CUDA_VISIBLE_DEVICES says
+    gpu: str = ""  # "": none; else the card's number
     cores: Sequence[int] = ()
 
 
@@ -230,7 +231,7 @@ def _sys(gpu: bool) -> list[str]:
 def _devices(gpu: str) -> list[str]:
     if not gpu:
         return []
-    names = [*DEVICES, *(name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit())]
+    names = [*DEVICES, *((card(gpu)[1],) if os.path.exists("/dev/nvidiactl") else ("kfd", "dri"))]
     return [word for name in names for word in ("--dev-bind-try", f"/dev/{name}", f"/dev/{name}")]
 
 

@@ -22,7 +22,7 @@ from autoresearch_action.acceptance.curves import Watch
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement, Outcome, Trial
 from autoresearch_action.trials import rewrite
-from autoresearch_action.trials.device import Slot
+from autoresearch_action.trials.device import Slot, card
 from autoresearch_action.trials.metrics import Printed
 from autoresearch_action.trials.patch import editable
 from autoresearch_action.trials.process import Ended, Limits, Log, Process
@@ -35,16 +35,19 @@ PASSED = (
 )  # fmt: skip
 # From `run` to `evaluate` goes data: nothing that can be imported, run or compiled, and nothing that a tool takes for its
 # settings by its name alone. In any letter case, and wherever in a name the suffix stands.
-NEVER_HANDED = frozenset(
-    ".py .pyi .pyc .pyo .pyd .pyx .pyz .pth .egg .whl .so .dll .dylib .o .a .exe .com .bat .cmd .ps1 .sh .bash .zsh .fish .js .mjs .cjs .jsx"
-    " .ts .mts .cts .tsx .node .wasm .rb .pl .pm .php .lua .r .jl .jar .class .war .go .rs .c .cc .cpp .cxx .h .hpp .cu .cuh .awk .tcl .zip"
-    " .ini .cfg .conf .config .toml .lock .mk .cmake .gradle .properties".split()
-)
-NEVER_NAMED = frozenset(
-    "makefile gnumakefile justfile rakefile gemfile dockerfile procfile cmakelists.txt meson.build go.mod go.sum go.work"
-    " package.json package-lock.json npm-shrinkwrap.json pnpm-workspace.yaml tsconfig.json jsconfig.json deno.json deno.jsonc composer.json"
-    " requirements.txt constraints.txt environment.yml environment.yaml matplotlibrc __pycache__".split()
-)
+NEVER_HANDED = {
+    ".py", ".pyi", ".pyc", ".pyo", ".pyd", ".pyx", ".pyz", ".pth", ".egg", ".whl", ".so", ".dll", ".dylib", ".o", ".a", ".exe",
+    ".com", ".bat", ".cmd", ".ps1", ".sh", ".bash", ".zsh", ".fish", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx",
+    ".node", ".wasm", ".rb", ".pl", ".pm", ".php", ".lua", ".r", ".jl", ".jar", ".class", ".war", ".go", ".rs", ".c", ".cc", ".cpp",
+    ".cxx", ".h", ".hpp", ".cu", ".cuh", ".awk", ".tcl", ".zip", ".ini", ".cfg", ".conf", ".config", ".toml", ".lock", ".mk",
+    ".cmake", ".gradle", ".properties",
+}  # fmt: skip
+NEVER_NAMED = {
+    "makefile", "gnumakefile", "justfile", "rakefile", "gemfile", "dockerfile", "procfile", "cmakelists.txt", "meson.build", "go.mod",
+    "go.sum", "go.work", "package.json", "package-lock.json", "npm-shrinkwrap.json", "pnpm-workspace.yaml", "tsconfig.json",
+    "jsconfig.json", "deno.json", "deno.jsonc", "composer.json", "requirements.txt", "constraints.txt", "environment.yml",
+    "environment.yaml", "matplotlibrc", "__pycache__",
+}  # fmt: skip
 HANDED_BYTES, HANDED_FILES = 16 << 30, 10_000
 MOUNTS = 2_000  # files or folders that are made read-only one by one: bubblewrap takes 9,000 words
 FIRST_LIMIT = 6 * 3600.0  # seconds, where neither the brief nor a baseline says
@@ -63,6 +66,7 @@ class Bench:
     state: Path
     checkpoint: Path | None = None
     scrub: Callable[[str], str] = str
+    slow: bool = False  # its card is throttled whenever it is used
     running: Process | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -232,7 +236,7 @@ class Measuring:
             "GOMP_SPINCOUNT": "0",
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "CUDA_VISIBLE_DEVICES": self.bench.slot.gpu,
+            "CUDA_VISIBLE_DEVICES": card(self.bench.slot.gpu)[0] if self.bench.slot.gpu else "",
             "AUTORESEARCH_SEED": str(trial.seed),
             "AUTORESEARCH_TIME_BUDGET": f"{budget:g}",
             "AUTORESEARCH_SPLIT": trial.split if told else "val",

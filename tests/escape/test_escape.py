@@ -214,7 +214,16 @@ def test_no_probe_succeeds(tmp_path: Path, host: dict[str, object], monkeypatch:
 
 def as_user(argv: list[str], **facts: object) -> subprocess.CompletedProcess[str]:
     """Run it as an ordinary user on the slot's first core."""
-    user = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--inh-caps=-all"]
+    user = [
+        "taskset",
+        "-c",
+        str(min(os.sched_getaffinity(0))),
+        "setpriv",
+        "--reuid=1234",
+        "--regid=1234",
+        "--clear-groups",
+        "--inh-caps=-all",
+    ]
     env = {"PATH": "/usr/bin:/bin", "HOME": "/root"}
     return subprocess.run([*user, *argv], capture_output=True, text=True, env=env, check=False, **({"cwd": "/"} | facts))  # type: ignore[call-overload]
 
