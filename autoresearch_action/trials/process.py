@@ -57,14 +57,27 @@ class Ended:
 
 @dataclass
 class Log:
-    """The bounded log of a trial: its beginning and its end, the middle counted."""
+    """The bounded log of a trial: its beginning and its end, the middle counted. Scrubbed line by line."""
 
     path: Path
+    scrub: Callable[[str], str] = str
     written: int = 0
     tail: bytearray = field(default_factory=bytearray)
     dropped: int = 0
+    rest: bytes = b""  # of a line that is not complete
 
     def write(self, data: bytes) -> None:
+        data = self.rest + data
+        end = max(data.rfind(b"\n") + 1, len(data) - MAX_LINE)
+        self.rest = data[end:]
+        self._write(self.scrub(data[:end].decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape"))
+
+    def flush(self) -> None:
+        """Complete the last line."""
+        if self.rest:
+            self.write(b"\n")
+
+    def _write(self, data: bytes) -> None:
         room = max(0, HEAD_BYTES - self.written)
         if room:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +91,7 @@ class Log:
             del self.tail[:-TAIL_BYTES]
 
     def close(self) -> None:
+        self.flush()
         if self.dropped:
             shown = min(self.dropped, TAIL_BYTES)
             with self.path.open("ab") as file:
@@ -137,6 +151,7 @@ class Process:
         finally:
             os.close(ended)
             self._popen.stdout.close()
+        self._log.flush()
         if self._buffer and on_line:
             on_line(self._buffer[:MAX_LINE].decode("utf-8", "replace"))
         seconds = self.seconds

@@ -57,8 +57,9 @@ class Secrets:
         return {name: value for name, value in self.values.items() if not WRITE_TOKENS.search(name)}
 
     def scrub(self, text: str) -> str:
-        """`text` without any secret's value."""
-        for value in sorted(self.values.values(), key=len, reverse=True):
+        """`text` without any secret's value, nor any line of one of several lines."""
+        lines = {part for value in self.values.values() for part in (value, *value.splitlines())}
+        for value in sorted(lines, key=len, reverse=True):
             if len(value) >= SHORTEST:
                 text = text.replace(value, HIDDEN)
         return text

@@ -98,7 +98,7 @@ class Measuring:
     def __init__(self, bench: Bench, trial: Trial) -> None:
         self.bench, self.trial, self.brief = bench, trial, bench.brief
         name = f"{trial.purpose}-{trial.index:05d}.log" if trial.index else "run.log"
-        self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name)
+        self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name, bench.scrub)
         self.phases: dict[str, float] = {}
         self.notes: list[str] = []
         self.printed = {"check": Printed(), "run": Printed(), "evaluate": Printed()}
@@ -114,7 +114,7 @@ class Measuring:
         try:
             facts = self._measured()
         except Failure as failure:
-            facts = {"outcome": failure.outcome, "reason": str(failure), "tail": self.bench.scrub(failure.tail)}
+            facts = {"outcome": failure.outcome, "reason": self.bench.scrub(str(failure)), "tail": self.bench.scrub(failure.tail)}
         finally:
             self.log.close()
         if self.bench.cancelled.is_set():

@@ -25,6 +25,7 @@ from autoresearch_action.trials import sandbox as sandboxes
 from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.process import Limits, Log
 from autoresearch_action.trials.sandbox import Job, Sandbox
+from autoresearch_action.trials.secrets import Secrets
 
 SECRET = "planted-0123456789abcdef"
 PROBES = r"""
@@ -282,6 +283,36 @@ def test_a_process_of_the_harness_is_closed_to_others() -> None:
     first, second = done.stdout.splitlines()
     assert first == f"{SECRET} False False Secrets() x ***"
     assert second == "False True"
+
+
+def test_no_secret_stays_in_a_log(tmp_path: Path) -> None:
+    """However it is cut into pieces: what a trial cannot know, the setup of its data or an agent may have left to it."""
+    many = f"-----BEGIN-----\n{SECRET[::-1]}\n{SECRET[3:] * 2}\n-----END-----"
+    secrets = Secrets({"THE_KEY": SECRET, "A_KEY": many})
+    log = Log(tmp_path / "log", secrets.scrub)
+    for piece in (
+        b"a ",
+        SECRET.encode()[:2],
+        SECRET.encode()[2:9],
+        SECRET.encode()[9:],
+        b" b\r",
+        SECRET.encode(),
+        b"\n\xff\n",
+        many.encode(),
+        b"\n" + SECRET.encode(),
+    ):
+        log.write(piece)
+    log.close()
+    told = log.path.read_bytes()
+    assert (
+        b"a *** b\r***\n\xff\n" in told
+        and told.endswith(b"***\n")
+        and SECRET.encode()[3:] not in told
+        and SECRET.encode()[::-1] not in told
+    )
+    at = bench.make(tiny.repository(tmp_path / "r"), scrub=secrets.scrub)
+    measured = bench.candidate(at, f"import sys; print({SECRET!r}); sys.exit({SECRET!r})")
+    assert "exit code 1: ***" in measured.reason and SECRET not in measured.model_dump_json() + (at.state / measured.log).read_text()
 
 
 def test_the_log_is_bounded(tmp_path: Path) -> None:
