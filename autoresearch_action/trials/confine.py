@@ -17,7 +17,7 @@ import resource
 import struct
 import sys
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 36, 38
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 READ = 0b1101  # execute, read a file, read a folder
 FILE_RIGHTS = 0b111 | 1 << 14  # what a rule for a single file may hold: execute, write, read, truncate
@@ -126,6 +126,8 @@ def main(rules: dict[str, object], command: list[str]) -> None:
     if machine := CALLS.get(os.uname().machine):
         _libc.syscall(machine[2][2], JOIN_SESSION_KEYRING, None)  # an empty one of its own
     if rules["landlock"]:
+        for capability in range(64 if os.geteuid() == 0 else 0):
+            _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # so that root has none after exec; the kernel has fewer than 64
         landlock(rules["read"], rules["write"], bool(rules["network"]))  # type: ignore[arg-type]
         filter_calls(call_filter(os.uname().machine))
     os.execvp(command[0], command)
