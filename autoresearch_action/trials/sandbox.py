@@ -20,7 +20,8 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,12 +108,11 @@ class Sandbox:
             private.mkdir()
             env |= {"HOME": str(private), "TMPDIR": str(private), "AUTORESEARCH_TRIAL": mark.partition("=")[2]}
         confine.adopt_orphans()
-        if job.cores and shutil.which("taskset"):
-            argv = ["taskset", "-c", ",".join(map(str, job.cores)), *argv]
-        popen = subprocess.Popen(
-            argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            cwd=job.tree / job.directory if self.level != "full" else "/", pass_fds=(calls,) if self.level == "full" else (),
-        )  # fmt: skip
+        with _on(job.cores):
+            popen = subprocess.Popen(
+                argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                cwd=job.tree / job.directory if self.level != "full" else "/", pass_fds=(calls,) if self.level == "full" else (),
+            )  # fmt: skip
         os.close(calls)
         return Process(popen, limits, log, disk=job.tree, mark=mark)
 
@@ -233,6 +233,17 @@ def _devices(gpu: str) -> list[str]:
         return []
     names = [*DEVICES, *((card(gpu)[1],) if os.path.exists("/dev/nvidiactl") else ("kfd", "dri"))]
     return [word for name in names for word in ("--dev-bind-try", f"/dev/{name}", f"/dev/{name}")]
+
+
+@contextmanager
+def _on(cores: Sequence[int]) -> Iterator[None]:
+    """What this thread starts meanwhile stays on these cores."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cores or before)
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _calls() -> int:
