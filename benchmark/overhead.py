@@ -3,7 +3,9 @@
     python benchmark/overhead.py [--experiments 60]
 
 Everything is on: checkout, sandbox, fsynced journal, verdict. The trial prints one number through /bin/sh, so what is
-left is ours. Prints medians over the experiments of one run, and start-up and memory of that very process.
+left is ours. Prints medians over the experiments of one run, and start-up and memory of that very process; and what the
+sandbox alone costs over the same command started bare. Most of that is waiting for the kernel's grace periods when
+mounts are taken away, which a busy machine makes longer: see the load that is printed with it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from autoresearch_action.trials.process import Limits, Log
+from autoresearch_action.trials.sandbox import Job, Sandbox
+
 MOST_MS, MOST_START, MOST_MB = 60, 1, 120  # per experiment (median), to the first trial, peak of the harness
+MOST_SANDBOX_MS, STARTS = 30, 30  # over a bare subprocess (median)
 PROGRAM = """---
 edit: [train.py]
 run: "{run}"
@@ -49,7 +56,7 @@ def repository(directory: Path, experiments: int, run: str = "echo 'score: 1'") 
 
 
 def measure(experiments: int) -> dict[str, float]:
-    """One whole run of the product on a trial that does nothing. Milliseconds, seconds and megabytes by name."""
+    """One whole run of the product on a trial that does nothing, and the sandbox alone. Milliseconds, seconds and megabytes by name."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place) / "r"
@@ -73,7 +80,26 @@ def measure(experiments: int) -> dict[str, float]:
         "cpu": 1000 * (after.ru_utime + after.ru_stime - made.ru_utime - made.ru_stime) / len(verdicts),
         "start": trials[0]["started"] - begin,
         "memory": (after.ru_maxrss if after.ru_maxrss > before.ru_maxrss else float("nan")) / 1024,
+        **sandboxed(),
     }
+
+
+def sandboxed() -> dict[str, float]:
+    """Median milliseconds of /bin/sh that does nothing: bare, and as a trial is started, watched and ended."""
+    sandbox, taken = Sandbox(), {"bare": [], "sandboxed": []}  # type: ignore[var-annotated]
+    with tempfile.TemporaryDirectory() as place:
+        tree = Path(place) / "tree"
+        tree.mkdir()
+        job = Job("true", tree, tree, Path(), {"PATH": os.environ["PATH"]}, cores=sorted(os.sched_getaffinity(0)))
+        for _ in range(STARTS):
+            begin = time.perf_counter()
+            subprocess.run(["/bin/sh", "-c", "true"], check=True)
+            taken["bare"].append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            sandbox.start(job, Limits(), Log(tree.with_name("log"))).wait()
+            taken["sandboxed"].append(time.perf_counter() - begin)
+    told = {name: 1000 * statistics.median(seconds) for name, seconds in taken.items()}
+    return told | {"own": told["sandboxed"] - told["bare"], "load": os.getloadavg()[0]}
 
 
 def report(told: dict[str, float]) -> list[str]:
@@ -85,6 +111,9 @@ def report(told: dict[str, float]) -> list[str]:
         f"processor time per experiment      {told['cpu']:.1f} ms  (git, sandbox, start-up and report of the run included)",
         f"start of the process to first trial {told['start']:.2f} s  (aim: at most {MOST_START})",
         f"peak memory, harness               {told['memory']:.0f} MB  (aim: at most {MOST_MB})",
+        f"/bin/sh, bare                      {told['bare']:.1f} ms  (median of {STARTS})",
+        f"/bin/sh, in the sandbox            {told['sandboxed']:.1f} ms",
+        f"  the sandbox's own                {told['own']:.1f} ms  (aim: at most {MOST_SANDBOX_MS}, at load {told['load']:.0f})",
     ]
 
 

@@ -47,6 +47,7 @@ class Run:
     started: float
     outcome: str = "ok"
     seconds: float = 1.0
+    clock: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     curve: tuple[Any, ...] = ()
     blocks: tuple[Any, ...] = ()

@@ -12,6 +12,7 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from scipy.stats import binom, permutation_test, t
 
 from autoresearch_action.acceptance import Ask, Decision, Want, curves
 from autoresearch_action.acceptance.claims import CAP, Claims, next_slice, reuse_level
-from autoresearch_action.acceptance.confirm import PairedConfirmation, interval, stagewise
+from autoresearch_action.acceptance.confirm import PairedConfirmation, interval, stagewise, trained_longer
 from autoresearch_action.acceptance.drift import level
 from autoresearch_action.acceptance.noise import Evidence, Noise, calibrate, runs_needed
 from autoresearch_action.acceptance.screen import BESIDE_KEEP, DISCARD, FRESH, KEEP, SequentialScreen
@@ -121,6 +122,19 @@ def test_a_confirmation_runs_fresh_pairs_in_random_order_on_its_slice_and_goes_o
         assert confirm(PairedConfirmation(brief(), NOISE, seed=seed, slice=7), measured, tuple(runs[:5])) == (said, runs, asked[5:])
         first += asked[0].side == "base"
     assert 70 < first < 130
+
+
+def test_a_head_that_trains_longer_where_it_is_confirmed_is_not_held() -> None:
+    timed = brief(**{"time-budget": 20.0})
+    rule = PairedConfirmation(timed, NOISE, seed=1)
+    wants = rule.decide([]).runs
+    for longer, held in ((0.0, True), (0.005, True), (0.03, False)):
+        clocks = {"base": 20.0, "head": 20.0 * (1 + longer)}
+        runs = (measured(want, clock=clocks[want.side] + want.seed % 5 / 100) for want in wants)
+        said = rule.decide(list(runs))
+        assert said.held is held and ("trained longer, 20.6" in said.reason) is not held, said.reason
+    pairs = [(SimpleNamespace(clock=20.0 + i % 3), SimpleNamespace(clock=20.3 + i % 4)) for i in range(7)]
+    assert trained_longer(pairs) == "", "the spread explains it"  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_claimed() -> None:

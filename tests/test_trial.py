@@ -14,6 +14,8 @@ import tiny
 from autoresearch_action.records import Measurement
 from autoresearch_action.trials import rewrite
 from autoresearch_action.trials.metrics import Printed
+from autoresearch_action.trials.setup import digest, run_setup
+from autoresearch_action.trials.workspace import remove
 
 SCORE = 'open("model.txt","w").write("0.5")\n'
 
@@ -40,19 +42,39 @@ TRICKS = {
     "a link handed": ("import os; os.symlink('/etc/hostname','model.txt')", "crash", "scorer failed"),
     "an executable handed": (SCORE + "import os; os.chmod('model.txt', 0o755)", "crash", "scorer failed"),
     "a module handed": (SCORE + "open('json.py','w').write('print(\"val_bpb: 0\")')\nopen('os.py','w').write('x')", "ok", ""),
+    "settings of tools handed": (
+        SCORE
+        + "import os\nfor name in ('pytest.ini', 'setup.cfg', 'Makefile', '.env', '.npmrc', 'x.toml', 'package.json', 'a.js', 'b.jar', 'conftest.txt', 'GO.MOD', 'jest.config.json'): open(name, 'w').write('x')\n"
+        "os.mkdir('.github'); open('.github/x.txt', 'w').write('x'); os.mkdir('out'); open('out/tox.ini', 'w').write('x'); open('out/config.json', 'w').write('1')",
+        "ok",
+        "",
+    ),
     "the scorer overwritten": (SCORE + "open('score.py','w').write('print(\"val_bpb: 0\")')", "crash", "Read-only"),
     "ten megabytes in a line": (SCORE + "print('val_bpb: ' + '1' * 10_000_000)", "ok", ""),
 }
 
 
+TRACKED = {"train.py", "score.py", "program.md", ".gitignore"}
+DATA = ("w.pt", "w.pt2", "w.npy", "w.npz", "w.safetensors", "w.bin", "w.json", "w.jsonl", "w.txt", "w.csv", "w.parquet", "w.onnx", "w.pkl",
+        "w.h5", "w.gguf", "w", "step.00012.pt", "requirements-of-mine.md")  # fmt: skip
+
+
+def test_weights_and_data_are_handed_over(tmp_path: Path) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    assert bench.candidate(at, SCORE + f"for name in {DATA}: open(name, 'w').write('x')").outcome == "ok"
+    assert {path.name for path in at.scoring.iterdir()} - TRACKED == {"model.txt", *DATA}
+
+
 @pytest.mark.parametrize("what", TRICKS)
 def test_how_a_trial_ends(tmp_path: Path, what: str) -> None:
     text, outcome, reason = TRICKS[what]
-    measured = bench.candidate(bench.make(tiny.repository(tmp_path / "r")), text)
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    measured = bench.candidate(at, text)
     assert measured.outcome == outcome, measured.reason
     assert reason in measured.reason + measured.tail
     if outcome == "ok":
         assert measured.value == 0.5
+        assert not {p.name for p in at.scoring.rglob("*") if p.is_file()} - TRACKED - {"model.txt", "config.json"}
     log = tmp_path / "r" / ".autoresearch" / measured.log
     assert log.stat().st_size < 1_000_000
 
@@ -128,6 +150,60 @@ def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.Mo
     assert "PASSWORD" not in log and "GITHUB" not in log
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_only_what_scores_is_told_what_it_is_measured_on(tmp_path: Path, scored: bool) -> None:
+    told = "import os\nprint('told', os.environ['AUTORESEARCH_SPLIT'], os.environ['AUTORESEARCH_HOLDOUT_SLICE'])\n"
+    program = tiny.PROGRAM.replace("metric:", "check: python score.py\nmetric:", 1)
+    program = program if scored else program.replace("evaluate: python score.py\n", "")
+    at = bench.make(tiny.repository(tmp_path / "r", program=program, score__py=told + "print('val_bpb: 1')\n"))
+    measured = bench.candidate(at, told + "print('val_bpb: 1')\n", split="holdout", slice=7)
+    lines = [line for line in (at.state / measured.log).read_text().splitlines() if line.startswith("told")]
+    assert measured.outcome == "ok" and lines == (["told val 0", "told val 0", "told holdout 7"] if scored else ["told holdout 7"] * 2)
+
+
+TAMPER = """
+import os, site
+left = os.path.expanduser("~/left")
+print("home", os.path.exists(left))
+open(left, "w").close()
+for path in ("../cache/truth.txt", "../data/held/truth.txt", "truth.txt"):
+    try:
+        os.chmod(path, 0o644)
+        open(path, "w").write("0.1")
+        print("tampered", path)
+    except OSError as error:
+        print(error)
+open("model.txt", "w").write("0.5")
+"""
+
+
+@pytest.mark.parametrize("level", ["full", "reduced"])
+def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str) -> None:
+    """Wherever it lies in a repository of several projects; and no home is left to the next trial."""
+    made = ("../cache/truth.txt", "../data/held/truth.txt", "truth.txt")
+    words = "; ".join(f"mkdir -p $(dirname {path}); echo 1 > {path}" for path in made)
+    root = tmp_path / "r"
+    home = tiny.repository(
+        root / "pkg", program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 ").replace("metric:", f"setup: {words}\nmetric:", 1)
+    )
+    remove(home / ".git")
+    (root / "data").mkdir()
+    (root / "data" / ".gitkeep").touch()
+    total = " + ".join(f"float(open('{path}').read())" for path in ("model.txt", *made))
+    (home / "score.py").write_text(f"print('val_bpb:', {total})\nimport os; os.environ['AUTORESEARCH_SPLIT']\n")
+    tiny.git(root, "init", "-q", "-b", "main")
+    tiny.commit(root)
+    at = bench.make(home, level)
+    before = run_setup(at.workspace, {})
+    assert {"cache", "data/held", "pkg/truth.txt"} <= {*at.workspace.frozen_entries(at.workspace.base)}
+    for seed in (1, 2):
+        measured = bench.candidate(at, TAMPER, seed=seed)
+        log = (at.state / measured.log).read_text()
+        assert measured.value == 3.5 and digest(at.workspace) == before and "home True" not in log, log
+        assert log.count("Read-only") == (3 if level == "full" else 0)
+        (at.state / measured.log).unlink()
+
+
 def test_a_literal_seed_is_replaced_in_the_trials_copy_alone(tmp_path: Path) -> None:
     text = (
         tiny.TRAIN.format(noise=0.01, salt=0)
@@ -183,3 +259,34 @@ def test_cancelling_is_immediate(tmp_path: Path) -> None:
     begin = time.monotonic()
     measured: Measurement = bench.candidate(at, "import time; time.sleep(60)")
     assert measured.outcome == "lost" and time.monotonic() - begin < 5
+
+
+def test_output_without_end_puts_no_limit_off(tmp_path: Path) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    crowd = "import os, time\nfor i in range(150):\n    if os.fork() == 0:\n        time.sleep(1000)\n"
+    measured = bench.candidate(at, crowd + "while True: os.write(1, b'step 1 | loss: 1\\n' * 15000)", limits={"run": 1.0})
+    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < 3.0
+
+
+IGNORED = """
+import os, signal, sys, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+read, write = os.pipe()
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    if os.fork() == 0:
+        while time.process_time() < 0.004: pass
+        os._exit(0)
+    try: os.wait()
+    except ChildProcessError: pass
+open("model.txt", "w").write("0.5")
+"""
+
+
+def test_the_clock_counts_children_that_nobody_waits_for(tmp_path: Path) -> None:
+    """Two seconds of children of 4 ms each: the kernel accounts for none of them."""
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    measured = bench.candidate(at, IGNORED, limits={"run": 60.0})
+    assert measured.outcome == "ok" and measured.clock > 1.2, measured.clock
+    patient = bench.candidate(at, IGNORED.replace("signal.SIG_IGN", "signal.SIG_DFL"), limits={"run": 60.0})
+    assert patient.clock < 3.0, patient.clock

@@ -29,6 +29,7 @@ from autoresearch_action.records import Confirmation, Measurement, Split
 FIRST_SHARE = 0.6  # of the level spent at the first look
 HOPELESS = 0.35  # a first look with a p-value above this ends it (futility: cannot raise the error)
 SPARE = 2  # pairs replaced where the base side crashed
+LONGER = 0.01  # of the base's clock: a head that trained longer by more is not compared
 COVERAGE = 0.95
 TEST = "sign-flip randomisation test"
 
@@ -116,6 +117,8 @@ class PairedConfirmation:
         facts = self._estimates(base, head)
         if guard == "broken":
             return self._lost(f"Does not hold: {sentence}", **facts)
+        if self.brief.timed and (sentence := trained_longer(pairs)):
+            return self._lost(f"Does not hold: {sentence}", **facts)
         facts["notes"] = [f"chosen from {self.tried} experiments by runs on other seeds"] if self.tried > 1 else []
         if guard == "doubtful":
             facts["notes"].append(f"within the noise over its limit: {sentence}")
@@ -152,6 +155,16 @@ class PairedConfirmation:
 
     def _lost(self, reason: str, **facts: Any) -> Confirmation:
         return Confirmation(held=False, reason=reason, **facts)
+
+
+def trained_longer(pairs: Sequence[tuple[Measurement, Measurement]]) -> str:
+    """The sentence where the head's clock exceeds the base's by more than LONGER and than two standard errors; or ""."""
+    excess = np.array([head.clock - base.clock for base, head in pairs])
+    mine, theirs = (math.fsum(side) / len(pairs) for side in ([h.clock for _, h in pairs], [b.clock for b, _ in pairs]))
+    error = float(excess.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
+    if mine - theirs <= max(LONGER * theirs, 2 * error):
+        return ""
+    return f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s: equal time for all."
 
 
 def stagewise(differences: Sequence[float], looks: Sequence[int], level: float, last: bool = True) -> Outcome:

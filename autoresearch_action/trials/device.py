@@ -1,6 +1,6 @@
 """Devices: which there are, one slot each, a host-wide lock per GPU, and whether a stranger is on the card.
 
-What `nvidia-smi` says is taken as it is; AMD cards are found by their device nodes and not watched.
+What `nvidia-smi` says is taken as it is; AMD cards are found by their device nodes, all shown to a trial, and not watched.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import platform
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +24,8 @@ from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.trials.process import descendants
 
 LOCKS = Path("/var/tmp/autoresearch-locks")
+LOOKS = 3.0  # seconds between looks at a card in use
+USED, SPARE = 1024, 256  # MiB in use on a card that counts as free; more than before the first trial, where that was more
 FOREIGN_PATIENCE = 600.0  # seconds that a foreign process on the card is waited for
 MEMORY_SHARE = 0.85  # of the machine's memory that all trials together may use
 _SMI = "nvidia-smi"
@@ -28,7 +33,7 @@ _SMI = "nvidia-smi"
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one trial runs at a time. `gpu` is "" for the processor, else what CUDA_VISIBLE_DEVICES says."""
+    """Where one trial runs at a time. `gpu` is "" for the processor, else the card's number."""
 
     name: str
     gpu: str = ""
@@ -95,6 +100,11 @@ def _smi(*words: str) -> list[str]:
     return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
+def _numbers(slot: Slot, query: str) -> list[int]:
+    rows = _smi(f"--id={slot.gpu}", query, "--format=csv,noheader,nounits")
+    return [int(row) for row in rows if row.strip().isdigit()]
+
+
 class Locks:
     """Host-wide locks on the slots' devices, so that two runners on one host never measure against each other."""
 
@@ -106,10 +116,7 @@ class Locks:
         """Take every lock, waiting up to `patience` seconds. Raises EnvironmentFault."""
         until = time.monotonic() + patience
         for name in self._names:
-            LOCKS.mkdir(mode=0o1777, exist_ok=True)
-            path = LOCKS / f"{name}.lock"
-            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            self._files.append(file)
+            self._files.append(file := _lock_file(LOCKS / f"{name}.lock"))
             told = False
             while True:
                 try:
@@ -130,34 +137,95 @@ class Locks:
         self._files = []
 
 
-def strangers(slot: Slot) -> list[int]:
-    """Processes on the slot's card that are not below this one. Empty where no tool tells."""
-    if not slot.gpu:
-        return []
-    rows = _smi(f"--id={slot.gpu}", "--query-compute-apps=pid", "--format=csv,noheader")
-    pids = {int(row) for row in rows if row.strip().isdigit()}
-    return sorted(pids - set(descendants(os.getpid()))) if pids else []
+def _lock_file(path: Path) -> IO[bytes]:
+    """Open it for locking, made for every account of the host whatever the umask. Raises EnvironmentFault."""
+    try:
+        with suppress(PermissionError):  # made by another account, which saw to it
+            path.parent.mkdir(exist_ok=True)
+            path.parent.chmod(0o1777)
+        with suppress(PermissionError), os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb") as made:
+            os.fchmod(made.fileno(), 0o666)
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+    except OSError as error:
+        raise EnvironmentFault(f"The lock {path} cannot be opened ({error.strerror}): remove it, or let every account read it.") from None
+
+
+@lru_cache
+def card(gpu: str, facts: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, str]:
+    """What CUDA_VISIBLE_DEVICES says for a card, and the name of its device node below /dev.
+
+    Where there are several, a sandbox shows the node of one: what number CUDA gives it there depends on the driver, its
+    UUID does not. Nodes are numbered in the kernel's order, not in nvidia-smi's.
+    """
+    rows = [[word.strip() for word in row.split(",")] for row in _smi("--query-gpu=index,uuid,pci.bus_id", "--format=csv,noheader")]
+    uuid, bus = next(((row[1], row[2]) for row in rows if row[0] == gpu and len(row) == 3), (gpu, ""))
+    minor = gpu
+    for file in facts.glob("*/information"):
+        if bus and bus.lower().endswith(file.parent.name.lower()):
+            found = re.search(r"^Device Minor:\s*(\d+)", file.read_text(), re.MULTILINE)
+            minor = found[1] if found else minor
+    return uuid if len(rows) > 1 else gpu, f"nvidia{minor}"
+
+
+def occupants(slot: Slot) -> set[int]:
+    """Processes on the slot's card that are not below this one. Empty where no tool tells.
+
+    In a container they may be told by numbers that mean nothing there: those of our own trials are among them.
+    """
+    pids = set(_numbers(slot, "--query-compute-apps=pid")) if slot.gpu else set()
+    return pids - set(descendants(os.getpid())) if pids else pids
 
 
 def throttled(slot: Slot) -> bool:
     """Whether the card is slowed down by heat or power at this moment."""
-    if not slot.gpu:
-        return False
-    reasons = "clocks_event_reasons.hw_slowdown,clocks_event_reasons.sw_thermal_slowdown"
-    return any(
-        "Active" in row.replace("Not Active", "") for row in _smi(f"--id={slot.gpu}", f"--query-gpu={reasons}", "--format=csv,noheader")
-    )
+    for name in ("clocks_event_reasons", "clocks_throttle_reasons") if slot.gpu else ():  # of drivers from 535 on, and before
+        fields = f"--query-gpu={name}.hw_slowdown,{name}.sw_thermal_slowdown"
+        if rows := _smi(f"--id={slot.gpu}", fields, "--format=csv,noheader"):
+            return any("Active" in row.replace("Not Active", "") for row in rows)
+    return False
+
+
+class Watch:
+    """Looks at the card every few seconds while a trial is on it: was it `shared`, was it `slow`?"""
+
+    def __init__(self, slot: Slot) -> None:
+        self.shared = self.slow = False
+        self._slot, self._over = slot, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        if self._slot.gpu:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._slot.gpu:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOKS):
+            shared = any(Path(f"/proc/{pid}").exists() for pid in occupants(self._slot))  # else it has ended, or may be ours
+            slow = throttled(self._slot)
+            if not self._over.is_set():  # an idle card says nothing
+                self.shared, self.slow = self.shared or shared, self.slow or slow
+
+
+_idle: dict[str, int] = {}  # MiB in use on a card before the first trial
 
 
 def await_free(slot: Slot, cancelled: Callable[[], bool], patience: float = FOREIGN_PATIENCE) -> None:
-    """Wait until the card is ours alone. Raises EnvironmentFault after `patience` seconds."""
+    """Wait until the card is ours alone and its memory is free. Raises EnvironmentFault after `patience` seconds."""
     until = time.monotonic() + patience
-    while pids := strangers(slot):
-        if cancelled():
+    while slot.gpu and not cancelled():
+        pids = occupants(slot)
+        used = sum(_numbers(slot, "--query-gpu=memory.used"))
+        if not pids and used <= max(USED, _idle.setdefault(slot.gpu, used) + SPARE):
             return
         if time.monotonic() > until:
-            raise EnvironmentFault(f"Another process is on {slot.name} (pid {pids[0]}): end it, or give this run another device.")
-        time.sleep(2.0)
+            told = f"Another process is on {slot.name} (pid {min(pids)})" if pids else f"{used} MiB of {slot.name}'s memory stay in use"
+            raise EnvironmentFault(f"{told}: end what holds it, or give this run another device.")
+        time.sleep(min(2.0, patience))
 
 
 def environment(slots: Sequence[Slot]) -> dict[str, str]:

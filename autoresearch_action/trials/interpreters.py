@@ -24,7 +24,7 @@ def prefixes(path: str, virtual: str, root: Path, directory: Path) -> list[Path]
     seen: set[Path] = set()
     while queue:
         folder = queue.pop(0)
-        if folder in seen or not folder.is_dir():
+        if folder in seen or not os.path.isdir(folder):  # … or out of this user's reach: Path.is_dir would raise
             continue
         seen.add(folder)
         prefix = _installation(folder)
@@ -34,14 +34,14 @@ def prefixes(path: str, virtual: str, root: Path, directory: Path) -> list[Path]
             found.append(folder)
         queue += _behind(folder)
     for folder in (home / ".pyenv", home / ".local" / "share" / "uv"):
-        if any(str(folder) in str(p) for p in seen) and folder.is_dir():
+        if any(str(folder) in str(p) for p in seen) and os.path.isdir(folder):
             found.append(folder)
     return _outermost(found)
 
 
 def _installation(folder: Path) -> Path:
     """The installation that a folder of programs belongs to."""
-    if folder.name in ("bin", "condabin", "shims", "Scripts") and any((folder.parent / mark).exists() for mark in MARKS):
+    if folder.name in ("bin", "condabin", "shims", "Scripts") and any(os.path.exists(folder.parent / mark) for mark in MARKS):
         return folder.parent
     return folder
 
@@ -56,7 +56,7 @@ def _behind(folder: Path) -> list[Path]:
         pass
     for name in ("python", "python3"):
         link = folder / name
-        if link.exists():
+        if os.path.exists(link):
             more.append(Path(os.path.realpath(link)).parent)
             if link.is_symlink():
                 more.append((folder / os.readlink(link)).parent)

@@ -60,13 +60,18 @@ def measure(bench: Bench, trial: Trial) -> Measurement:
     for attempt in range(AGAIN + 1):
         device.await_free(bench.slot, bench.cancelled.is_set)
         try:
-            result = Measuring(bench, trial).measure()
+            with device.Watch(bench.slot) as card:
+                result = Measuring(bench, trial).measure()
         except UserError:
             raise
         except Exception as error:  # a bug or a broken disk must not take the other slots' work with it
             return Measurement(trial=trial, outcome="lost", reason=f"{type(error).__name__}: {error}", slot=bench.slot.name)
-        shared, slow = device.strangers(bench.slot), device.throttled(bench.slot)
-        if (not shared and not slow) or attempt == AGAIN or bench.cancelled.is_set():
+        if not (card.shared or card.slow) or bench.cancelled.is_set():
             break
-        notes.append("measured again: the card was " + ("shared with another process" if shared else "throttled"))
+        why = "the card was " + ("shared with another process" if card.shared else "throttled")
+        if attempt == AGAIN or (card.slow and bench.slow):
+            bench.slow = bench.slow or card.slow  # always: to measure every trial three times would mend nothing
+            notes.append(why)
+            break
+        notes.append(f"measured again: {why}")
     return result.model_copy(update={"notes": [*result.notes, *notes]}) if notes else result

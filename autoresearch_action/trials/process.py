@@ -2,11 +2,16 @@
 
 Works on any started process; what it is confined by is sandbox.py's. Clocks count every process below it, also
 those that were double-forked; a process tree is dead when `wait` returns.
+
+The kernel forgets the processor time of a child whose parent ignores it. So the clock also samples, at random moments:
+a process that is gone at the next look is charged as if it had computed since the last one, which is right on average
+however short its life. Neither output nor the number of processes puts a look off.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import select
 import signal
 import subprocess
@@ -15,10 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-POLL = 0.05  # seconds between looks at the process tree
+POLL = 0.05  # seconds between looks at the process tree, on average
 FIRST_POLL = 0.002  # … at the start, so that short commands are seen as well
 LOOK = 0.3  # seconds that measuring the tree's memory may take
 TICK = 1 / os.sysconf("SC_CLK_TCK")
+CORES = os.cpu_count() or 1
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MAX_LINE = 65_536  # bytes of one output line that are looked at
 HEAD_BYTES, TAIL_BYTES = 512_000, 64_000  # of the output that the log keeps
@@ -51,14 +57,27 @@ class Ended:
 
 @dataclass
 class Log:
-    """The bounded log of a trial: its beginning and its end, the middle counted."""
+    """The bounded log of a trial: its beginning and its end, the middle counted. Scrubbed line by line."""
 
     path: Path
+    scrub: Callable[[str], str] = str
     written: int = 0
     tail: bytearray = field(default_factory=bytearray)
     dropped: int = 0
+    rest: bytes = b""  # of a line that is not complete
 
     def write(self, data: bytes) -> None:
+        data = self.rest + data
+        end = max(data.rfind(b"\n") + 1, len(data) - MAX_LINE)
+        self.rest = data[end:]
+        self._write(self.scrub(data[:end].decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape"))
+
+    def flush(self) -> None:
+        """Complete the last line."""
+        if self.rest:
+            self.write(b"\n")
+
+    def _write(self, data: bytes) -> None:
         room = max(0, HEAD_BYTES - self.written)
         if room:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +91,7 @@ class Log:
             del self.tail[:-TAIL_BYTES]
 
     def close(self) -> None:
+        self.flush()
         if self.dropped:
             shown = min(self.dropped, TAIL_BYTES)
             with self.path.open("ab") as file:
@@ -87,7 +107,9 @@ class Process:
     def __init__(self, popen: subprocess.Popen[bytes], limits: Limits, log: Log, disk: Path | None = None, mark: str = "") -> None:
         self._popen, self._limits, self._log, self._disk, self._mark = popen, limits, log, disk, mark
         self._started = time.monotonic()
-        self._cpu: dict[tuple[int, str], float] = {}  # last CPU time seen by (pid, start time)
+        self._alive: dict[tuple[int, str], tuple[float, float]] = {}  # by (pid, start): CPU time, and what is added if it is gone
+        self._gone = 0.0  # CPU seconds of those that are
+        self._looked, self._due, self._pause = self._started, 0.0, FIRST_POLL
         self._peak = self._resident = 0
         self._children: set[int] = set()  # of the started process: bubblewrap's own child counts what ran below it
         self._reason = ""
@@ -101,9 +123,8 @@ class Process:
         return time.monotonic() - self._started
 
     def clock(self) -> float:
-        """CPU seconds of the whole tree up to now."""
-        self._look()
-        return sum(self._cpu.values())
+        """CPU seconds of the whole tree up to the last look."""
+        return self._gone + sum(cpu for cpu, _ in self._alive.values())
 
     def kill(self, reason: str) -> None:
         """End the tree; `wait` returns soon after. May be called from any thread."""
@@ -116,15 +137,11 @@ class Process:
         output = self._popen.stdout.fileno()
         os.set_blocking(output, False)
         ended = os.pidfd_open(self._popen.pid)
-        last, pause = 0.0, FIRST_POLL
         try:
             while True:
-                ready, _, _ = select.select([output, ended], [], [], pause)
+                ready, _, _ = select.select([output, ended], [], [], max(0.0, self._due - time.monotonic()))
                 open_ = self._read(output, on_line) if output in ready else True
-                now = time.monotonic()
-                if now - last >= pause:
-                    last, pause = now, min(POLL, 2 * pause)
-                    self._check(now)
+                self._watch()
                 if self.stopped or ended in ready or (not open_ and self._popen.poll() is not None):
                     break
                 if not open_:
@@ -134,11 +151,11 @@ class Process:
         finally:
             os.close(ended)
             self._popen.stdout.close()
+        self._log.flush()
         if self._buffer and on_line:
             on_line(self._buffer[:MAX_LINE].decode("utf-8", "replace"))
         seconds = self.seconds
-        cpu = max(usage, sum(self._cpu.values()))
-        return Ended(self._popen.returncode, self._reason, seconds, cpu, self._peak, bytes(self._log.tail[-8_000:]))
+        return Ended(self._popen.returncode, self._reason, seconds, max(usage, self.clock()), self._peak, bytes(self._log.tail[-8_000:]))
 
     # -- output --------------------------------------------------------------------------------------------------
 
@@ -155,6 +172,8 @@ class Process:
         self._buffer = rest[:MAX_LINE]
         if on_line:
             for line in lines:
+                if not self._watch():
+                    break
                 on_line(line[:MAX_LINE].decode("utf-8", "replace"))
         return True
 
@@ -167,12 +186,20 @@ class Process:
 
     # -- the tree ------------------------------------------------------------------------------------------------
 
-    def _check(self, now: float) -> None:
+    def _watch(self) -> bool:
+        """Look and check the limits where it is time to. Whether it may go on."""
+        if time.monotonic() >= self._due and self._popen.returncode is None:
+            self._check()
+            self._pause = min(POLL, 2 * self._pause)
+            self._due = time.monotonic() + self._pause * random.uniform(0.5, 1.5)
+        return not self.stopped
+
+    def _check(self) -> None:
         limits = self._limits
         pids = self._look()
-        if now - self._started > limits.seconds:
+        if self.seconds > limits.seconds:
             self.kill(f"It ran for more than its limit of {limits.seconds:.0f} s and was ended.")
-        elif sum(self._cpu.values()) > limits.cpu_seconds:
+        elif self.clock() > limits.cpu_seconds:
             self.kill(f"It used more than its {limits.cpu_seconds:.1f} s of processor time and was ended.")
         elif len(pids) > limits.processes:
             self.kill(f"It started more than {limits.processes} processes and was ended.")
@@ -187,15 +214,17 @@ class Process:
         self._children |= set(children(self._popen.pid))
         if self._mark:
             pids = list({*pids, *marked(self._mark)})
-        resident = 0
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
+        before, self._alive, self._resident = self._alive, {}, 0
         for pid in pids:
-            facts = _stat(pid)
-            if facts:
-                started, cpu, pages = facts
-                self._cpu[pid, started] = cpu
-                resident += pages * PAGE
-        self._resident = resident
-        self._peak = max(self._peak, resident)
+            if facts := _stat(pid):
+                started, cpu, pages, computing = facts
+                part = min(computing, CORES) * passed
+                self._alive[pid, started] = cpu, max(part - cpu, part / 2)
+                self._resident += pages * PAGE
+        self._gone += sum(cpu + more for one, (cpu, more) in before.items() if one not in self._alive)
+        self._peak = max(self._peak, self._resident)
         return pids
 
     def _end(self, ended: int) -> float:
@@ -210,7 +239,7 @@ class Process:
             usage = rusage.ru_utime + rusage.ru_stime
         until = time.monotonic() + 2.0
         while time.monotonic() < until:
-            alive = [pid for pid in {*left, *(marked(self._mark) if self._mark else ())} if _stat(pid) and pid != self._popen.pid]
+            alive = [pid for pid in {*left, *(marked(self._mark) if self._mark else ())} if _runs(pid) and pid != self._popen.pid]
             alive += [child for pid in alive for child in descendants(pid)]
             if not alive:
                 break
@@ -278,16 +307,29 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def _stat(pid: int) -> tuple[str, float, int] | None:
-    """(start time, CPU seconds, resident pages) of a process; None when it is gone or a zombie."""
+def _stat(pid: int) -> tuple[str, float, int, int] | None:
+    """(start time, CPU seconds, resident pages, threads that may be computing) of a process; None when it is gone.
+
+    A main thread may sleep, or have ended, while others compute: where there are several, all of them may.
+    """
+    if not (fields := _fields(pid)):
+        return None
+    threads = int(fields[17])
+    return fields[19].decode(), (int(fields[11]) + int(fields[12])) * TICK, int(fields[21]), threads if threads > 1 else fields[0] == b"R"
+
+
+def _runs(pid: int) -> bool:
+    """Whether it is there and no zombie."""
+    return bool(fields := _fields(pid)) and (fields[0] not in (b"Z", b"X") or int(fields[17]) > 1)
+
+
+def _fields(pid: int) -> list[bytes]:
+    """Of /proc/PID/stat, from the third on."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rsplit(b")", 1)[1].split()
+            return file.read().rsplit(b")", 1)[1].split()
     except (OSError, IndexError):
-        return None
-    if fields[0] in (b"Z", b"X"):
-        return None
-    return fields[19].decode(), (int(fields[11]) + int(fields[12])) * TICK, int(fields[21])
+        return []
 
 
 def _shared_memory() -> int:

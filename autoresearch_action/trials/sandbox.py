@@ -20,14 +20,17 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.trials import confine
+from autoresearch_action.trials.device import card
 from autoresearch_action.trials.interpreters import prefixes
 from autoresearch_action.trials.process import Limits, Log, Process
+from autoresearch_action.trials.workspace import remove
 
 NOBODY = 65534
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt/rocm", "/nix/store", "/gnu/store")
@@ -37,7 +40,7 @@ ETC = (
     "passwd", "group", "mime.types", "fonts", "gai.conf", "python3", "python3.11", "python3.12", "python3.13", "magic", "R", "java",
 )  # fmt: skip
 ETC_NETWORK = ("resolv.conf", "hosts", "host.conf")
-DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps", "kfd", "dri")
+DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps")
 HELD_OUT = str(Path(__file__).with_name("held_out.py"))
 TMPFS = 8 << 30  # bytes that a private folder in memory may hold, at most
 
@@ -55,7 +58,7 @@ class Job:
     data: Sequence[Path] = ()  # read-only, at their own paths
     hidden: Sequence[Path] = ()  # files and folders that stay out of sight wherever they would be seen
     network: bool = False
-    gpu: str = ""  # "": none; else what CUDA_VISIBLE_DEVICES says
+    gpu: str = ""  # "": none; else the card's number
     cores: Sequence[int] = ()
 
 
@@ -89,26 +92,28 @@ class Sandbox:
             return "bubblewrap is not installed"
         base = ["bwrap", *_SPACES, *_system(), "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
         if os.geteuid() == 0:
-            self._inner = not _fails([*base, *_DROP, *_INNER, "true"])
-            return "" if self._inner else _fails([*base, *_DROP, "true"])
-        return _fails([*base, *_NEST, "true"])
+            self._inner = not _fails([*base, *_DROP, *_INNER], ["true"])
+            return "" if self._inner else _fails(base, [*_DROP, "true"])
+        return _fails([*base, *_NEST], ["true"])
 
     def start(self, job: Job, limits: Limits, log: Log) -> Process:
         """Start the command. Its standard output and error are one stream; standard input is empty."""
         env = {**job.env, "HOME": str(self._home), "TMPDIR": "/tmp", "PWD": str(self.inside(job) / job.directory)}
         mark = "" if self.level == "full" else f"AUTORESEARCH_TRIAL={secrets.token_hex(8)}"
-        argv = self._bubblewrap(job, limits, env) if self.level == "full" else self._plain(job, limits)
+        calls = _calls()
+        argv = self._bubblewrap(job, limits, env, calls) if self.level == "full" else self._plain(job, limits)
         if mark:
             private = job.tree.with_name(f"{job.tree.name}.home")
-            private.mkdir(exist_ok=True)
+            remove(private)  # nothing crosses from one phase or trial to the next
+            private.mkdir()
             env |= {"HOME": str(private), "TMPDIR": str(private), "AUTORESEARCH_TRIAL": mark.partition("=")[2]}
         confine.adopt_orphans()
-        if job.cores and shutil.which("taskset"):
-            argv = ["taskset", "-c", ",".join(map(str, job.cores)), *argv]
-        popen = subprocess.Popen(
-            argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            cwd=job.tree / job.directory if self.level != "full" else "/",
-        )  # fmt: skip
+        with _on(job.cores):
+            popen = subprocess.Popen(
+                argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                cwd=job.tree / job.directory if self.level != "full" else "/", pass_fds=(calls,) if self.level == "full" else (),
+            )  # fmt: skip
+        os.close(calls)
         return Process(popen, limits, log, disk=job.tree, mark=mark)
 
     def inside(self, job: Job) -> Path:
@@ -134,7 +139,7 @@ class Sandbox:
     def _interpreters(self, job: Job) -> list[Path]:
         return _prefixes(job.env.get("PATH", ""), job.env.get("VIRTUAL_ENV", ""), job.mount_at, job.mount_at / job.directory)
 
-    def _bubblewrap(self, job: Job, limits: Limits, env: Mapping[str, str]) -> list[str]:
+    def _bubblewrap(self, job: Job, limits: Limits, env: Mapping[str, str], calls: int) -> list[str]:
         at, home = job.mount_at, self._home
         argv = ["bwrap", *[word for word in _SPACES if not (job.network and word == "--unshare-net")], *_system(job.network)]
         argv += ["--proc", "/proc", "--dev", "/dev", *_devices(job.gpu), *_sys(bool(job.gpu))]
@@ -167,9 +172,12 @@ class Sandbox:
             f"--nproc={4 * limits.processes}",
             "--core=0",
         ]
+        command = [*limit, "/bin/sh", "-c", job.command]
         if os.geteuid() != 0:
-            return [*argv, *_NEST, *limit, "/bin/sh", "-c", job.command]
-        return [*argv, *_DROP, *(_INNER if self._inner else ()), *limit, "/bin/sh", "-c", job.command]
+            return [*argv, *_NEST, *_filtered(calls), *command]
+        if self._inner:
+            return [*argv, *_DROP, *_INNER, *_filtered(calls), *command]
+        return [*argv, *_filtered(calls), *_DROP, *command]
 
 
 _SPACES = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "trial",
@@ -223,8 +231,31 @@ def _sys(gpu: bool) -> list[str]:
 def _devices(gpu: str) -> list[str]:
     if not gpu:
         return []
-    names = [*DEVICES, *(name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit())]
+    names = [*DEVICES, *((card(gpu)[1],) if os.path.exists("/dev/nvidiactl") else ("kfd", "dri"))]
     return [word for name in names for word in ("--dev-bind-try", f"/dev/{name}", f"/dev/{name}")]
+
+
+@contextmanager
+def _on(cores: Sequence[int]) -> Iterator[None]:
+    """What this thread starts meanwhile stays on these cores."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cores or before)
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _calls() -> int:
+    """An open file that holds the filter of system calls, for bubblewrap to read."""
+    file = os.memfd_create("calls")
+    os.write(file, confine.call_filter(os.uname().machine))
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def _filtered(calls: int) -> tuple[str, ...]:
+    return ("--seccomp", str(calls)) if os.fstat(calls).st_size else ()
 
 
 def _open_files(limits: Limits) -> int:
@@ -232,11 +263,17 @@ def _open_files(limits: Limits) -> int:
     return limits.open_files if hard == resource.RLIM_INFINITY else min(limits.open_files, hard)
 
 
-def _fails(argv: list[str]) -> str:
+def _fails(sandbox: list[str], command: list[str]) -> str:
+    """Why this start of bubblewrap comes to nothing; "" when it works."""
+    calls = _calls()
+    path = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
     try:
-        done = subprocess.run(argv, capture_output=True, env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")}, timeout=20)
+        argv = [*sandbox, *_filtered(calls), *command]
+        done = subprocess.run(argv, capture_output=True, env=path, timeout=20, pass_fds=(calls,))
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"bubblewrap does not start ({error})"
+    finally:
+        os.close(calls)
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
     return f"bubblewrap does not work here ({said[-1] if said else 'no reason given'})" if done.returncode else ""
 

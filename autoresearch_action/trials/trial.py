@@ -2,6 +2,9 @@
 
 Gives a Measurement whatever happens: a crash carries its reason and the log's tail. Equal time is judged from
 outside: on processor slots by the CPU time of the whole process tree, on GPU slots by the wall clock.
+
+Where there is `evaluate`, it alone is told the split and the slice: `check` and `run` always see `val` and 0, so that a
+candidate cannot behave otherwise where it is confirmed.
 """
 
 from __future__ import annotations
@@ -13,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from autoresearch_action.acceptance.curves import Watch
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement, Outcome, Trial
 from autoresearch_action.trials import rewrite
-from autoresearch_action.trials.device import Slot
+from autoresearch_action.trials.device import Slot, card
 from autoresearch_action.trials.metrics import Printed
 from autoresearch_action.trials.patch import editable
 from autoresearch_action.trials.process import Ended, Limits, Log, Process
@@ -30,8 +33,21 @@ PASSED = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH",
     "ROCM_PATH", "PYTHONPATH", "AUTORESEARCH_DATA", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CC", "CXX",
 )  # fmt: skip
-NEVER_HANDED = {".py", ".pyc", ".pyo", ".pyd", ".pth", ".so", ".sh", ".egg", ".zip", ".dll", ".dylib"}
-NEVER_ENTERED = {"__pycache__", ".git"}
+# From `run` to `evaluate` goes data: nothing that can be imported, run or compiled, and nothing that a tool takes for its
+# settings by its name alone. In any letter case, and wherever in a name the suffix stands.
+NEVER_HANDED = {
+    ".py", ".pyi", ".pyc", ".pyo", ".pyd", ".pyx", ".pyz", ".pth", ".egg", ".whl", ".so", ".dll", ".dylib", ".o", ".a", ".exe",
+    ".com", ".bat", ".cmd", ".ps1", ".sh", ".bash", ".zsh", ".fish", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx",
+    ".node", ".wasm", ".rb", ".pl", ".pm", ".php", ".lua", ".r", ".jl", ".jar", ".class", ".war", ".go", ".rs", ".c", ".cc", ".cpp",
+    ".cxx", ".h", ".hpp", ".cu", ".cuh", ".awk", ".tcl", ".zip", ".ini", ".cfg", ".conf", ".config", ".toml", ".lock", ".mk",
+    ".cmake", ".gradle", ".properties",
+}  # fmt: skip
+NEVER_NAMED = {
+    "makefile", "gnumakefile", "justfile", "rakefile", "gemfile", "dockerfile", "procfile", "cmakelists.txt", "meson.build", "go.mod",
+    "go.sum", "go.work", "package.json", "package-lock.json", "npm-shrinkwrap.json", "pnpm-workspace.yaml", "tsconfig.json",
+    "jsconfig.json", "deno.json", "deno.jsonc", "composer.json", "requirements.txt", "constraints.txt", "environment.yml",
+    "environment.yaml", "matplotlibrc", "__pycache__",
+}  # fmt: skip
 HANDED_BYTES, HANDED_FILES = 16 << 30, 10_000
 MOUNTS = 2_000  # files or folders that are made read-only one by one: bubblewrap takes 9,000 words
 FIRST_LIMIT = 6 * 3600.0  # seconds, where neither the brief nor a baseline says
@@ -50,6 +66,7 @@ class Bench:
     state: Path
     checkpoint: Path | None = None
     scrub: Callable[[str], str] = str
+    slow: bool = False  # its card is throttled whenever it is used
     running: Process | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -81,7 +98,7 @@ class Measuring:
     def __init__(self, bench: Bench, trial: Trial) -> None:
         self.bench, self.trial, self.brief = bench, trial, bench.brief
         name = f"{trial.purpose}-{trial.index:05d}.log" if trial.index else "run.log"
-        self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name)
+        self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name, bench.scrub)
         self.phases: dict[str, float] = {}
         self.notes: list[str] = []
         self.printed = {"check": Printed(), "run": Printed(), "evaluate": Printed()}
@@ -97,7 +114,7 @@ class Measuring:
         try:
             facts = self._measured()
         except Failure as failure:
-            facts = {"outcome": failure.outcome, "reason": str(failure), "tail": self.bench.scrub(failure.tail)}
+            facts = {"outcome": failure.outcome, "reason": self.bench.scrub(str(failure)), "tail": self.bench.scrub(failure.tail)}
         finally:
             self.log.close()
         if self.bench.cancelled.is_set():
@@ -151,7 +168,7 @@ class Measuring:
 
     def _checkout(self, tree: Path) -> None:
         begin = time.monotonic()
-        self.bench.workspace.checkout(tree, self.trial.commit)
+        self.bench.workspace.checkout(tree, self.trial.commit, sealed=self.bench.sandbox.level == "full")
         self.bench.sandbox.own(tree, Path(self.bench.workspace.prefix))
         self.phases["checkout"] = self.phases.get("checkout", 0.0) + time.monotonic() - begin
 
@@ -186,7 +203,7 @@ class Measuring:
             tree=tree,
             mount_at=workspace.root,
             directory=Path(workspace.prefix),
-            env=self._environment(),
+            env=self._environment(told=scoring or not brief.evaluate),
             readonly=(*workspace.frozen_entries(self.trial.commit), *(handed or ())),
             data=(*brief.data, *checkpoint, *(brief.evaluate_data if scoring else ())),
             hidden=() if scoring else (*brief.evaluate_data, *_sources(brief.evaluate_data)),
@@ -208,7 +225,8 @@ class Measuring:
             self.log.write(f"\n[{ended.reason}]\n".encode())
         return ended
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, told: bool) -> dict[str, str]:
+        """`told`: what it is measured on."""
         trial, cores = self.trial, self.bench.slot.cores or tuple(range(os.cpu_count() or 1))
         budget = trial.time_budget if trial.time_budget is not None else self.brief.time_budget
         passed = {name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ}
@@ -218,11 +236,11 @@ class Measuring:
             "GOMP_SPINCOUNT": "0",
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "CUDA_VISIBLE_DEVICES": self.bench.slot.gpu,
+            "CUDA_VISIBLE_DEVICES": card(self.bench.slot.gpu)[0] if self.bench.slot.gpu else "",
             "AUTORESEARCH_SEED": str(trial.seed),
             "AUTORESEARCH_TIME_BUDGET": f"{budget:g}",
-            "AUTORESEARCH_SPLIT": trial.split,
-            "AUTORESEARCH_HOLDOUT_SLICE": str(trial.slice),
+            "AUTORESEARCH_SPLIT": trial.split if told else "val",
+            "AUTORESEARCH_HOLDOUT_SLICE": str(trial.slice if told else 0),
         } | ({"AUTORESEARCH_CHECKPOINT": str(self.bench.checkpoint)} if self.bench.checkpoint else {})  # fmt: skip
 
     def _limits(self, phase: str) -> Limits:
@@ -302,13 +320,13 @@ class Measuring:
         for folder, names, files in os.walk(source / self.bench.workspace.prefix, followlinks=False):
             here = Path(folder).relative_to(source)
             fresh[here] = fresh.get(here.parent) or (None if os.path.lexists(target / here) else here)
-            names[:] = [name for name in names if name not in NEVER_ENTERED and not (Path(folder) / name).is_symlink()]
-            for name in sorted({*files} - NEVER_ENTERED):
+            names[:] = [name for name in names if _data(name) and not (Path(folder) / name).is_symlink()]
+            for name in sorted(filter(_data, files)):
                 path, place = Path(folder) / name, target / here / name
                 facts = path.lstat()
                 if os.path.lexists(place) or not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
                     continue
-                if facts.st_mode & 0o111 or any(suffix.lower() in NEVER_HANDED for suffix in path.suffixes):
+                if facts.st_mode & 0o111:
                     continue
                 total, count = total + facts.st_size, count + 1
                 if total > HANDED_BYTES or count > HANDED_FILES:
@@ -320,6 +338,13 @@ class Measuring:
         if len(handed) > MOUNTS:
             raise Failure("crash", f"`run` made more than {MOUNTS:,} files beside one another to hand over: make them in a folder.")
         return list(handed)
+
+
+def _data(name: str) -> bool:
+    """Whether a file or folder of this name may be handed over."""
+    name = name.lower()
+    special = name.startswith((".", "conftest")) or name in NEVER_NAMED
+    return not special and NEVER_HANDED.isdisjoint(PurePosixPath(name).suffixes)
 
 
 def _sources(folders: Sequence[Path]) -> Iterator[Path]:

@@ -95,9 +95,10 @@ class Workspace:
 
     # -- checkouts -----------------------------------------------------------------------------------------------
 
-    def checkout(self, tree: Path, commit: str) -> None:
+    def checkout(self, tree: Path, commit: str, sealed: bool = False) -> None:
         """Make `tree` the pristine checkout of `commit`, with setup's outputs; whatever was there before is gone.
 
+        `sealed`: `frozen_entries` will be read-only to whoever works in it, so that setup's files need not be copied.
         Cleaned before files are written: a .gitattributes left behind would rule how git writes them.
         """
         index = tree.with_name(f"{tree.name}.index")
@@ -117,7 +118,7 @@ class Workspace:
         for path in (*self.submodules, *self.filtered):
             self._hydrate(tree, path)
         if self.setup_folder.exists():
-            shutil.copytree(self.setup_folder, tree, dirs_exist_ok=True, symlinks=True, copy_function=_link)
+            shutil.copytree(self.setup_folder, tree, dirs_exist_ok=True, symlinks=True, copy_function=_link if sealed else shutil.copy2)
 
     def _hydrate(self, tree: Path, path: str) -> None:
         """Submodules and LFS files, as the user's checkout has them."""
@@ -154,7 +155,8 @@ class Workspace:
     @lru_cache(maxsize=64)  # noqa: B019 (one workspace a process)
     def frozen_entries(self, commit: str) -> tuple[str, ...]:
         """Paths, relative to the root, that are made read-only in a trial: every tracked entry at the level of the
-        working directory and above it. New files may appear beside them, and in folders that hold placeholders only.
+        working directory and above it, and whatever setup made, wherever it lies. New files may appear beside them, and
+        in folders that hold placeholders only.
         """
         found, parts = [], PurePosixPath(self.prefix).parts
         for depth in range(len(parts) + 1):
@@ -163,9 +165,11 @@ class Workspace:
             below = parts[depth] if depth < len(parts) else None
             found += [f"{level}/{name}".lstrip("/") for name in names if name and name != below]
         held = [path for path in found if not self._placeholder(commit, path)]
-        if self.setup_folder.exists():
-            base = self.setup_folder / self.prefix
-            held += [(PurePosixPath(self.prefix) / p.name).as_posix() for p in base.iterdir()] if base.is_dir() else []
+        tracked = {*self._line("ls-tree", "-r", "-t", "-d", "--name-only", "-z", commit).split("\0"), self.prefix, *self.submodules}
+        for folder, names, files in os.walk(self.setup_folder):
+            at = PurePosixPath(folder).relative_to(self.setup_folder)
+            held += [(at / name).as_posix() for name in (*names, *files) if (at / name).as_posix() not in tracked]
+            names[:] = [name for name in names if (at / name).as_posix() in tracked.difference(held)]
         return tuple(dict.fromkeys(held))
 
     def _placeholder(self, commit: str, path: str) -> bool:

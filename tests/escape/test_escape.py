@@ -5,23 +5,28 @@ The same probes under the fallback are listed with what they reach: Landlock hid
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bench
 import pytest
 import tiny
 
+from autoresearch_action.trials import confine
 from autoresearch_action.trials import sandbox as sandboxes
+from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.process import Limits, Log
 from autoresearch_action.trials.sandbox import Job, Sandbox
+from autoresearch_action.trials.secrets import Secrets
 
 SECRET = "planted-0123456789abcdef"
 PROBES = r"""
@@ -59,7 +64,7 @@ def parents_environ(): return read(f"/proc/{os.getppid()}/environ", "/proc/1/env
 @probe
 def any_environ(): return read("/proc/*/environ", "/proc/*/task/*/environ")
 @probe
-def any_command_line(): return any(str(PLACE).encode() + b"/host" in open(p, "rb").read() for p in glob.glob("/proc/*/cmdline") if os.access(p, os.R_OK))
+def any_command_line(): return any(b"host.py" in open(p, "rb").read() for p in glob.glob("/proc/*/cmdline") if os.access(p, os.R_OK))
 @probe
 def host_process(): return os.path.exists(f"/proc/{HOST_PID}/stat") and b"host.py" in open(f"/proc/{HOST_PID}/cmdline", "rb").read()
 @probe
@@ -93,7 +98,7 @@ def docker_socket(): return any(os.path.exists(p) for p in ("/var/run/docker.soc
 @probe
 def loopback(): return connect(socket.AF_INET, ("127.0.0.1", PORT))
 @probe
-def outside(): return connect(socket.AF_INET, ("192.0.2.1", 80)) or len(os.listdir("/sys/class/net")) > 1
+def outside(): return len(glob.glob("/sys/class/net/*")) > 1 or connect(socket.AF_INET, ("192.0.2.1", 80))
 @probe
 def unix_socket(): return connect(socket.AF_UNIX, UNIX)
 @probe
@@ -116,15 +121,45 @@ def disks(): return any(os.path.exists(p) for p in ("/dev/sda", "/dev/vda", "/de
 def frozen_files(): open("score.py", "a").write("#"); return True
 @probe
 def terminal(): return ctypes.CDLL(None).ioctl(0, 0x5412, b"x") == 0
+@probe
+def left_behind():
+    places = [f"{folder}/autoresearch-left" for folder in ("/tmp", "/var/tmp", "/dev/shm", os.path.expanduser("~"), os.environ["TMPDIR"])]
+    there = any(map(os.path.exists, places))
+    for path in places:
+        try: open(path, "w").close()
+        except OSError: pass
+    return there
+@probe
+def keyring():
+    libc = ctypes.CDLL(None)
+    add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+    rings = (-3, -4, -5)  # the session's, the user's, the user's session's
+    held = any(libc.syscall(keyctl, 10, ring, b"user", b"autoresearch-planted", 0) > 0 for ring in rings)
+    return held or any(libc.syscall(add_key, b"user", b"autoresearch-left", b"x", 1, ring) > 0 for ring in rings)
+@probe
+def other_cores():
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count()))
+    return os.sched_getaffinity(0) != mine
+@probe
+def kernel_surface():
+    bpf, perf, faults, ring = {"x86_64": (321, 298, 323, 425), "aarch64": (280, 241, 282, 425)}[os.uname().machine]
+    libc, room = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(256)
+    calls = (bpf, 5, room, 128), (perf, room, 0, -1, -1, 0), (faults, 0), (ring, 8, room), (0x40000000 + bpf, 5, room, 128)
+    return any(libc.syscall(*call) >= 0 or ctypes.get_errno() not in (1, 38) for call in calls)
 print("PROBES " + json.dumps(found))
 open("model.txt", "w").write("0.5")
 """
 
 
+LEFT = Path("/dev/shm/autoresearch-left")
+
+
 @pytest.fixture
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+def host() -> Iterator[dict[str, object]]:
     """A host with everything worth stealing: a process with a secret, files, sockets, a server on loopback."""
-    place = tmp_path_factory.mktemp("host")
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    LEFT.unlink(missing_ok=True)
     (place / "key").write_text(SECRET)
     for name in ("env", "output", "path"):
         (place / name).write_text("")
@@ -141,12 +176,17 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]
     abstract.bind(name)
     abstract.listen()
     (place / "host.py").write_text("import time; time.sleep(600)")
+    numbers = confine.CALLS[os.uname().machine][2]
+    for ring in (-3, -4) if ctypes.CDLL(None).syscall(numbers[2], confine.JOIN_SESSION_KEYRING, None) > 0 else ():
+        ctypes.CDLL(None).syscall(numbers[0], b"user", b"autoresearch-planted", SECRET.encode(), len(SECRET), ring)
     process = subprocess.Popen([sys.executable, str(place / "host.py")], env={"THE_KEY": SECRET})
     yield {"port": server.getsockname()[1], "pid": process.pid, "key": str(place / "key"), "unix": str(place / "socket"), "abstract": name}
     process.kill()
     process.wait()
     for each in (server, unix, abstract):
         each.close()
+    LEFT.unlink(missing_ok=True)
+    shutil.rmtree(place)
 
 
 def _accept(server: socket.socket) -> None:
@@ -168,65 +208,123 @@ def found(log: str) -> dict[str, bool]:
     return told
 
 
-def plant(at: bench.Bench) -> None:
+def plant(state: Path) -> None:
     """A ledger and another trial's files, with the secret in them."""
     for name in ("ledger.jsonl", "trials/0007/model.txt", "slots/other/model.txt"):
-        path = at.state / name
+        path = state / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(SECRET)
 
 
+def probed(directory: Path, host: dict[str, object], level: str) -> set[str]:
+    """What the probes reach as this user in a real trial, the second of two."""
+    at = bench.python(directory)
+    at.sandbox.level, at.slot = level, Slot("cpu:0", cores=at.slot.cores[:1])
+    plant(at.state)
+    for _ in range(2):
+        measured = bench.candidate(at, probes(host, directory))
+        assert measured.outcome == "ok", measured.reason + measured.tail
+        log = at.state / measured.log
+        told = found(log.read_text())
+        log.unlink()
+    assert len(told) >= 20
+    return {name for name, reached in told.items() if reached}
+
+
 def test_no_probe_succeeds(tmp_path: Path, host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", SECRET)
-    at = bench.python(tmp_path / "r")
-    plant(at)
-    measured = bench.candidate(at, probes(host, tmp_path / "r"))
-    assert measured.outcome == "ok", measured.reason + measured.tail
-    told = found((at.state / measured.log).read_text())
-    assert len(told) >= 20
-    assert [name for name, reached in told.items() if reached] == []
+    assert probed(tmp_path / "r", host, "full") == set()
+
+
+@pytest.fixture
+def account(host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], set[str]]]:
+    """`probed` for tests that root runs: as an ordinary user, with a process of the same user to look at."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    tree = tiny.repository(place / "tree")
+    plant(place / ".autoresearch")
+    (place / "tree.home").mkdir()
+    (tree / ".git").rename(place / ".git")
+    for path in (confine.__file__, Path(str(host["key"])).with_name("host.py")):
+        shutil.copy(path, place)
+    user = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"]
+    process = subprocess.Popen([*user, "/usr/bin/python3", str(place / "host.py")], env={"THE_KEY": SECRET}, cwd="/")
+    (tree / "train.py").write_text(probes(host | {"pid": process.pid}, place))
+    place.chmod(0o755)
+    for path in (tree, place / "tree.home", *tree.iterdir()):
+        os.chown(path, 1234, 1234)
+    sandbox = Sandbox()
+    assert sandbox.level == "full", sandbox.why
+    for owner, name, value in (
+        ("os", "geteuid", lambda: 1234),
+        ("sys", "executable", "/usr/bin/python3"),
+        ("confine", "__file__", place / "confine.py"),
+    ):
+        monkeypatch.setattr(getattr(sandboxes, owner), name, value)
+
+    def run(level: str) -> set[str]:
+        job = Job("/usr/bin/python3 train.py", tree, Path("/srv/r"), Path(), {"PATH": "/usr/bin:/bin"}, readonly=("score.py", "program.md"))
+        sandbox.level = level
+        env = {"PATH": "/usr/bin:/bin", "HOME": "/root" if level == "full" else str(place / "tree.home"), "TMPDIR": "/tmp"}
+        for _ in range(2):
+            calls = sandboxes._calls()
+            argv = sandbox._bubblewrap(job, Limits(), job.env, calls) if level == "full" else sandbox._plain(job, Limits())
+            done = subprocess.run(
+                [*user, *argv],
+                capture_output=True,
+                text=True,
+                env=env,
+                cwd=tree,
+                pass_fds=(calls,),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+            )
+        return {name for name, reached in found(done.stdout + done.stderr).items() if reached}
+
+    yield run
+    process.kill()
+    process.wait()
+    shutil.rmtree(place)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="started by an ordinary user, the test above is this one")
-def test_no_probe_succeeds_for_an_ordinary_user(tmp_path: Path, host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_probe_succeeds_for_an_ordinary_user(account: Callable[[str], set[str]]) -> None:
     """The command that an ordinary user's sandbox would start, started as one."""
-    tree = Path(shutil.os.path.realpath(f"/tmp/escape-{os.getpid()}"))  # type: ignore[attr-defined]
-    shutil.rmtree(tree, ignore_errors=True)
-    try:
-        tiny.repository(tree)
-        (tree / "train.py").write_text(probes(host, Path("/srv/r")))
-        shutil.rmtree(tree / ".git")
-        for path in (tree, *tree.iterdir()):
-            os.chown(path, 1234, 1234)
-        sandbox = Sandbox()
-        assert sandbox.level == "full", sandbox.why
-        monkeypatch.setattr(sandboxes.os, "geteuid", lambda: 1234)
-        job = Job("/usr/bin/python3 train.py", tree, Path("/srv/r"), Path(), {"PATH": "/usr/bin:/bin"}, readonly=("score.py", "program.md"))
-        argv = sandbox._bubblewrap(job, Limits(), job.env)
-        user = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--inh-caps=-all"]
-        done = subprocess.run(
-            [*user, *argv], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HOME": "/root"}, cwd="/", check=False
-        )
-        told = found(done.stdout + done.stderr)
-        assert [name for name, reached in told.items() if reached] == []
-    finally:
-        shutil.rmtree(tree, ignore_errors=True)
+    assert account("full") == set()
 
 
-REACHED_WITHOUT_BUBBLEWRAP = {"any_command_line", "host_process", "signal_host", "user_namespace"}
+def reached(root: bool) -> set[str]:
+    """What the reduced level lets through, by name: it hides what files hold, not that they are there, nor processes."""
+    abi = confine.landlock_abi()
+    names = {
+        "host_process",
+        "any_command_line",
+        "host_tmp",
+        "runner_files",
+        "unix_socket",
+        "git_folder",
+        "ledger",
+        "frozen_files",
+        "left_behind",
+    }
+    names |= {"shadow", "privileges"} if root else set()  # root stays root, without capabilities and behind Landlock
+    names |= {"signal_host", "abstract_socket"} if abi < 6 else set()
+    names |= {"loopback"} if abi < 4 else set()
+    names |= {"disks"} if any(map(os.path.exists, ("/dev/sda", "/dev/vda", "/dev/nvme0n1", "/dev/mem", "/dev/kmsg"))) else set()
+    names |= (
+        {"docker_socket"}
+        if any(map(os.path.exists, ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock")))
+        else set()
+    )
+    return names | ({"outside"} if len(os.listdir("/sys/class/net")) > 1 else set())
 
 
 def test_what_the_fallback_reaches_is_known(tmp_path: Path, host: dict[str, object]) -> None:
-    """Reduced isolation: files, sockets on TCP and other processes' secrets stay out of reach for an ordinary user."""
-    at = bench.make(tiny.repository(tmp_path / "r"), "reduced")
-    plant(at)
-    measured = bench.candidate(at, probes(host, tmp_path / "r"))
-    told = {name for name, reached in found((at.state / measured.log).read_text()).items() if reached}
-    as_root = {"any_environ", "parents_environ", "host_memory", "attach", "hosts_root", "capabilities", "privileges", "mount", "frozen_files",
-               "kernel_settings", "terminal", "disks", "shadow", "home_secrets", "outside", "host_tmp", "docker_socket", "runner_files", "git_folder",
-               "ledger", "abstract_socket", "unix_socket"}  # fmt: skip
-    assert told <= REACHED_WITHOUT_BUBBLEWRAP | as_root
-    assert not told & {"key_file", "own_environment", "write_runner_files", "system_files", "loopback", "other_trials"}
+    assert probed(tmp_path / "r", host, "reduced") == reached(root=os.geteuid() == 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="started by an ordinary user, the test above is this one")
+def test_what_the_fallback_reaches_for_an_ordinary_user_is_known(account: Callable[[str], set[str]]) -> None:
+    assert account("reduced") == reached(root=False)
 
 
 def test_a_process_of_the_harness_is_closed_to_others() -> None:
@@ -244,6 +342,36 @@ def test_a_process_of_the_harness_is_closed_to_others() -> None:
     first, second = done.stdout.splitlines()
     assert first == f"{SECRET} False False Secrets() x ***"
     assert second == "False True"
+
+
+def test_no_secret_stays_in_a_log(tmp_path: Path) -> None:
+    """However it is cut into pieces: what a trial cannot know, the setup of its data or an agent may have left to it."""
+    many = f"-----BEGIN-----\n{SECRET[::-1]}\n{SECRET[3:] * 2}\n-----END-----"
+    secrets = Secrets({"THE_KEY": SECRET, "A_KEY": many})
+    log = Log(tmp_path / "log", secrets.scrub)
+    for piece in (
+        b"a ",
+        SECRET.encode()[:2],
+        SECRET.encode()[2:9],
+        SECRET.encode()[9:],
+        b" b\r",
+        SECRET.encode(),
+        b"\n\xff\n",
+        many.encode(),
+        b"\n" + SECRET.encode(),
+    ):
+        log.write(piece)
+    log.close()
+    told = log.path.read_bytes()
+    assert (
+        b"a *** b\r***\n\xff\n" in told
+        and told.endswith(b"***\n")
+        and SECRET.encode()[3:] not in told
+        and SECRET.encode()[::-1] not in told
+    )
+    at = bench.make(tiny.repository(tmp_path / "r"), scrub=secrets.scrub)
+    measured = bench.candidate(at, f"import sys; print({SECRET!r}); sys.exit({SECRET!r})")
+    assert "exit code 1: ***" in measured.reason and SECRET not in measured.model_dump_json() + (at.state / measured.log).read_text()
 
 
 def test_the_log_is_bounded(tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Devices, with an nvidia-smi that answers from files: which card a trial sees, who else is on it, locks of two accounts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bench
+import pytest
+import tiny
+
+from autoresearch_action.errors import EnvironmentFault
+from autoresearch_action.records import Trial
+from autoresearch_action.trials import device, interpreters, pool, sandbox
+from autoresearch_action.trials.device import Slot
+from autoresearch_action.trials.trial import Bench
+
+SMI = """#!/bin/sh
+next() { head -1 PLACE/$1; [ $(wc -l < PLACE/$1) -lt 2 ] || sed -i 1d PLACE/$1; }  # the last answer stays
+case "$*" in
+*query-gpu=index,uuid*) cat PLACE/cards;;
+*query-gpu=index*) cut -d, -f1 PLACE/cards;;
+*compute-apps*) next apps;;
+*memory.used*) cat PLACE/used;;
+*clocks_event*) exit 2;;  # a driver from before 535
+*clocks_throttle*) next hot;;
+esac
+"""
+CALM = {"cards": "0, GPU-a, 00000000:3B:00.0\n1, GPU-b, 00000000:86:00.0\n", "apps": "\n", "used": "4\n", "hot": "Not Active, Not Active\n"}
+GPU = Slot("cuda:0", "0")
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder with its answers."""
+    place = tmp_path / "smi"
+    place.mkdir()
+    for name, text in CALM.items():
+        (place / name).write_text(text)
+    (place / "nvidia-smi").write_text(SMI.replace("PLACE", str(place)))
+    (place / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.setattr(device, "LOOKS", 0.05)
+    monkeypatch.setattr(device, "_idle", {})
+    device.card.cache_clear()
+    yield place
+    device.card.cache_clear()
+
+
+def test_a_trial_sees_its_own_card_alone(smi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bus, minor in (("0000:3b:00.0", 5), ("0000:86:00.0", 0)):
+        (tmp_path / bus).mkdir()
+        (tmp_path / bus / "information").write_text(f"Model: \t\t Fake\nDevice Minor: \t {minor}\n")
+    assert device.card("0", tmp_path) == ("GPU-a", "nvidia5") and device.card("1", tmp_path) == ("GPU-b", "nvidia0")
+    monkeypatch.setattr(sandbox, "card", lambda gpu: device.card(gpu, tmp_path))
+    exists = os.path.exists
+    monkeypatch.setattr(sandbox.os.path, "exists", lambda path: path == "/dev/nvidiactl" or exists(path))
+    assert {name for name in sandbox._devices("0") if name[:11] == "/dev/nvidia" and name[11:].isdigit()} == {"/dev/nvidia5"}
+    (smi / "cards").write_text("0, GPU-a, 00000000:3B:00.0\n")
+    device.card.cache_clear()
+    assert device.card("0", tmp_path) == ("0", "nvidia5"), "of a single card the number is as good, and programs know it"
+
+
+def test_a_trial_is_told_its_card(smi: Path, tmp_path: Path) -> None:
+    at = dataclasses.replace(bench.make(tiny.repository(tmp_path / "r")), slot=Slot("cuda:1", "1"))
+    measured = bench.candidate(at, "import os; print('card', os.environ['CUDA_VISIBLE_DEVICES']); open('model.txt', 'w').write('1')")
+    assert "card GPU-b" in (at.state / measured.log).read_text()
+
+
+def slow(tmp_path: Path) -> tuple[Bench, Trial]:
+    """A trial that is on the card for long enough to be looked at."""
+    root = tiny.repository(tmp_path / "r")
+    (root / "train.py").write_text((root / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.6"))
+    tiny.commit(root)
+    at = dataclasses.replace(bench.make(root), slot=GPU)
+    return at, Trial(number=0, commit=at.workspace.base, seed=1, index=1)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "why"),
+    [("apps", "\n1\n\n", "shared"), ("hot", f"Not Active, Active\n{CALM['hot']}", "throttled"), ("apps", "\n999999999\n\n", "")],
+)
+def test_a_card_that_was_disturbed_during_the_trial_is_measured_again(smi: Path, tmp_path: Path, file: str, text: str, why: str) -> None:
+    """Also where all is calm again at the trial's end. A process that is not in our namespace may be our own."""
+    at, trial = slow(tmp_path)
+    (smi / file).write_text(text)
+    measured = pool.measure(at, trial)
+    assert measured.outcome == "ok" and len(measured.notes) == bool(why) and why in "".join(measured.notes), measured.notes
+
+
+def test_what_is_always_hot_is_not_measured_three_times_for_ever(smi: Path, tmp_path: Path) -> None:
+    at, trial = slow(tmp_path)
+    (smi / "hot").write_text("Active, Not Active\n")
+    assert [len(pool.measure(at, trial).notes) for _ in range(2)] == [3, 1]
+
+
+def test_a_card_is_waited_for_until_it_and_its_memory_are_free(smi: Path) -> None:
+    device.await_free(GPU, lambda: False, patience=0)
+    for file, text, told in (("apps", "999999999\n", "pid 999999999"), ("used", "1300\n", "1300 MiB")):
+        (smi / file).write_text(text)
+        with pytest.raises(EnvironmentFault, match=told):
+            device.await_free(GPU, lambda: False, patience=0)
+        device.await_free(GPU, lambda: True, patience=0)
+        (smi / file).write_text(CALM[file])
+    (smi / "apps").write_text(f"{os.getpid()}\n")
+    device.await_free(GPU, lambda: False, patience=0)
+    (smi / "apps").write_text("1\n")
+    begin = time.monotonic()
+    threading.Timer(0.3, (smi / "apps").write_text, ["\n"]).start()
+    device.await_free(GPU, lambda: False, patience=1.0)
+    assert time.monotonic() - begin > 0.3
+
+
+def as_another_account(action: Callable[[], None]) -> bool:
+    """Whether it ends without an exception in a child; as an account without rights where this one is root."""
+    child = os.fork()
+    if not child:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            action()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every account may read."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_lock_holds_against_another_account(place: Path, monkeypatch: pytest.MonkeyPatch, mask: int) -> None:
+    monkeypatch.setattr(device, "LOCKS", place / "locks")
+    before = os.umask(mask)
+    try:
+        mine = device.Locks([GPU])
+        mine.acquire(print, lambda: "", 0.0)
+    finally:
+        os.umask(before)
+
+    def theirs(patience: float) -> None:
+        told: list[str] = []
+        mine.release()  # this process's copy of it
+        try:
+            device.Locks([Slot("cuda:1", "1")]).acquire(print, lambda: "", 0.0)  # they may make one, too
+            device.Locks([GPU]).acquire(told.append, lambda: "", patience)
+        except EnvironmentFault as fault:
+            assert patience == 0.0 and told and "has held gpu-0" in str(fault)
+
+    assert as_another_account(lambda: theirs(0.0))
+    threading.Timer(0.3, mine.release).start()
+    assert as_another_account(lambda: theirs(5.0))
+
+
+def test_a_folder_that_may_not_be_read_holds_no_interpreter(place: Path) -> None:
+    (place / "closed" / "bin").mkdir(parents=True)
+    (place / "bin").mkdir()
+    (place / "bin" / "python").symlink_to(place / "closed" / "bin" / "python")
+    (place / "closed").chmod(0)
+
+    def find() -> None:
+        found = interpreters.prefixes(f"{place}/closed/bin:{place}/bin", "", Path("/srv/r"), Path("/srv/r"))
+        assert found == [place / "bin"], found
+
+    assert as_another_account(find)
+    (place / "closed").chmod(0o755)
