@@ -24,6 +24,7 @@ from autoresearch_action.acceptance import Ask
 from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
+from autoresearch_action.checkpoint import shown
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import DamagedLedger, Ledger, Study
 from autoresearch_action.records import Proposal, Run, Verdict
@@ -286,13 +287,14 @@ def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Ma
         prose=brief.prose,
         metric=brief.metric,
         goal=brief.goal,
-        contract=brief.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        contract=brief.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        | ({"time-budget": brief.time_budget} if brief.timed else {}),  # what all are equal in, default or not
         agents=list(options.agents),
         budget={name: getattr(options, name) for name in ("max_experiments", "max_minutes", "max_usd", "gpu_usd_per_hour")},
         frozen=workspace.frozen(workspace.base),
         data=workspace.setup_hash,
         environment=machine.environment | {"autoresearch": __version__},
-        checkpoint={name: value for name, value in checkpoint.items() if name != "path"},
+        checkpoint={"uri": shown(checkpoint["uri"]), "sha256": checkpoint["sha256"]} if checkpoint else {},
         visibility=brief.visibility,
         holdout=workspace.mentions("AUTORESEARCH_SPLIT"),
     )

@@ -1,8 +1,8 @@
 """The queue of dispatched checkpoints: a ticket on the memory branch for each, so that none is dropped.
 
 GitHub keeps one waiting job of a concurrency group and cancels the one before. So every dispatch is written down first
-(`enqueue`, in a job that nothing cancels), each run takes out its own ticket when it has published, and sends a ticket
-whose run ended unpublished (cancelled while it waited) on its way again (`settle`).
+(`enqueue`, in a job that nothing cancels), each run takes out its own ticket when it has published or failed, and sends a
+ticket whose run ended without either (cancelled while it waited) on its way again (`settle`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import json
 import time
 from collections.abc import Mapping
 
-from github import GithubException
-
 from autoresearch_action.github import event
-from autoresearch_action.github.api import Api, connect, forbidden, said
+from autoresearch_action.github.api import Api, connect
 from autoresearch_action.github.event import Dispatch
 from autoresearch_action.github.memory import Branch
 
@@ -71,7 +69,4 @@ def _status(api: Api, run: str) -> str:
 
 def _send(api: Api, left: Dispatch) -> None:
     payload = json.loads(left.model_dump_json(exclude_none=True))
-    try:
-        api.call("send the checkpoint", lambda: api.repository.create_repository_dispatch("checkpoint", payload))
-    except GithubException as error:
-        raise forbidden(f"send the checkpoint again ({said(error)})", error) from None
+    api.call("send the checkpoint again", lambda: api.repository.create_repository_dispatch("checkpoint", payload))

@@ -18,7 +18,7 @@ from pathlib import Path
 from autoresearch_action.acceptance.curves import Watch
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement, Outcome, Trial
-from autoresearch_action.trials import rewrite
+from autoresearch_action.trials import device, rewrite
 from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.metrics import Printed
 from autoresearch_action.trials.patch import editable
@@ -288,6 +288,8 @@ class Measuring:
     def _hashes(self) -> dict[str, str]:
         workspace = self.bench.workspace
         hashes = {"tree": workspace.tree(self.trial.commit), "frozen": workspace.frozen(self.trial.commit)}
+        passed = {name: os.environ.get(name, "") for name in (*PASSED, *self.brief.env)}
+        hashes["environment"] = device.fingerprint(self.bench.slot, passed)
         return hashes | ({"data": workspace.setup_hash} if workspace.setup_hash else {})
 
     # -- from run to evaluate ------------------------------------------------------------------------------------
