@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +53,14 @@ def test_a_pull_request_with_commits_body_labels_and_outputs(run: Delivery) -> N
     assert set(run.fake.git("rev-list", f"main..{done.head}").split()) <= run.fake.signed
     for sha in run.fake.git("rev-list", f"main..{done.head}").split():
         assert sha[:7] in body
+    for verdict in map(json.loads, (run.state / "ledger.jsonl").read_text().splitlines()):
+        if verdict["event"] == "verdict" and verdict["runs"]:
+            hashes, frozen = verdict["hashes"], re.search(r"frozen: .*sha256 (\w{16})$", body, re.MULTILINE)
+            assert frozen and hashes["frozen"] == frozen[1] and f"environment: sha256 {hashes['environment']}" in body
+            assert hashes["sandbox"] and ("patch" in hashes) == bool(verdict["number"]) and max(map(len, hashes.values())) == 16
+            if verdict["number"]:
+                assert hashes["patch"] == hashlib.sha256((run.state / verdict["patch"]).read_bytes()).hexdigest()[:16]
+                assert hashes["patch"] in (run.state / "report.html").read_text()
     assert run.outputs == {
         "branch": BRANCH,
         "pull-request-number": "1",
