@@ -208,8 +208,11 @@ def enqueue(environ: Mapping[str, str]) -> None:
     """A dispatched checkpoint is written down, so that a run in progress cannot drop it."""
     from autoresearch_action.github import queue
 
-    ticket = queue.enqueue(environ)
-    print(f"Queued as {ticket}." if ticket else "Nothing to queue.")
+    try:
+        ticket = queue.enqueue(environ)
+        print(f"Queued as {ticket}." if ticket else "Nothing to queue.")
+    except EnvironmentFault as error:  # the research goes on all the same
+        outputs.annotate("warning", f"Not queued: should this run be cancelled while it waits, dispatch its checkpoint again. {error}")
 
 
 def settle(environ: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from delivery import Delivery
 from autoresearch_action import action
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github import memory, queue
+from autoresearch_action.github.api import allowed
 
 
 def test_memory_is_one_file_a_run_and_comes_back(run: Delivery, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_a_third_checkpoint_is_queued_and_not_dropped(run: Delivery, tmp_path: P
     last = dispatched(run, tmp_path, 14, checkpoint="s3://models/12", attempt=3)
     queue.enqueue(last)
     run.fake.runs["14"] = "completed"
-    assert queue.settle(run.environ | {"GITHUB_RUN_ID": "99"}) == "" and len(run.fake.dispatched) == 1  # three times is enough
+    assert queue.settle(run.environ | {"GITHUB_RUN_ID": "99"}).endswith("dispatch it anew.") and len(run.fake.dispatched) == 1
 
 
 def step(run: Delivery, **more: str) -> dict[str, str]:
@@ -125,6 +126,29 @@ def test_what_may_not_be_read_fails_neither_recall_nor_the_queue(
     action.settle(step(run))
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::warning")]
     assert len(told) == (1 if "runs" in path else 2) and all("actions: read" in line for line in told)
+
+
+def test_a_secret_in_an_address_is_not_queued(run: Delivery, tmp_path: Path) -> None:
+    queue.enqueue(dispatched(run, tmp_path, 11, checkpoint="https://user:pw@host/m.pt?X-Amz-Signature=secret"))
+    ticket = run.fake.git("show", f"{memory.BRANCH}:queue/{queued(run)[0].removeprefix('queue/')}")
+    assert "https://host/m.pt" in ticket and "secret" not in ticket and "pw" not in ticket
+    run.fake.runs["11"] = "completed"
+    assert "https://host/m.pt of run 11 was left behind" in queue.settle(step(run, GITHUB_RUN_ID="12")) and not run.fake.dispatched
+
+
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_doctor_says_what_the_token_may_not_see(run: Delivery) -> None:
+    ((name, text, advice),) = allowed("gone", "octo/repo", run.environ)
+    assert name == "github" and "not valid" in text and advice
+    run.fake.fault("GET", r"/repos/octo/repo$", times=9, status=403, message="Resource not accessible by integration")
+    ((name, text, advice),) = allowed(run.fake.token, "octo/repo", run.environ)
+    assert name == "github" and "permissions: contents: write" in text and advice
+    run.fake.faults.clear()
+    run.fake.fault("GET", r"/pulls", status=403, message="Resource not accessible by integration")
+    assert [(name, bool(advice)) for name, _, advice in allowed(run.fake.token, "octo/repo", run.environ)][:2] == [
+        ("github", False), ("pull requests", True),
+    ]  # fmt: skip
+    assert [name for name, _, _ in allowed(run.fake.token, "octo/repo", run.environ)] == ["github", "pull requests"]
 
 
 def test_two_folders_of_a_repository_are_two_lines_of_research(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 import requests
@@ -165,6 +166,10 @@ def allowed(token: str, repository: str, environ: Mapping[str, str]) -> Iterator
         yield "github", f"the token may write to {repository}", ""
     else:
         yield "github", f"the token may only read {repository}", "Publishing needs `permissions: contents: write, pull-requests: write`."
+    try:
+        api.call("list pull requests", lambda: list(islice(api.repository.get_pulls(), 1)))
+    except EnvironmentFault as error:
+        yield "pull requests", str(error), "Publishing needs `permissions: pull-requests: write`."
     try:
         _, answer = api.repository.requester.requestJsonAndCheck("GET", f"{api.repository.url}/actions/permissions/workflow")
     except (GithubException, requests.RequestException):

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 
+from autoresearch_action.checkpoint import shown
 from autoresearch_action.github import event
 from autoresearch_action.github.api import Api, connect
 from autoresearch_action.github.event import Dispatch
@@ -28,13 +29,15 @@ def enqueue(environ: Mapping[str, str]) -> str:
     branch = Branch(connect(environ))
     if any(_run(path) == run for path in branch.listing(FOLDER)):
         return ""
+    if given.checkpoint and (public := shown(given.checkpoint)) != given.checkpoint:
+        given = given.model_copy(update={"checkpoint": public, "attempt": ATTEMPTS})  # its secret is written nowhere: not to be sent again
     ticket = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{run}.json"
     branch.write({f"{FOLDER}/{ticket}": given.model_dump_json(exclude_none=True).encode()}, f"Queue the checkpoint of run {run}")
     return ticket
 
 
 def settle(environ: Mapping[str, str]) -> str:
-    """Take out this run's ticket; start the oldest one that was left behind. Returns a sentence, or ""."""
+    """Take out this run's ticket; start the oldest one that was left behind. Returns sentences, or ""."""
     run = environ.get("GITHUB_RUN_ID", "")
     api = connect(environ)
     branch = Branch(api)
@@ -46,15 +49,18 @@ def settle(environ: Mapping[str, str]) -> str:
     states = {path: _status(api, _run(path)) for path in others}
     if any(status != "completed" for status in states.values()):
         return ""  # one of them is on its way and will look here when it is done
+    told: list[str] = []
     for path in others:
         left = Dispatch.model_validate_json(branch.blob(tickets[path]))
         if left.attempt >= ATTEMPTS:
             branch.write({f"{FOLDER}/{path}": None}, f"Give up the checkpoint of run {_run(path)}")
+            told.append(f"The checkpoint {left.checkpoint} of run {_run(path)} was left behind and is not sent again: dispatch it anew.")
             continue
         _send(api, left.model_copy(update={"attempt": left.attempt + 1}))
         branch.write({f"{FOLDER}/{path}": None}, f"Send the checkpoint of run {_run(path)} again")
-        return f"The checkpoint of run {_run(path)} had been left behind: it is on its way again."
-    return ""
+        told.append(f"The checkpoint of run {_run(path)} had been left behind: it is on its way again.")
+        break
+    return " ".join(told)
 
 
 def _run(path: str) -> str:
