@@ -6,7 +6,7 @@ lock=$here/requirements.txt
 
 python=""
 for name in python3.13 python3.12 python3.11 python3 python; do
-    if command -v "$name" >/dev/null 2>&1 && "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    if command -v "$name" >/dev/null 2>&1 && "$name" -I -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$name
         break
     fi
@@ -16,7 +16,7 @@ if [ -z "$python" ]; then
     exit 3
 fi
 
-key=$("$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read() + sys.version.encode()).hexdigest()[:16])' "$lock")
+key=$("$python" -I -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read() + sys.version.encode()).hexdigest()[:16])' "$lock")
 store=${RUNNER_TOOL_CACHE:-${RUNNER_TEMP:-/tmp}}/autoresearch
 venv=$store/$key
 if [ ! -e "$venv/ready" ]; then
@@ -25,8 +25,8 @@ if [ ! -e "$venv/ready" ]; then
     flock 9
     if [ ! -e "$venv/ready" ]; then
         rm -rf "$venv"
-        "$python" -m venv "$venv"
-        "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input --require-hashes -r "$lock"
+        "$python" -I -m venv "$venv"
+        "$venv/bin/python" -I -m pip install -q --disable-pip-version-check --no-input --require-hashes -r "$lock"
         touch "$venv/ready"
     fi
 fi

@@ -1,6 +1,6 @@
-"""The steps of action.yml: inputs from the environment, validated, handed to a session; errors as annotations.
+"""The steps of action.yml: inputs from the environment, validated, handed to a session; errors in annotation and summary.
 
-`python -m autoresearch_action.action recall | research | publish | enqueue`. A composite action gives no INPUT_ variables and
+`python -m autoresearch_action.action recall | research | publish | enqueue | settle`. A composite action gives no INPUT_ variables and
 enforces nothing, so every input comes as AUTORESEARCH_IN_NAME and is checked here. Only `research` runs trials, and it
 never holds a token.
 """
@@ -27,23 +27,23 @@ def main(step: str) -> int:
     try:
         _STEPS[step](os.environ)
     except UserError as error:
-        outputs.annotate("error", str(error))
-        print(f"autoresearch: {error}", file=sys.stderr, flush=True)
+        outputs.failed(step, str(error), os.environ)
         return error.exit_code
     except OSError as error:  # no permission, no room
-        where = f" ({error.filename})" if error.filename else ""
-        outputs.annotate("error", told := f"{error.strerror or error}{where}.")
-        print(f"autoresearch: {told}", file=sys.stderr, flush=True)
+        outputs.failed(step, _told(error), os.environ)
         return EnvironmentFault.exit_code
     return 0
 
 
+def _told(error: OSError) -> str:
+    return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
+
+
 def _forget_own_path() -> None:
-    """The harness's folder was put before the user's PYTHONPATH to start this; trials are to see the user's."""
-    _, _, rest = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
+    """The harness was started with its own folder alone for PYTHONPATH; trials are to see the user's."""
     os.environ.pop("PYTHONPATH", None)
-    if rest:
-        os.environ["PYTHONPATH"] = rest
+    if theirs := os.environ.pop("AUTORESEARCH_PYTHONPATH", ""):
+        os.environ["PYTHONPATH"] = theirs
 
 
 class Inputs:
@@ -105,14 +105,15 @@ def recall(environ: Mapping[str, str]) -> None:
     """What earlier runs of this brief found, from the memory branch into the state folder. Never fails the job."""
     from autoresearch_action.github import memory
 
-    brief, _, state = _place(Inputs(environ), environ)
-    if not environ.get("GITHUB_TOKEN", "").strip():
-        return
     try:
-        came = memory.recall(state, brief.id, environ)
-        print(f"{came} earlier runs of {brief.id} recalled.")
-    except EnvironmentFault as error:
-        outputs.annotate("warning", f"Earlier runs are not known here: {error}")
+        brief, _, state = _place(Inputs(environ), environ)
+        if environ.get("GITHUB_TOKEN", "").strip():
+            print(f"{memory.recall(state, brief.id, environ)} earlier runs of {brief.id} recalled.")
+    except InputError:
+        return  # the research says it
+    except (EnvironmentFault, OSError) as error:
+        told = _told(error) if isinstance(error, OSError) else str(error)
+        outputs.annotate("warning", f"Earlier runs are not known here: {told}")
 
 
 def research(environ: Mapping[str, str]) -> None:
@@ -172,32 +173,60 @@ def _agents(inputs: Inputs) -> list[str]:
 
 
 def publish(environ: Mapping[str, str]) -> None:
-    """The publishing step: the ledger to the memory branch, the pull request, the next checkpoint of the queue."""
-    from autoresearch_action.github import memory, queue
+    """The publishing step: the ledger to the memory branch, the pull request, and whatever comes of it, the queue."""
+    from autoresearch_action.github.pull_request import Wishes
     from autoresearch_action.github.pull_request import publish as deliver
 
-    given = environ.get("AUTORESEARCH_STATE", "").strip()
-    if not given or not (Path(given) / "ledger.jsonl").exists():
-        raise InputError(f"state-directory: {given or 'nothing'} holds no ledger; did the research job upload its artifact?")
-    state, dry_run = Path(given).resolve(), environ.get("AUTORESEARCH_DRY_RUN", "").strip().lower() == "true"
-    picture = "" if dry_run else memory.save(state, environ)
-    done = deliver(state, environ, dry_run, picture)
-    print(done.describe())
-    outputs.annotate("notice", done.words)
-    outputs.summarize(done.describe(), environ)
-    if not dry_run and (told := queue.settle(environ)):
-        outputs.annotate("notice", told)
+    dry_run, given = Wishes.of(environ).dry_run, environ.get("AUTORESEARCH_STATE", "").strip()
+    try:
+        if not given or not (Path(given) / "ledger.jsonl").exists():
+            raise InputError(f"state-directory: {given or 'nothing'} holds no ledger; did the research job upload its artifact?")
+        state = Path(given).resolve()
+        done = deliver(state, environ, dry_run, "" if dry_run else _remember(state, environ))
+        print(done.describe())
+        outputs.annotate("notice", done.words)
+        outputs.summarize(done.describe(), environ)
+    finally:
+        if not dry_run:
+            settle(environ)
+
+
+def _remember(state: Path, environ: Mapping[str, str]) -> str:
+    """The run on the memory branch: the address of its picture. What is proven is published even where that cannot be written."""
+    from autoresearch_action.github import memory
+
+    try:
+        return memory.save(state, environ)
+    except EnvironmentFault as error:
+        kept = "The ledger and the state of the claims are in this job's artifact alone: the next run will not know of them."
+        outputs.annotate("warning", told := f"{error} {kept}")
+        outputs.summarize(f"> [!WARNING]\n> {told}\n", environ)
+        return ""
 
 
 def enqueue(environ: Mapping[str, str]) -> None:
     """A dispatched checkpoint is written down, so that a run in progress cannot drop it."""
     from autoresearch_action.github import queue
 
-    ticket = queue.enqueue(environ)
-    print(f"Queued as {ticket}." if ticket else "Nothing to queue.")
+    try:
+        ticket = queue.enqueue(environ)
+        print(f"Queued as {ticket}." if ticket else "Nothing to queue.")
+    except EnvironmentFault as error:  # the research goes on all the same
+        outputs.annotate("warning", f"Not queued: should this run be cancelled while it waits, dispatch its checkpoint again. {error}")
 
 
-_STEPS = {"recall": recall, "research": research, "publish": publish, "enqueue": enqueue}
+def settle(environ: Mapping[str, str]) -> None:
+    """This run's checkpoint leaves the queue, and one that was left behind is sent on its way. Never fails the job."""
+    from autoresearch_action.github import queue
+
+    try:
+        if told := queue.settle(environ):
+            outputs.annotate("notice", told)
+    except EnvironmentFault as error:
+        outputs.annotate("warning", f"The queue of checkpoints was not looked after: {error}")
+
+
+_STEPS = {"recall": recall, "research": research, "publish": publish, "enqueue": enqueue, "settle": settle}
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in _STEPS:

@@ -162,6 +162,7 @@ class Brief(Record):
     # Not keys of the front matter:
     path: Path = Field(default=Path("program.md"), exclude=True)
     directory: Path = Field(default=Path("."), exclude=True)  # absolute working directory
+    place: Path = Field(default=Path("."), exclude=True)  # of the working directory in its repository
     prose: str = Field(default="", exclude=True)
     informal: bool = Field(default=False, exclude=True)
     dispatched: bool = Field(default=False, exclude=True)  # the prose came with the event, not from the file
@@ -192,12 +193,13 @@ class Brief(Record):
 
     @property
     def id(self) -> str:
-        """Names this line of research: the program's file, and the prose when it was dispatched."""
+        """Names this line of research: the working directory's place, the program's file, and the prose when dispatched."""
         stem = re.sub(r"[^a-z0-9]+", "-", str(self.path.with_suffix("")).lower()).strip("-") or "program"
+        stem = "--".join([*(re.sub(r"\W+", "-", part).strip("-") or "-" for part in self.place.parts), stem])
         return f"{stem}-{hashlib.sha256(self.prose.encode()).hexdigest()[:8]}" if self.dispatched else stem
 
 
-_INTERNAL = {"path", "directory", "prose", "informal", "dispatched"}
+_INTERNAL = {"path", "directory", "place", "prose", "informal", "dispatched"}
 KEYS = [field.alias or name for name, field in Brief.model_fields.items() if name not in _INTERNAL]
 
 
@@ -237,8 +239,14 @@ def parse(raw: bytes, program: Path, directory: Path, prose: str | None = None) 
         raise InputError(f"{program} holds a NUL byte: it is no text file.")
     front, body = _split(text.replace("\r\n", "\n"), program)
     extra = {"path": program, "directory": directory.resolve(), "prose": (prose if prose is not None else body).strip()}
-    extra |= {"dispatched": prose is not None}
+    extra |= {"place": _place(directory.resolve()), "dispatched": prose is not None}
     return _informal(directory, extra) if front is None else _formal(front, program, extra)
+
+
+def _place(directory: Path) -> Path:
+    """`directory` relative to the top of its repository; "." outside of one."""
+    top = next((folder for folder in (directory, *directory.parents) if (folder / ".git").exists()), directory)
+    return directory.relative_to(top)
 
 
 def _front(raw: bytes) -> str:

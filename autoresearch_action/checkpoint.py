@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
 
 NO_DRIVER = 10  # exit code
+_SECRET = re.compile(r"(\w://)(?:[^\s/?#'\"]*@)?([^\s?#'\"]*)[^\s'\"]*")
 FETCH = f"""
 import sys
 try:
@@ -48,16 +50,21 @@ def fetch(
         if not path.exists():
             raise InputError(f"--checkpoint {uri}: there is no such file.")
         return path, digest(path, interrupted)
-    target = state / "checkpoint" / (hashlib.sha256(uri.encode()).hexdigest()[:16] + Path(uri).suffix)
+    target = state / "checkpoint" / (hashlib.sha256(uri.encode()).hexdigest()[:16] + PurePosixPath(shown(uri)).suffix[:16])
     if not (keep and target.exists()):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".part")
         said = _fetch(uri, partial, credentials, interrupted)
         if said:
             partial.unlink(missing_ok=True)
-            raise EnvironmentFault(f"--checkpoint {uri} cannot be fetched: {' '.join(said.split())[:300]}.")
+            raise EnvironmentFault(f"--checkpoint {shown(uri)} cannot be fetched: {shown(' '.join(said.split()))[:300]}.")
         partial.rename(target)
     return target, digest(target, interrupted)
+
+
+def shown(uri: str) -> str:
+    """`uri`, or any text, without what may be a secret in an address (user and password, signed query)."""
+    return _SECRET.sub(r"\1\2", uri)
 
 
 def _fetch(uri: str, target: Path, credentials: Mapping[str, str], interrupted: Callable[[], str]) -> str:

@@ -6,7 +6,9 @@ incumbent moves. The ledger is written by the loop's thread alone: `collect` and
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from queue import SimpleQueue
 from autoresearch_action.agents import Agent, AgentFailure, Context, Exhausted
 from autoresearch_action.agents.edits import comparable
 from autoresearch_action.ledger import Ledger
-from autoresearch_action.records import Experiment, Proposal, Usage, Verdict
+from autoresearch_action.records import Experiment, Measurement, Proposal, Usage, Verdict
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
 
 MAX_FAILURES = 6  # agent calls in a row without a usable edit before the run stops asking
@@ -182,5 +184,15 @@ def settle(experiment: Experiment, status: str, reason: str, **more: object) -> 
         "parent": experiment.parent,
         "runs": len(runs),
         "origin": experiment.origin,
+        "hashes": _hashes(runs, proposal.patch if proposal else ""),
     }
     return Verdict.model_validate(facts | more)
+
+
+def _hashes(runs: Sequence[Measurement], patch: str) -> dict[str, str]:
+    """What the verdict rests on. Several values (two machines) stand side by side."""
+    found: dict[str, set[str]] = {"patch": {hashlib.sha256(patch.encode("utf-8", "surrogateescape")).hexdigest()}} if patch else {}
+    for run in runs:
+        for name, value in (*run.hashes.items(), ("sandbox", run.sandbox)):
+            found.setdefault(name, set()).add(value)
+    return {name: "+".join(sorted(value[:16] for value in values if value)) for name, values in found.items()}

@@ -125,6 +125,7 @@ class Verdict(Record):
     spread: float | None = None  # its standard error
     runs: int = 0
     origin: int | None = None  # the experiment whose edit this carries to a new incumbent
+    hashes: dict[str, str] = Field(default_factory=dict)  # tree, frozen, data, environment, patch (16 digits each); sandbox level
 
 
 class Confirmation(Record):

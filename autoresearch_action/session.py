@@ -25,6 +25,7 @@ from autoresearch_action.acceptance import Ask
 from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
+from autoresearch_action.checkpoint import shown
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
 from autoresearch_action.ledger import Ledger, Study
 from autoresearch_action.past import Past, changed
@@ -142,7 +143,8 @@ def _run(
         workspace.setup_hash = run_setup(workspace, secrets, view.note, interrupted)
         now = _describe(options, brief, workspace, machine)
         given = _checkpoint(checkpoint, ledger.study, now, options.fresh, secrets, interrupted)
-        now = now.model_copy(update={"checkpoint": {name: value for name, value in given.items() if name != "path"}})
+        if given:
+            now = now.model_copy(update={"checkpoint": {"uri": shown(given["uri"]), "sha256": given["sha256"]}})
         _begin(ledger, now, options.fresh, view.note)  # after all that can be refused: it may put a ledger aside
         study, past = ledger.study, Past.of(state, ledger.study.run or now)
         try:
@@ -212,7 +214,7 @@ def _checkpoint(uri: str | None, study: Study, now: Run, fresh: bool, secrets: S
     from autoresearch_action.checkpoint import fetch
 
     old = study.run.checkpoint if study.run else {}
-    keep = old.get("uri") == uri and not _over(study, now.model_copy(update={"checkpoint": old}), fresh)
+    keep = old.get("uri") == shown(uri) and not _over(study, now.model_copy(update={"checkpoint": old}), fresh)
     path, sha = fetch(uri, study.state, secrets.values, keep, interrupted)
     return {"uri": uri, "path": str(path), "sha256": sha}
 
@@ -255,7 +257,8 @@ def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Ma
         prose=brief.prose,
         metric=brief.metric,
         goal=brief.goal,
-        contract=brief.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        contract=brief.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        | ({"time-budget": brief.time_budget} if brief.timed else {}),  # what all are equal in, default or not
         agents=list(options.agents),
         budget={name: getattr(options, name) for name in ("max_experiments", "max_minutes", "max_usd", "gpu_usd_per_hour")},
         frozen=workspace.frozen(workspace.base),

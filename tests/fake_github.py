@@ -10,9 +10,9 @@ Covers the operations in OPERATIONS for one repository. Blobs, trees, commits an
 pushes, merges and deleted branches. Requests and answers are held against the description that Octokit publishes (npm, pinned
 below; TOLERATED lists what may differ). Required fields of an answer that nothing here depends on are filled with placeholders.
 
-Does not cover: forks, GraphQL beyond updateRefs (held against no description), merging by API, reviews, checks, tag objects,
-submodules, symbolic links, empty repositories, ETags, branch protection, rulesets, a token's scopes and rate limits (inject the
-last four as faults). A commit that GitHub would have signed says so in `verification`; the git object carries no signature.
+Does not cover: forks, GraphQL beyond updateRefs (held against no description), merging by API, giving reviews, checks, tag
+objects, submodules, symbolic links, empty repositories, ETags, rulesets beyond "may not be written", a token's scopes and rate
+limits (inject the last two as faults). A commit that GitHub would have signed says so in `verification`; the git object carries no signature.
 """
 
 from __future__ import annotations
@@ -191,6 +191,8 @@ class FakeGitHub(Repository):
                     raise Problem(422, "Reference name must start with 'refs/' and contain at least three components.")
                 if self.attempt("show-ref", "--verify", ref):
                     raise Problem(422, "Reference already exists")
+                if rule := self._rule(ref):
+                    raise Problem(422, rule)
                 self.git("update-ref", ref, found(self.sha(ask["sha"]), 422, "Object does not exist"))
                 return 201, self._ref(ref)
         ref = f"refs/{at['ref']}"  # PATCH, DELETE refs/{ref}
@@ -200,6 +202,8 @@ class FakeGitHub(Repository):
             self._sync()
             return 204, None
         new = found(self.sha(ask["sha"]), 422, "Object does not exist")
+        if rule := self._rule(ref):
+            raise Problem(422, rule)
         if not ask.body.get("force") and self.attempt("merge-base", old, new) != old:
             raise Problem(422, "Update is not a fast forward")
         self.git("update-ref", ref, new)
@@ -254,6 +258,9 @@ class FakeGitHub(Repository):
                 return 201, self._open(ask, ask["head"].removeprefix(f"{self.owner}:"), ask["base"])
         pull = found(self.pulls.get(int(at["pull_number"])))
         match ask.operation:
+            case "GET ~/pulls/{pull_number}/reviews":
+                facts = {"state": "COMMENTED", "body": "", "commit_id": pull["head_sha"]}
+                return [facts | {"id": place, "user": self._user(name)} for place, name in enumerate(pull["reviewed"], 1)]
             case "GET ~/pulls/{pull_number}/commits":
                 return [self._full_commit(one) for one in self._pull_commits(pull)]
             case "POST ~/pulls/{pull_number}/requested_reviewers":
@@ -298,7 +305,7 @@ class FakeGitHub(Repository):
             raise invalid("PullRequest", "missing_field", field="title")
         pull = {"number": len(self.pulls) + 1, "state": "open", "title": ask["title"], "body": ask.body.get("body"), "merged": False}
         pull |= {"head": head, "base": base, "head_sha": head_sha, "base_sha": base_sha, "draft": bool(ask.body.get("draft"))}
-        pull |= {"labels": [], "comments": [], "reviewers": [], "login": self.settings["login"], "created_at": now()}
+        pull |= {"labels": [], "comments": [], "reviewers": [], "reviewed": [], "login": self.settings["login"], "created_at": now()}
         self._touch(pull)
         self.pulls[pull["number"]] = pull
         return self._full_pull(pull)

@@ -181,10 +181,17 @@ class Repository:
         told = body["variables"]
         if "updateRefs" not in body["query"] or not self.settings.get("graphql", True):
             return {"errors": [{"message": "Field 'updateRefs' doesn't exist on type 'Mutation'"}]}
+        if rule := self._rule(told["name"]):
+            return {"data": {"updateRefs": None}, "errors": [{"type": "UNPROCESSABLE", "message": rule}]}
         if self.attempt("update-ref", told["name"], told["after"], told["before"]) is None:
             return {"data": {"updateRefs": None}, "errors": [{"type": "UNPROCESSABLE", "message": f"Reference {told['name']} has moved"}]}
         self._sync()
         return {"data": {"updateRefs": {"clientMutationId": None}}}
+
+    def _rule(self, ref: str) -> str:
+        """What a ruleset says where it protects the branch: settings["protected"] is a pattern."""
+        protected = self.settings.get("protected")
+        return "Repository rule violations found\n\nCannot update this protected ref." if protected and re.search(protected, ref) else ""
 
     def _sync(self) -> None:
         """What pushes do to open pull requests."""

@@ -32,7 +32,7 @@ GET ~/git/commits/{commit_sha}|GET ~/git/ref/{ref}|GET ~/git/matching-refs/{ref}
 DELETE ~/git/refs/{ref}|GET ~/labels|POST ~/labels|GET ~/labels/{name}|GET ~/issues/{issue_number}
 GET ~/issues/{issue_number}/labels|POST ~/issues/{issue_number}/labels|GET ~/issues/{issue_number}/comments
 POST ~/issues/{issue_number}/comments|GET ~/pulls|POST ~/pulls|GET ~/pulls/{pull_number}|PATCH ~/pulls/{pull_number}
-GET ~/pulls/{pull_number}/commits|POST ~/pulls/{pull_number}/requested_reviewers
+GET ~/pulls/{pull_number}/commits|GET ~/pulls/{pull_number}/reviews|POST ~/pulls/{pull_number}/requested_reviewers
 GET ~/actions/runs/{run_id}|POST ~/dispatches""".replace("\n", "|").split("|")
 TOLERATED = [  # (pattern of a violation, why it is none)
     (r"^POST ~/issues/\{issue_number\}/labels request: \[", "GitHub takes the bare list of labels that PyGithub sends"),

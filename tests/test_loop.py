@@ -393,7 +393,7 @@ def test_a_folder_of_a_monorepo_is_a_project_of_its_own(tmp_path: Path) -> None:
     tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
     run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
     assert events(home, "confirmation")[-1]["held"]
-    assert tiny.git(root, "diff", "--name-only", "main", "autoresearch/program") == "services/model/train.py"
+    assert tiny.git(root, "diff", "--name-only", "main", "autoresearch/services--model--program") == "services/model/train.py"
 
 
 def test_a_terminal_shows_where_it_stands(tmp_path: Path) -> None:

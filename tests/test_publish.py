@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
-import shutil
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import delivery
 import pytest
+import studies
 import tiny
 from delivery import Delivery
 
 from autoresearch_action.errors import EnvironmentFault, InputError, UserError
-from autoresearch_action.github import memory, queue
 
 BRANCH = "autoresearch/program"
-
-
-@pytest.fixture(scope="session")
-def proven(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return delivery.make(tmp_path_factory.mktemp("proven"))
-
-
-@pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return delivery.make(tmp_path_factory.mktemp("empty"), proven=False)
-
-
-@pytest.fixture
-def run(proven: Path, tmp_path: Path) -> Iterator[Delivery]:
-    with delivery.delivered(proven, tmp_path) as made:
-        yield made
 
 
 def confirmation(run: Delivery) -> dict[str, object]:
@@ -68,6 +53,14 @@ def test_a_pull_request_with_commits_body_labels_and_outputs(run: Delivery) -> N
     assert set(run.fake.git("rev-list", f"main..{done.head}").split()) <= run.fake.signed
     for sha in run.fake.git("rev-list", f"main..{done.head}").split():
         assert sha[:7] in body
+    for verdict in map(json.loads, (run.state / "ledger.jsonl").read_text().splitlines()):
+        if verdict["event"] == "verdict" and verdict["runs"]:
+            hashes, frozen = verdict["hashes"], re.search(r"frozen: .*sha256 (\w{16})$", body, re.MULTILINE)
+            assert frozen and hashes["frozen"] == frozen[1] and f"environment: sha256 {hashes['environment']}" in body
+            assert hashes["sandbox"] and ("patch" in hashes) == bool(verdict["number"]) and max(map(len, hashes.values())) == 16
+            if verdict["number"]:
+                assert hashes["patch"] == hashlib.sha256((run.state / verdict["patch"]).read_bytes()).hexdigest()[:16]
+                assert hashes["patch"] in (run.state / "report.html").read_text()
     assert run.outputs == {
         "branch": BRANCH,
         "pull-request-number": "1",
@@ -126,12 +119,55 @@ def test_a_push_between_look_and_move_is_not_overwritten(run: Delivery) -> None:
     assert run.fake.sha(BRANCH) == pushed[0] and done.branch == f"{BRANCH}-2"
 
 
-def test_a_server_without_compare_and_swap_gets_a_fresh_branch(run: Delivery) -> None:
-    first = run.publish()
+def test_a_server_without_compare_and_swap_is_looked_at_once_more(run: Delivery) -> None:
+    run.publish()
     newer(run, 7)
     run.fake.settings["graphql"] = False
+    pushed: list[str] = []
+    run.fake.hook("POST", r"/graphql$", lambda: pushed.append(run.fake.human_commit(BRANCH, "notes.txt", "mine\n")))
     done = run.publish()
-    assert done.branch == f"{BRANCH}-2" and run.fake.sha(BRANCH) == first.head
+    assert done.branch == f"{BRANCH}-2" and run.fake.sha(BRANCH) == pushed[0]
+    newer(run, 5)
+    done = run.publish()
+    assert done.operation == "updated" and done.branch == f"{BRANCH}-2" and done.head == run.fake.sha(f"{BRANCH}-2")
+
+
+def test_a_rule_against_moving_the_branch_is_a_sentence_and_no_second_pull_request(run: Delivery) -> None:
+    first = run.publish()
+    newer(run, 7)
+    run.fake.settings["protected"] = "^refs/heads/autoresearch/"
+    with pytest.raises(EnvironmentFault, match=r"a rule of the repository refuses it .*Rulesets"):
+        run.publish()
+    assert list(run.fake.pulls) == [1] and run.fake.sha(BRANCH) == first.head
+    run.fake.settings["protected"] = ""
+    assert run.publish().operation == "updated"
+
+
+def test_another_branch_leaves_one_pull_request(run: Delivery) -> None:
+    run.publish()
+    done = run.publish(AUTORESEARCH_BRANCH="elsewhere")
+    assert done.number == 2 and "pull request 1 was closed" in done.describe()
+    settled(run)
+    assert "superseded by pull request 2" in run.fake.pulls[1]["comments"][0]["body"]
+    run.fake.human_commit("elsewhere", "notes.txt", "mine\n")
+    run.publish(AUTORESEARCH_BRANCH="third")
+    assert [pull["state"] for pull in run.fake.pulls.values()] == ["closed", "open", "open"], "a person's commits are not closed over"
+
+
+def test_those_who_were_asked_or_have_reviewed_are_not_asked_again(run: Delivery) -> None:
+    run.fake.settings["collaborators"] += ["hubot"]
+    run.publish(AUTORESEARCH_REVIEWERS="mona")
+    run.fake.pulls[1] |= {"reviewers": [], "reviewed": ["mona"]}
+    run.publish(AUTORESEARCH_REVIEWERS="Mona\nhubot")
+    run.publish(AUTORESEARCH_REVIEWERS="Mona\nhubot")
+    asked = [body["reviewers"] for _, path, _, body in run.fake.writes if path.endswith("requested_reviewers")]
+    assert asked == [["mona"], ["hubot"]]
+
+
+def test_checks_that_wait_for_approval_are_said_where_they_do(run: Delivery) -> None:
+    run.publish()
+    assert "Approve its checks" not in run.fake.pulls[1]["body"]
+    assert run.publish(AUTORESEARCH_JOB_TOKEN="true").operation == "updated" and "Approve its checks" in run.fake.pulls[1]["body"]
 
 
 FAULTS: dict[str, Callable[[Delivery], None]] = {
@@ -182,6 +218,10 @@ def test_a_draft_where_drafts_are_not_to_be_had(run: Delivery) -> None:
     assert done.operation == "created" and not run.fake.pulls[1]["draft"] and "drafts are not available" in done.describe()
 
 
+def unreadable(run: Delivery, path: str) -> None:
+    run.fake.fault("GET", path, times=99, status=403, message="Resource not accessible by integration")
+
+
 REFUSED: dict[str, tuple[Callable[[Delivery], None], type[UserError], str]] = {
     "Actions may not open pull requests": (
         lambda run: run.fake.settings.update(actions_may_create_pulls=False), EnvironmentFault, "Allow GitHub Actions to create"),
@@ -198,6 +238,11 @@ REFUSED: dict[str, tuple[Callable[[Delivery], None], type[UserError], str]] = {
     "the network is gone": (lambda run: run.environ.update(GITHUB_API_URL="http://127.0.0.1:1"), EnvironmentFault, "cannot be reached"),
     "502 for ever": (lambda run: run.fake.fault("*", r".", times=99), EnvironmentFault, "5 times"),
     "draft: perhaps": (lambda run: run.environ.update(AUTORESEARCH_DRAFT="perhaps"), InputError, "neither true nor false"),
+    "dry-run: yes": (lambda run: run.environ.update(AUTORESEARCH_DRY_RUN="yes"), InputError, "dry-run: 'yes' is neither"),
+    "no right to see pull requests": (lambda run: unreadable(run, r"/pulls"), EnvironmentFault, "pull-requests: write"),
+    "no right to see the repository": (lambda run: unreadable(run, r"/repos/octo/repo$"), EnvironmentFault, "contents: write"),
+    "no right to see the code": (lambda run: unreadable(run, r"/git/"), EnvironmentFault, "contents: write"),
+    "no right to compare": (lambda run: unreadable(run, r"/compare"), EnvironmentFault, "contents: write"),
 }  # fmt: skip
 
 
@@ -312,13 +357,15 @@ def test_nothing_proven_is_no_pull_request_and_success(empty: Path, tmp_path: Pa
 
 def test_a_newer_base_that_made_it_pointless_closes_it(run: Delivery) -> None:
     run.publish()
-    (run.home / "train.py").write_text(
-        (run.home / "train.py").read_text().replace("LR = 0.1", "LR = 0.3").replace("WIDTH = 4", "WIDTH = 8")
-    )
+    best = "LR, WIDTH = 0.3, 8"
+    (run.home / "train.py").write_text((run.home / "train.py").read_text().replace("time.sleep", f"{best}\n\ntime.sleep"))
     tiny.commit(run.home, "The best there is")
     tiny.git(run.home, "push", "-q", str(run.fake.bare), "main")
-    tiny.patch(run.home, run.home.parent / "worse" / "1.diff", ("LR = 0.3", "LR = 0.9"), subject="Worse")
+    tiny.patch(run.home, run.home.parent / "worse" / "1.diff", (best, "LR, WIDTH = 0.9, 8"), subject="Worse")
+    first = run_of(run.state)
     delivery.research(run.home, ideas=run.home.parent / "worse")
+    assert run.publish().operation == "none", "that its changes were measured here is not shown"
+    inherited(run.state, first, lambda proposal: proposal["description"] != "Worse")
     done = run.publish()
     assert (
         done.operation == "closed" and run.fake.pulls[1]["state"] == "closed" and "newer base" in run.fake.pulls[1]["comments"][0]["body"]
@@ -326,63 +373,46 @@ def test_a_newer_base_that_made_it_pointless_closes_it(run: Delivery) -> None:
     assert run.publish().operation == "none"
 
 
-def test_memory_is_one_file_a_run_and_comes_back(run: Delivery, tmp_path: Path) -> None:
-    address = memory.save(run.state, run.environ)
-    assert address.startswith("https://github.example/octo/repo/raw/autoresearch-memory/program/")
-    writes = len([w for w in run.fake.writes if "blobs" not in w[1]])
-    memory.save(run.state, run.environ)
-    assert len([w for w in run.fake.writes if "blobs" not in w[1]]) <= writes + 1  # the tree that turns out to be the same
-    files = run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).split()
-    assert sum(1 for name in files if name.endswith(".jsonl")) == 1 and any(name.endswith("progress.png") for name in files)
-
-    fresh = tmp_path / "fresh"
-    assert memory.recall(fresh, "program", run.environ) == 1 and memory.recall(fresh, "program", run.environ) == 0
-    assert json.loads((fresh / "claims.json").read_text()) == json.loads((run.state / "claims.json").read_text())
-    shutil.rmtree(run.state)
-    fresh.rename(run.state)
-    (run.home / "README").write_text("A newer base.\n")
-    tiny.commit(run.home)
-    delivery.research(run.home, "--agent", "optuna", "--max-experiments", "2")
-    told = [json.loads(line) for line in (run.state / "ledger.jsonl").read_text().splitlines()]
-    first = [event["description"] for event in told if event["event"] == "proposal"][:2]
-    assert any("Raise the rate" in name for name in first), "the last stack is measured first on the newer base"
-    memory.save(run.state, run.environ)
-    assert run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).count(".jsonl") == 2
+def run_of(state: Path) -> str:
+    return str(next(json.loads(line)["id"] for line in (state / "ledger.jsonl").open() if line.startswith('{"event":"run"')))
 
 
-def test_two_writers_of_the_memory_lose_nothing(run: Delivery) -> None:
-    other = memory.Branch(memory.connect(run.environ))
-    run.fake.hook("POST", r"/git/refs$", lambda: other.write({"other/a.jsonl": b"{}\n"}, "Another run"))
-    memory.save(run.state, run.environ)
-    run.fake.hook("PATCH", r"/git/refs", lambda: other.write({"other/b.jsonl": b"{}\n"}, "Another run"))
-    memory.Branch(memory.connect(run.environ)).write({"program/c.jsonl": b"{}\n"}, "A third")
-    files = run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH)
-    assert all(name in files for name in ("other/a.jsonl", "other/b.jsonl", "program/c.jsonl", "claims.json"))
+def inherited(state: Path, first: str, chosen: Callable[[dict[str, object]], bool]) -> None:
+    """The ledger with the chosen proposals marked as the stack of an earlier run."""
+    events = [json.loads(line) for line in (state / "ledger.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["event"] == "proposal" and chosen(event):
+            event["details"] |= {"inherited": first}
+    (state / "ledger.jsonl").write_text("".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events))
 
 
-def dispatched(run: Delivery, folder: Path, number: int, **payload: object) -> dict[str, str]:
-    event = folder / f"event-{number}.json"
-    event.write_text(json.dumps({"action": "checkpoint", "client_payload": payload}))
-    run.fake.runs[str(number)] = "in_progress"
-    return run.environ | {"GITHUB_EVENT_NAME": "repository_dispatch", "GITHUB_EVENT_PATH": str(event), "GITHUB_RUN_ID": str(number)}
+LATER: dict[str, tuple[Callable[[Path, str], None], str]] = {
+    "its state was lost": (lambda state, first: None, "open"),
+    "another run's stack was measured": (lambda state, first: inherited(state, "other", lambda p: True), "open"),
+    "it was kept and not confirmed": (lambda state, first: inherited(state, first, lambda p: p["number"] == 1), "closed"),
+    "one of its changes was never measured": (lambda state, first: (inherited(state, first, lambda p: True), undecided(state)), "open"),  # type: ignore[dict-item]
+}
 
 
-def test_a_third_checkpoint_is_queued_and_not_dropped(run: Delivery, tmp_path: Path) -> None:
-    jobs = [dispatched(run, tmp_path, number, checkpoint=f"s3://models/{number}") for number in (11, 12, 13)]
-    for job in jobs:
-        assert queue.enqueue(job).endswith(f"-{job['GITHUB_RUN_ID']}.json")
-        assert queue.enqueue(job) == ""  # a second attempt of the same job
-    run.fake.runs["12"] = "completed"  # cancelled while it waited, because the third one came
-    assert queue.settle(jobs[0]) == "" and not run.fake.dispatched  # 13 is still on its way and will look
-    run.fake.runs["13"] = "completed"
-    assert "run 12" in queue.settle(jobs[2])
-    payload = {"checkpoint": "s3://models/12", "attempt": 2}
-    assert run.fake.dispatched == [{"event_type": "checkpoint", "client_payload": payload}]
-    assert run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).strip() == ""
-    last = dispatched(run, tmp_path, 14, checkpoint="s3://models/12", attempt=3)
-    queue.enqueue(last)
-    run.fake.runs["14"] = "completed"
-    assert queue.settle(run.environ | {"GITHUB_RUN_ID": "99"}) == "" and len(run.fake.dispatched) == 1  # three times is enough
+def undecided(state: Path) -> None:
+    text = (state / "ledger.jsonl").read_text()
+    (state / "ledger.jsonl").write_text(text.replace('"estimate":-0.01', '"estimate":null'))
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_pull_request_is_closed_on_evidence_alone(run: Delivery, tmp_path: Path, name: str) -> None:
+    """A later run on a newer base that proved nothing."""
+    spoil, wanted = LATER[name]
+    run.publish()
+    studies.make(tmp_path / "later", count=3, held=False, base=run.fake.advance("main", "README", "newer\n"))
+    spoil(tmp_path / "later", run_of(run.state))
+    later = Delivery(run.home, tmp_path / "later", run.fake, run.environ)
+    later.publish()
+    assert run.fake.pulls[1]["state"] == wanted
+    if wanted == "open":  # until what it changes is there anyhow, by another way
+        studies.make(tmp_path / "last", held=False, base=run.fake.advance("main", "train.py", run.fake.read(BRANCH, "train.py")))
+        done = Delivery(run.home, tmp_path / "last", run.fake, run.environ).publish()
+        assert done.operation == "closed" and "is there already" in done.words
 
 
 @pytest.mark.parametrize(

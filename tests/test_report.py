@@ -6,18 +6,22 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import studies
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoresearch_action import report
+from autoresearch_action import brief as briefs
+from autoresearch_action import report, session
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.github import outputs
 from autoresearch_action.report import body, text
 from autoresearch_action.report.live import View
+from autoresearch_action.trials.workspace import Workspace
 
 HOSTILE = (
     "@octocat fixes #12 octo/repo#3 GH-4 https://evil.example www.evil.example ![x](http://evil.example/p.png) [y](http://evil.example)"
@@ -98,6 +102,21 @@ def test_a_private_brief_stays_private(tmp_path: Path) -> None:
         assert "secret direction" not in told and "f" * 64 in told
 
 
+def test_the_window_stands_there_and_a_signed_address_does_not(tmp_path: Path) -> None:
+    """A window that happens to be the default one, and a checkpoint's address with a password and a signature."""
+    home = tiny.repository(tmp_path / "home", program=tiny.PROGRAM.replace("timeout: 20", "time-budget: 300"))
+    options = session.Options(Path("program.md"), None, ("optuna",), 1, 5, 1, 0, None, "auto", "local", None, tmp_path, False)
+    brief = briefs.read(Path("program.md"), home)
+    machine = SimpleNamespace(environment={"sandbox": "full"})
+    given = {"uri": "https://user:pw@host/m.pt?X-Amz-Signature=secret#x", "path": "/m.pt", "sha256": "0" * 64}
+    run = session._describe(options, brief, Workspace(home, tmp_path / "space", brief), machine, given)  # type: ignore[arg-type]
+    told = body.body(studies.make(tmp_path / "state", **run.model_dump()))
+    assert "300 s of training for every run" in told and "AUTORESEARCH_TIME_BUDGET=300 python score.py" in told
+    assert "m.pt, sha256 0000" in told
+    for text_ in (told, (tmp_path / "state" / "ledger.jsonl").read_text()):
+        assert "secret" not in text_ and "pw@" not in text_
+
+
 def test_outputs_cannot_be_forged_and_notes_are_no_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +137,7 @@ def test_outputs_cannot_be_forged_and_notes_are_no_commands(
     )
     commands = [line for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("::") or "##[" in line]
     assert all(re.match(r"::(notice|warning) title=autoresearch::", line) for line in commands) and len(commands) >= 1
+    assert sum("::Kept, not proven: " in line for line in commands) == 3 and sum("::notice" in line for line in commands) == 4
 
     view = View(Brief(run="true", path=Path("program.md"), directory=tmp_path), Budget(1, 1, 1))
     view.note(HOSTILE)

@@ -163,7 +163,7 @@ def test_a_night_ends_in_a_pull_request(runner: Runner, fake: FakeGitHub) -> Non
         )  # fmt: skip
     (pull,) = fake.pulls.values()
     assert pull["head"] == "autoresearch/program" and pull["labels"] == ["autoresearch"] and "re-measured on this head" in pull["body"]
-    assert "raw/autoresearch-memory/program/" in pull["body"]
+    assert "raw/autoresearch-memory/program/" in pull["body"] and "Approve its checks" in pull["body"]
     assert fake.git("rev-list", "--count", f"main..{pull['head_sha']}").strip() >= "1"
     memory = fake.git("ls-tree", "-r", "--name-only", "autoresearch-memory")
     assert ".jsonl" in memory and "progress.png" in memory and "report.html" in memory
@@ -205,6 +205,16 @@ def test_a_checkpoint_is_queued_researched_and_settled(runner: Runner, fake: Fak
     assert str(checkpoint.name) in pull["body"]
     log = fake.git("log", "--format=%s", "autoresearch-memory").splitlines()
     assert log == ["Done with the checkpoint of run 7", log[1], "Queue the checkpoint of run 7"] and log[1].startswith("Remember program")
+
+
+def test_a_checkpoint_whose_research_fails_at_once_leaves_the_queue(runner: Runner, fake: FakeGitHub) -> None:
+    """There is no artifact then, and nothing to publish."""
+    (runner.home / "program.md").write_text("---\nrum: python train.py\n---\n")
+    tiny.commit(runner.home)
+    runner.run("autoresearch.yml", "repository_dispatch", fake, code=1,
+               payload={"action": "checkpoint", "client_payload": {"checkpoint": "s3://models/1"}})  # fmt: skip
+    log = fake.git("log", "--format=%s", "autoresearch-memory").splitlines()
+    assert log == ["Done with the checkpoint of run 7", "Queue the checkpoint of run 7"] and not fake.pulls
 
 
 JOB = """

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 import requests
@@ -28,20 +29,41 @@ ALLOW = (
     "let Actions open pull requests: repository Settings > Actions > General > Workflow permissions >"
     " 'Allow GitHub Actions to create and approve pull requests' (an organisation may have to allow it first), or give an App token"
 )
+RULE = re.compile(r"rule violation|protected branch|force-push|creations being restricted", re.IGNORECASE)
+
+
+class Refused(EnvironmentFault):
+    """GitHub says no (a 4xx): which permission, setting or rule to change, for whoever does not judge `status` or `words`."""
+
+    def __init__(self, what: str, error: GithubException) -> None:
+        self.status, self.words = error.status, said(error)
+        super().__init__(f"Could not {what}: {self._advice()}. {LATER}")
+
+    def _advice(self) -> str:
+        if "not permitted to create" in self.words:
+            return ALLOW
+        if RULE.search(self.words):
+            return (
+                f"a rule of the repository refuses it ('{self.words}'): under Settings > Rules > Rulesets (or Branches) take the branches"
+                " autoresearch* out of that rule, or let this job's token bypass it"
+            )
+        if self.status in (403, 404):
+            needed = "`permissions: contents: write`, `pull-requests: write` and, for queued checkpoints, `actions: read`"
+            return f"GitHub says '{self.words}'; give the job {needed}"
+        return f"GitHub answers {self.status}: {self.words}"
 
 
 @dataclass
 class Api:
     """One repository and how patiently it is asked. `sleep` and `pause` are for tests."""
 
-    repository: Repository
     server: str
-    token: str
     pause: float = FIRST_PAUSE
     sleep: Callable[[float], None] = time.sleep
+    repository: Repository = field(init=False)  # set by `connect`
 
     def call(self, what: str, work: Callable[[], T]) -> T:
-        """`work()`, tried again where that can help. Raises EnvironmentFault, or the GithubException of a 4xx to be judged."""
+        """`work()`, tried again where that can help. Raises EnvironmentFault; of a 4xx, Refused."""
         pause = self.pause
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -53,7 +75,7 @@ class Api:
                 if error.status == 401:
                     raise EnvironmentFault(f"Could not {what}: the token is not valid, or no longer. {LATER}") from None
                 if wait is None and error.status < 500:
-                    raise
+                    raise Refused(what, error) from None
                 trouble = f"GitHub answers {error.status}: {said(error)}"
                 if wait is not None and wait > LONGEST_PAUSE:
                     raise EnvironmentFault(f"Could not {what}: the rate limit is used up for {wait / 60:.0f} minutes. {LATER}") from None
@@ -67,8 +89,8 @@ class Api:
         """`call`, with None where GitHub says that there is no such thing."""
         try:
             return self.call(what, work)
-        except GithubException as error:
-            if error.status == 404 or (error.status == 409 and "empty" in said(error).lower()):
+        except Refused as refused:
+            if refused.status == 404 or (refused.status == 409 and "empty" in refused.words.lower()):
                 return None
             raise
 
@@ -100,7 +122,7 @@ def connect(environ: Mapping[str, str], repository: str = "") -> Api:
         seconds_between_writes=None if quick else 1.0,
     )
     server = environ.get("GITHUB_SERVER_URL", "https://github.com").rstrip("/")
-    api = Api(github.get_repo(name, lazy=True), server, token.strip(), pause=0.01 if quick else FIRST_PAUSE)
+    api = Api(server, pause=0.01 if quick else FIRST_PAUSE)
     found = api.ask("read the repository", lambda: github.get_repo(name))
     if found is None:
         raise EnvironmentFault(f"{name} is not there, or the token may not see it: give it `contents: write` on this repository.")
@@ -117,19 +139,7 @@ def said(error: GithubException) -> str:
         str(e.get("message") or f"{e.get('field', '')} {e.get('code', '')}") if isinstance(e, Mapping) else str(e)
         for e in data.get("errors") or []
     ]
-    return " ".join("; ".join([str(data.get("message", "")), *details]).split())[:400]
-
-
-def forbidden(what: str, error: GithubException) -> EnvironmentFault:
-    """A refusal as a sentence: which setting or permission to change."""
-    words = said(error)
-    if "not permitted to create" in words:
-        return EnvironmentFault(f"Could not {what}: {ALLOW}. {LATER}")
-    if error.status in (403, 404):
-        return EnvironmentFault(
-            f"Could not {what}: GitHub says '{words}'; give the job `permissions: contents: write` and `pull-requests: write`. {LATER}"
-        )
-    return EnvironmentFault(f"Could not {what}: GitHub answers {error.status}: {words}. {LATER}")
+    return " ".join("; ".join(filter(None, [str(data.get("message") or ""), *details])).split())[:400]
 
 
 def _wait(error: GithubException) -> float | None:
@@ -156,6 +166,10 @@ def allowed(token: str, repository: str, environ: Mapping[str, str]) -> Iterator
         yield "github", f"the token may write to {repository}", ""
     else:
         yield "github", f"the token may only read {repository}", "Publishing needs `permissions: contents: write, pull-requests: write`."
+    try:
+        api.call("list pull requests", lambda: list(islice(api.repository.get_pulls(), 1)))
+    except EnvironmentFault as error:
+        yield "pull requests", str(error), "Publishing needs `permissions: pull-requests: write`."
     try:
         _, answer = api.repository.requester.requestJsonAndCheck("GET", f"{api.repository.url}/actions/permissions/workflow")
     except (GithubException, requests.RequestException):

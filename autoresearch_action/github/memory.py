@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from github import GithubException, InputGitTreeElement
+from github import InputGitTreeElement
 from github.GitTree import GitTree
 
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.errors import EnvironmentFault
-from autoresearch_action.github.api import Api, connect, forbidden
+from autoresearch_action.github.api import Api, Refused, connect
 from autoresearch_action.ledger import Study
 
 BRANCH = "autoresearch-memory"
@@ -61,12 +61,6 @@ class Branch:
 
     def write(self, files: Files, message: str) -> bool:
         """Commit `files`; False where the branch holds them already. Raises EnvironmentFault."""
-        try:
-            return self._write(files, message)
-        except GithubException as error:
-            raise forbidden("write the memory branch", error) from None
-
-    def _write(self, files: Files, message: str) -> bool:
         repository = self.api.repository
         shas: dict[str, str | None] = {path: self._upload(data) for path, data in files.items()}
         for _ in range(RACES):
@@ -91,7 +85,7 @@ class Branch:
                     "write the memory branch",
                     lambda t=tree, p=parent: repository.create_git_commit(message, t, [p]),  # type: ignore[misc]
                 )
-            if self._point(commit.sha, fresh=found is None):
+            if self._point(commit.sha, found[0] if found else ""):
                 return True
         raise EnvironmentFault("The memory branch is being written by too many at once: try again later.")
 
@@ -110,19 +104,20 @@ class Branch:
         there = {element.path for element in tree.tree}
         return [e for e in elements if e not in gone or e._identity["path"] in there]
 
-    def _point(self, sha: str, fresh: bool) -> bool:
+    def _point(self, sha: str, before: str) -> bool:
+        """Move the branch to `sha` from `before` ("": it is made); False where somebody else was faster."""
         repository = self.api.repository
         try:
-            if fresh:
+            if not before:
                 self.api.call("write the memory branch", lambda: repository.create_git_ref(f"refs/heads/{BRANCH}", sha))
             else:
                 ref = self.api.call("read the memory branch", lambda: repository.get_git_ref(f"heads/{BRANCH}"))
                 self.api.call("write the memory branch", lambda: ref.edit(sha, force=False))
-        except GithubException as error:
+        except Refused:
             found = self.tip()
-            if error.status in (409, 422):
-                return found is not None and found[0] == sha
-            raise
+            if found is None or found[0] == before:
+                raise  # nobody was faster: it may not be written
+            return found[0] == sha
         return True
 
 

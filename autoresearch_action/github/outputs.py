@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autoresearch_action.ledger import Study
-from autoresearch_action.report import body, tables
-from autoresearch_action.report.text import visible
+from autoresearch_action.report import body, tables, text
 
 MOST_NOTICES = 10  # annotations of one kind in a step: GitHub shows no more
 ARTIFACT = ("ledger.jsonl", "claims.json", "results.tsv", "report.html", "progress.png", "PULL_REQUEST.md", "trials", "proven")
@@ -38,9 +37,20 @@ def write(study: Study, environ: Mapping[str, str]) -> None:
     summarize(body.summary(study), environ)
     for warning in body.warnings(study)[:MOST_NOTICES]:
         annotate("warning", warning)
-    for change in tables.changes(study)[:MOST_NOTICES]:
-        annotate("notice", f"Proven: {change.description}")
     annotate("notice", body.verdict_line(study))
+    proven = {change.number for change in tables.changes(study)}
+    kept = [number for number, status in study.statuses.items() if number and status == "keep"]
+    for number in sorted(kept, key=lambda number: number not in proven)[: MOST_NOTICES - 1]:
+        annotate("notice", f"{'Proven' if number in proven else 'Kept, not proven'}: {study.experiments[number].description}")
+
+
+def failed(step: str, told: str, environ: Mapping[str, str]) -> None:
+    """A step that fails says why in its summary, in an annotation and in the log. `told`: a sentence, perhaps a log's tail."""
+    sentence, _, tail = told.partition("\n")
+    summarize(f"**autoresearch {step} failed.** {text.inline(sentence, 1_000)}\n" + (f"\n{text.fence(tail)}\n" if tail else ""), environ)
+    annotate("error", told)
+    with fenced():
+        print(f"autoresearch: {told}", file=sys.stderr, flush=True)
 
 
 def research(study: Study) -> dict[str, str]:
@@ -88,21 +98,21 @@ def summarize(markdown: str, environ: Mapping[str, str]) -> None:
     _append(environ.get("GITHUB_STEP_SUMMARY"), markdown + "\n")
 
 
-def _append(path: str | None, text: str) -> None:
+def _append(path: str | None, more: str) -> None:
     if path:
         with open(path, "a", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+            file.write(more)
 
 
-def annotate(kind: str, text: str) -> None:
+def annotate(kind: str, words: str) -> None:
     """An annotation on the job's page; nothing outside a job."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        print(f"::{kind} title=autoresearch::{escape(text)}", flush=True)
+        print(f"::{kind} title=autoresearch::{escape(words)}", flush=True)
 
 
-def escape(text: str) -> str:
-    """Text for a workflow command's message."""
-    return visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def escape(words: str) -> str:
+    """Words for a workflow command's message."""
+    return text.visible(words).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """Publishing: what was proven becomes one pull request, opened or brought up to date. Idempotent; runs no candidate code.
 
-Covers the branch, the pull request and its furniture. The commits are series.py's, the ledger's own branch memory.py's.
-A branch is moved only from the commit that this tool itself had put there, by compare-and-swap; where a person has
-pushed, a fresh branch is used. Nothing is ever rebased: what is published is the tree that was confirmed.
+Covers the branch, the pull request and its furniture. The commits are series.py's, which pull requests have had their day
+closing.py's, the ledger's own branch memory.py's. A branch is moved only from the commit that this tool itself had put
+there, by compare-and-swap; where a person has pushed, a fresh branch is used. Nothing is ever rebased: what is published
+is the tree that was confirmed.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +15,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from github import GithubException
 from github.PullRequest import PullRequest
 from pydantic import ValidationError
 
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.github import outputs, series
-from autoresearch_action.github.api import Api, connect, forbidden, said
+from autoresearch_action.github import closing, outputs, series
+from autoresearch_action.github.api import Api, Refused, connect
+from autoresearch_action.github.closing import marker
 from autoresearch_action.ledger import Study
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import body as bodies
 from autoresearch_action.report import tables, text
 
-MARKER = re.compile(r"<!-- autoresearch (\{[^\n]*?\}) -->")
 SHORTEST = 600  # characters of a body that is not shortened further
 LABEL = "Proposed and measured by autoresearch"
 SUFFIXES = ("", *(f"-{number}" for number in range(2, 100)))
@@ -37,6 +36,7 @@ MOVE = """mutation($repository: ID!, $name: GitRefname!, $before: GitObjectID!, 
     clientMutationId
   }
 }"""
+NO_MOVE = re.compile(r"doesn't exist on type|isn't a defined", re.IGNORECASE)  # a server that is older than updateRefs
 
 Operation = Literal["created", "updated", "closed", "none"]
 
@@ -52,23 +52,30 @@ class Wishes:
     reviewers: tuple[str, ...] = ()
     program: str = ""  # what the caller expects to have been run
     working_directory: str = ""
+    dry_run: bool = False
+    job_token: bool = False  # the token is the job's own GITHUB_TOKEN
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Wishes:
         def lines(name: str, default: str = "") -> tuple[str, ...]:
             return tuple(line.strip() for line in environ.get(name, default).splitlines() if line.strip())
 
-        draft = environ.get("AUTORESEARCH_DRAFT", "false").strip().lower() or "false"
-        if draft not in ("true", "false"):
-            raise InputError(f"draft: {draft[:60]!r} is neither true nor false.")
+        def truth(name: str) -> bool:
+            told = environ.get(f"AUTORESEARCH_{name}", "").strip().lower() or "false"
+            if told not in ("true", "false"):
+                raise InputError(f"{name.lower().replace('_', '-')}: {told[:60]!r} is neither true nor false.")
+            return told == "true"
+
         return cls(
             base=environ.get("AUTORESEARCH_BASE", "").strip(),
             branch=environ.get("AUTORESEARCH_BRANCH", "").strip(),
-            draft=draft == "true",
+            draft=truth("DRAFT"),
             labels=lines("AUTORESEARCH_LABELS", "autoresearch"),
             reviewers=lines("AUTORESEARCH_REVIEWERS"),
             program=environ.get("AUTORESEARCH_PROGRAM", "").strip(),
             working_directory=environ.get("AUTORESEARCH_WORKING_DIRECTORY", "").strip(),
+            dry_run=truth("DRY_RUN"),
+            job_token=truth("JOB_TOKEN"),
         )
 
 
@@ -103,7 +110,7 @@ def publish(state: Path, environ: Mapping[str, str], dry_run: bool = False, pict
     run = study.run
     assert run is not None
     _expected(run, wishes)
-    publisher = Publisher(connect(environ, run.repository), study, run, wishes, dry_run, picture)
+    publisher = Publisher(connect(environ, run.repository), study, run, wishes, dry_run or wishes.dry_run, picture)
     done = publisher.publish()
     outputs.put(environ, **done.outputs())
     return done
@@ -155,7 +162,7 @@ class Publisher:
         return self._pull(target, branch, head, notes, dict(zip(self._numbers(), shas, strict=True)))
 
     def _told(self, target: str, commits: int) -> Published:
-        found = next((pull for pull in self._open_pulls() if _marker(pull).get("head") == pull.head.sha), None)
+        found = next((pull for pull in self._open_pulls() if closing.ours(pull)), None)
         what = f"update pull request {found.number}" if found else f"open a pull request from {self.name}"
         many = f"{commits} commit{'s' * (commits != 1)}"
         return Published("none", f"Dry run: would {what} onto {target} with {many}: {bodies.title(self.study)}.", self.name)
@@ -222,7 +229,7 @@ class Publisher:
     def _untouched(self, branch: str, now: str) -> bool:
         """Whether the branch is where this tool left it: some pull request from it says so."""
         pulls = self._pulls_from(branch, "all")
-        return any(_marker(pull).get("head") == now and _marker(pull).get("brief") == self.run.brief_id for pull in pulls)
+        return any(marker(pull).get("head") == now and marker(pull).get("brief") == self.run.brief_id for pull in pulls)
 
     def _commits(self, base: series.Base, steps: Sequence[series.Contents], confirmation: Confirmation) -> list[str]:
         messages = [self._message(change) for change in tables.changes(self.study)]
@@ -239,23 +246,29 @@ class Publisher:
 
     def _move(self, branch: str, now: str | None, head: str) -> bool:
         """Point the branch at `head`: made anew, or moved from `now` and from nothing else. False: somebody was faster."""
-        if now is None:
-            try:
+        try:
+            if now is None:
                 self.api.call("create the branch", lambda: self.repository.create_git_ref(f"refs/heads/{branch}", head))
-            except GithubException as error:
-                if error.status in (409, 422) and self._ref(branch):
-                    return self._ref(branch) == head  # an earlier try that was answered too late, or another run
-                raise forbidden(f"create the branch {branch}", error) from None
-            return True
+            else:
+                self._swap(branch, now, head)
+        except Refused as refused:
+            there = self._ref(branch)
+            if there == now:
+                raise  # nobody was faster: it may not be moved
+            if there != head:  # else an earlier try that was answered too late, or another run
+                self.notes.append(f"{branch} was moved by somebody else meanwhile ({refused.words})")
+            return there == head
+        return True
+
+    def _swap(self, branch: str, now: str, head: str) -> None:
         values = {"repository": self.repository.node_id, "name": f"refs/heads/{branch}", "before": now, "after": head}
         try:
             self.api.call("move the branch", lambda: self.repository.requester.graphql_query(MOVE, values))
-        except GithubException as error:
-            if self._ref(branch) == head:
-                return True
-            self.notes.append(f"{branch} could not be moved ({said(error)})")
-            return False
-        return True
+        except Refused as refused:
+            old = refused.status == 404 or NO_MOVE.search(refused.words)
+            if not old or self._ref(branch) != now:  # looked at once more: as near to a compare-and-swap as such a server comes
+                raise
+            self.api.call("move the branch", lambda: self.repository.get_git_ref(f"heads/{branch}").edit(head, force=True))
 
     # -- the pull request ----------------------------------------------------------------------------------------
 
@@ -264,7 +277,7 @@ class Publisher:
         pulls: list[PullRequest] = self.api.call("list pull requests", lambda: list(islice(self.repository.get_pulls(state="open"), 300)))
         for pull in pulls:
             same = pull.head.repo is not None and pull.head.repo.full_name == self.repository.full_name
-            if same and _marker(pull).get("brief") == self.run.brief_id:
+            if same and marker(pull).get("brief") == self.run.brief_id:
                 yield pull
 
     def _pull(self, target: str, branch: str, head: str, notes: tuple[str, ...], commits: Mapping[int, str]) -> Published:
@@ -272,7 +285,8 @@ class Publisher:
         title = text.clip(bodies.title(self.study), 250)
 
         def write(limit: int = bodies.BODY_LIMIT) -> str:
-            return bodies.body(self.study, notes=told, picture=self.picture, commits=commits, head=head, limit=limit)
+            waits = self.wishes.job_token
+            return bodies.body(self.study, notes=told, picture=self.picture, commits=commits, head=head, waits=waits, limit=limit)
 
         operation: Operation
         found = self._from(branch)
@@ -283,7 +297,8 @@ class Publisher:
         if operation == "none" and (found.title != title or _plain(found.body) != _plain(write())):
             self._edit(found, title, write)
             operation = "updated"
-        self._furnish(found)
+        self._furnish(found, fresh=operation == "created")
+        self._supersede(found)
         done = {"created": "Opened", "updated": "Updated", "none": "Nothing new for"}[operation]
         words = f"{done} pull request {found.number}: {found.html_url}"
         return Published(operation, words, branch, found.number, found.html_url, head, tuple(self.notes))
@@ -302,8 +317,8 @@ class Publisher:
             try:
                 made = self.api.call("open the pull request", lambda f=facts: self.repository.create_pull(target, branch, **f))  # type: ignore[misc]
                 return made, "created"
-            except GithubException as error:
-                words = said(error).lower()
+            except Refused as refused:
+                words = refused.words.lower()
                 found = self._from(branch) if "already exists" in words else None
                 if found is not None:
                     return found, "none"
@@ -313,7 +328,7 @@ class Publisher:
                 elif "too long" in words and len(body) > SHORTEST:
                     body = write(len(body) // 2)
                 else:
-                    raise forbidden("open the pull request", error) from None
+                    raise
         raise EnvironmentFault("Could not open the pull request: GitHub refused every form of it.")
 
     def _edit(self, pull: PullRequest, title: str, write: Callable[..., str]) -> None:
@@ -322,12 +337,12 @@ class Publisher:
             try:
                 self.api.call("update the pull request", lambda text=body: pull.edit(title=title, body=text))  # type: ignore[misc]
                 return
-            except GithubException as error:
-                if "too long" not in said(error).lower() or len(body) < SHORTEST:
-                    raise forbidden("update the pull request", error) from None
+            except Refused as refused:
+                if "too long" not in refused.words.lower() or len(body) < SHORTEST:
+                    raise
                 body = write(len(body) // 2)
 
-    def _furnish(self, pull: PullRequest) -> None:
+    def _furnish(self, pull: PullRequest, fresh: bool) -> None:
         """Labels and reviewers; where they cannot be had, a note, no failure."""
         have = {label.name.lower() for label in pull.labels}
         missing = [name for name in self.wishes.labels if name.lower() not in have]
@@ -336,67 +351,60 @@ class Publisher:
                 self._label(name)
             if missing:
                 self.api.call("label the pull request", lambda: pull.add_to_labels(*missing))
-        except GithubException as error:
-            self.notes.append(f"labels could not be set ({said(error)})")
-        people = [name for name in self.wishes.reviewers if "/" not in name]
-        teams = [name.split("/", 1)[1] for name in self.wishes.reviewers if "/" in name]
+        except Refused as refused:
+            self.notes.append(f"labels could not be set ({refused.words})")
+        try:
+            self._ask_for_reviews(pull, fresh)
+        except Refused as refused:
+            self.notes.append(f"reviewers could not be asked ({refused.words})")
+
+    def _ask_for_reviews(self, pull: PullRequest, fresh: bool) -> None:
+        """Ask those who were not asked yet. A review ends the request it answers, a team's by whoever of it gave it."""
         asked = {user.login.lower() for user in pull.requested_reviewers or []} | {team.slug.lower() for team in pull.requested_teams or []}
-        people, teams = ([n for n in names if n.lower() not in asked] for names in (people, teams))
+        people = [name for name in self.wishes.reviewers if "/" not in name and name.lower() not in asked]
+        teams = [name.split("/", 1)[1] for name in self.wishes.reviewers if "/" in name]
+        teams = [name for name in teams if name.lower() not in asked]
+        if not fresh and (people or teams):
+            reviews = self.api.call("read the reviews", lambda: list(islice(pull.get_reviews(), 300)))
+            done = {review.user.login.lower() for review in reviews if review.user}
+            people, teams = [name for name in people if name.lower() not in done], [] if done else teams
         if people or teams:
-            try:
-                self.api.call("ask for reviews", lambda: pull.create_review_request(people, teams))
-            except GithubException as error:
-                self.notes.append(f"reviewers could not be asked ({said(error)})")
+            self.api.call("ask for reviews", lambda: pull.create_review_request(people, teams))
 
     def _label(self, name: str) -> None:
         if self.api.ask("read the labels", lambda: self.repository.get_label(name)) is None:
             try:
                 self.api.call("make the label", lambda: self.repository.create_label(name, "1f6feb", LABEL))
-            except GithubException as error:
-                if "already_exists" not in said(error):
+            except Refused as refused:
+                if "already_exists" not in refused.words:
                     raise
+
+    # -- what has had its day ------------------------------------------------------------------------------------
+
+    def _supersede(self, kept: PullRequest) -> None:
+        """One open pull request per brief and base: another one that holds this tool's commits alone is closed."""
+        for pull in self._open_pulls():
+            if pull.number != kept.number and pull.base.ref == kept.base.ref and closing.ours(pull):
+                self._close(pull, f"superseded by pull request {kept.number}")
+                self.notes.append(f"pull request {pull.number} was closed, superseded by this one")
 
     def _nothing(self) -> Published:
         """Nothing was proven. A pull request of ours that this run has tested on a newer base, in vain, is closed."""
-        stale = self._pointless()
-        if stale is None:
-            return Published("none", f"No pull request: {bodies.verdict_line(self.study)}")
-        words = f"on the newer base {self.run.base[:7]}, {bodies.verdict_line(self.study)}"
-        if self.dry_run:
-            return Published("none", f"Dry run: would close pull request {stale.number}: {words}")
-        try:
-            self.api.call("comment", lambda: stale.create_issue_comment(f"Closed: {text.inline(words, 600)}"))
-            self.api.call("close the pull request", lambda: stale.edit(state="closed"))
-        except GithubException as error:
-            raise forbidden("close the pull request", error) from None
-        return Published(
-            "closed", f"Closed pull request {stale.number}: {words}", stale.head.ref, stale.number, stale.html_url, stale.head.sha
-        )
+        told = bodies.verdict_line(self.study)
+        for pull in self._open_pulls() if self.study.finished and self.study.confirmation else ():
+            why = closing.pointless(self.api, self.study, self.run, pull)
+            if not why:
+                continue
+            words = f"pull request {pull.number}: on the newer base {self.run.base[:7]}, {why}"
+            if self.dry_run:
+                return Published("none", f"Dry run: would close {words}")
+            self._close(pull, words.partition(": ")[2])
+            return Published("closed", f"Closed {words}", pull.head.ref, pull.number, pull.html_url, pull.head.sha)
+        return Published("none", f"No pull request: {told}")
 
-    def _pointless(self) -> PullRequest | None:
-        if not self.study.finished or self.study.confirmation is None:
-            return None
-        for pull in self._open_pulls():
-            told = _marker(pull)
-            if told.get("head") == pull.head.sha and told.get("base") != self.run.base and self._ahead(told.get("base", "")):
-                return pull
-        return None
-
-    def _ahead(self, older: str) -> bool:
-        """Whether this run's base is newer than `older`."""
-        if not re.fullmatch(r"[0-9a-f]{40,64}", older):
-            return False
-        compared = self.api.ask("compare the bases", lambda: self.repository.compare(older, self.run.base))
-        return compared is not None and compared.status == "ahead"
-
-
-def _marker(pull: PullRequest) -> dict[str, str]:
-    found = MARKER.search(pull.body or "")
-    try:
-        told = json.loads(found[1]) if found else {}
-    except ValueError:
-        return {}
-    return {str(key): str(value) for key, value in told.items()} if isinstance(told, dict) else {}
+    def _close(self, pull: PullRequest, words: str) -> None:
+        self.api.call("comment", lambda: pull.create_issue_comment(f"Closed: {text.inline(words, 600)}"))
+        self.api.call("close the pull request", lambda: pull.edit(state="closed"))
 
 
 def _plain(body: str | None) -> str:

@@ -1,8 +1,8 @@
 """The queue of dispatched checkpoints: a ticket on the memory branch for each, so that none is dropped.
 
 GitHub keeps one waiting job of a concurrency group and cancels the one before. So every dispatch is written down first
-(`enqueue`, in a job that nothing cancels), each run takes out its own ticket when it has published, and sends a ticket
-whose run ended unpublished (cancelled while it waited) on its way again (`settle`).
+(`enqueue`, in a job that nothing cancels), each run takes out its own ticket when it has published or failed, and sends a
+ticket whose run ended without either (cancelled while it waited) on its way again (`settle`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import time
 from collections.abc import Mapping
 
-from github import GithubException
-
+from autoresearch_action.checkpoint import shown
 from autoresearch_action.github import event
-from autoresearch_action.github.api import Api, connect, forbidden, said
+from autoresearch_action.github.api import Api, connect
 from autoresearch_action.github.event import Dispatch
 from autoresearch_action.github.memory import Branch
 
@@ -30,13 +29,15 @@ def enqueue(environ: Mapping[str, str]) -> str:
     branch = Branch(connect(environ))
     if any(_run(path) == run for path in branch.listing(FOLDER)):
         return ""
+    if given.checkpoint and (public := shown(given.checkpoint)) != given.checkpoint:
+        given = given.model_copy(update={"checkpoint": public, "attempt": ATTEMPTS})  # its secret is written nowhere: not to be sent again
     ticket = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{run}.json"
     branch.write({f"{FOLDER}/{ticket}": given.model_dump_json(exclude_none=True).encode()}, f"Queue the checkpoint of run {run}")
     return ticket
 
 
 def settle(environ: Mapping[str, str]) -> str:
-    """Take out this run's ticket; start the oldest one that was left behind. Returns a sentence, or ""."""
+    """Take out this run's ticket; start the oldest one that was left behind. Returns sentences, or ""."""
     run = environ.get("GITHUB_RUN_ID", "")
     api = connect(environ)
     branch = Branch(api)
@@ -48,15 +49,18 @@ def settle(environ: Mapping[str, str]) -> str:
     states = {path: _status(api, _run(path)) for path in others}
     if any(status != "completed" for status in states.values()):
         return ""  # one of them is on its way and will look here when it is done
+    told: list[str] = []
     for path in others:
         left = Dispatch.model_validate_json(branch.blob(tickets[path]))
         if left.attempt >= ATTEMPTS:
             branch.write({f"{FOLDER}/{path}": None}, f"Give up the checkpoint of run {_run(path)}")
+            told.append(f"The checkpoint {left.checkpoint} of run {_run(path)} was left behind and is not sent again: dispatch it anew.")
             continue
         _send(api, left.model_copy(update={"attempt": left.attempt + 1}))
         branch.write({f"{FOLDER}/{path}": None}, f"Send the checkpoint of run {_run(path)} again")
-        return f"The checkpoint of run {_run(path)} had been left behind: it is on its way again."
-    return ""
+        told.append(f"The checkpoint of run {_run(path)} had been left behind: it is on its way again.")
+        break
+    return " ".join(told)
 
 
 def _run(path: str) -> str:
@@ -71,7 +75,4 @@ def _status(api: Api, run: str) -> str:
 
 def _send(api: Api, left: Dispatch) -> None:
     payload = json.loads(left.model_dump_json(exclude_none=True))
-    try:
-        api.call("send the checkpoint", lambda: api.repository.create_repository_dispatch("checkpoint", payload))
-    except GithubException as error:
-        raise forbidden(f"send the checkpoint again ({said(error)})", error) from None
+    api.call("send the checkpoint again", lambda: api.repository.create_repository_dispatch("checkpoint", payload))

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from github import GithubException, InputGitTreeElement
+from github import InputGitTreeElement
 from github.GitCommit import GitCommit
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
-from autoresearch_action.github.api import Api, forbidden
+from autoresearch_action.github.api import Api
 from autoresearch_action.records import Run
 from autoresearch_action.trials.git import GitError, git
 from autoresearch_action.trials.patch import PatchRefused, check_patch
@@ -122,14 +122,11 @@ def write(api: Api, base: Base, steps: Sequence[Contents], messages: Sequence[st
     parent = base.commit
     for step, message in zip(steps, messages, strict=True):
         elements = [InputGitTreeElement(path, _mode(base, path), "blob", sha=_blob(api, data)) for path, data in sorted(step.items())]
-        try:
-            tree = api.call("write a tree", lambda e=elements, p=parent: api.repository.create_git_tree(e, p.tree))  # type: ignore[misc]
-            parent = api.call(
-                "write a commit",
-                lambda m=message, t=tree, p=parent: api.repository.create_git_commit(m, t, [p]),  # type: ignore[misc]
-            )
-        except GithubException as error:
-            raise forbidden("write the commits", error) from None
+        tree = api.call("write the commits", lambda e=elements, p=parent: api.repository.create_git_tree(e, p.tree))  # type: ignore[misc]
+        parent = api.call(
+            "write the commits",
+            lambda m=message, t=tree, p=parent: api.repository.create_git_commit(m, t, [p]),  # type: ignore[misc]
+        )
         commits.append(parent)
     return commits
 
@@ -143,7 +140,4 @@ def _blob(api: Api, data: bytes | None) -> str | None:
     if data is None:
         return None
     encoded = base64.b64encode(data).decode()
-    try:
-        return api.call("write a file", lambda: api.repository.create_git_blob(encoded, "base64")).sha
-    except GithubException as error:
-        raise forbidden("write the commits", error) from None
+    return api.call("write the commits", lambda: api.repository.create_git_blob(encoded, "base64")).sha

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from autoresearch_action import checkpoint
 from autoresearch_action.ledger import Study
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import tables, text
@@ -51,13 +52,15 @@ def body(
     picture: str = "",
     commits: Mapping[int, str] | None = None,
     head: str = "",
+    waits: bool = False,
     limit: int = BODY_LIMIT,
 ) -> str:
     """The body of the pull request. `notes` (of the publisher) stand below the verdict; `picture` is an address,
-    `commits` the published commits by experiment and `head` the last of them."""
+    `commits` the published commits by experiment and `head` the last of them; `waits`: its checks want an approval."""
     written = ""
     for detail in DETAILS:
-        written = str(_template().render(_facts(study, detail, notes, picture, commits or {}, head)))
+        facts = _facts(study, detail, notes, picture, commits or {}, head)
+        written = str(_template().render(facts | {"next": _next(study, facts["changes"], waits)}))
         if len(written) <= limit:
             return written
     return written[: limit - 200].rsplit("\n", 1)[0] + "\n\n… cut here: the whole of it is in report.html.\n"
@@ -132,7 +135,6 @@ def _facts(study: Study, detail: Detail, notes: tuple[str, ...], picture: str, c
         "environment": {key: value for key, value in run.environment.items() if value},
         "cost": cost(study),
         "prose": _prose(run, detail.prose),
-        "next": _next(study, proven),
         "detail": detail,
         "marker": marker(run, confirmation, head),
     }
@@ -175,7 +177,7 @@ def judged(study: Study) -> list[tuple[str, str]]:
     if run.data:
         found.append(("data", f"sha256 {run.data[:16]}"))
     if run.checkpoint:
-        found.append(("checkpoint", f"{run.checkpoint.get('uri', '')}, sha256 {run.checkpoint.get('sha256', '')[:16]}"))
+        found.append(("checkpoint", f"{checkpoint.shown(run.checkpoint.get('uri', ''))}, sha256 {run.checkpoint.get('sha256', '')[:16]}"))
     if "time-budget" in run.contract:
         found.append(("time", f"{run.contract['time-budget']:g} s of training for every run, measured from outside"))
     if noise:
@@ -193,6 +195,9 @@ def judged(study: Study) -> list[tuple[str, str]]:
         found.append(
             ("early stops", f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']} winners would have been lost")
         )
+    base = study.experiments[0].verdict if 0 in study.experiments else None
+    if base and "environment" in base.hashes:
+        found.append(("environment", f"sha256 {base.hashes['environment']}"))
     found.append(("sandbox", run.environment.get("sandbox", "unknown")))
     return found
 
@@ -258,13 +263,17 @@ def _chart(rows: list[Row], run: Run) -> str:
     )
 
 
-def _next(study: Study, proven: list[Change]) -> list[str]:
+def _next(study: Study, proven: list[Change], waits: bool) -> list[str]:
     if not study.improved:
         return [
             "Read the table for what was tried; the next run's agents are shown it.",
             "Say in the brief what to try instead, or give it more time: `autoresearch measure` says what a gain of 1 % needs.",
         ]
     advice = ["Read the diff: it is all that this pull request changes."]
+    if waits:
+        advice.append(
+            "Approve its checks: opened with `GITHUB_TOKEN`, it has them wait for that; with an App token they start by themselves."
+        )
     if len(proven) > 1:
         advice.append("Each change is one commit, so that you can drop one; measure what is left by running again before you merge it.")
     advice.append("Merge it, and the next run starts from here. Close it, and say in the brief what was wrong with it.")

@@ -6,6 +6,8 @@ What `nvidia-smi` says is taken as it is; AMD cards are found by their device no
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import platform
 import re
@@ -13,7 +15,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -243,3 +245,14 @@ def environment(slots: Sequence[Slot]) -> dict[str, str]:
         facts["gpu"] = "; ".join(sorted(set(cards)))
     facts["slots"] = ", ".join(slot.name for slot in slots)
     return facts
+
+
+def fingerprint(slot: Slot, variables: Mapping[str, str]) -> str:
+    """sha256 over what a trial runs on and in, but for the slot's number: hardware, versions, the variables handed to it."""
+    return hashlib.sha256(json.dumps([_machine(bool(slot.gpu)), variables], sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _machine(gpu: bool) -> dict[str, str]:
+    facts = environment([Slot("", "0" if gpu else "")])
+    return facts | {"slots": ""}

@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 from autoresearch_action.acceptance.curves import Watch
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement, Outcome, Trial
-from autoresearch_action.trials import rewrite
-from autoresearch_action.trials.device import Slot, card
+from autoresearch_action.trials import device, rewrite
+from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.metrics import Printed
 from autoresearch_action.trials.patch import editable
 from autoresearch_action.trials.process import Ended, Limits, Log, Process
@@ -236,7 +236,7 @@ class Measuring:
             "GOMP_SPINCOUNT": "0",
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "CUDA_VISIBLE_DEVICES": card(self.bench.slot.gpu)[0] if self.bench.slot.gpu else "",
+            "CUDA_VISIBLE_DEVICES": device.card(self.bench.slot.gpu)[0] if self.bench.slot.gpu else "",
             "AUTORESEARCH_SEED": str(trial.seed),
             "AUTORESEARCH_TIME_BUDGET": f"{budget:g}",
             "AUTORESEARCH_SPLIT": trial.split if told else "val",
@@ -306,6 +306,8 @@ class Measuring:
     def _hashes(self) -> dict[str, str]:
         workspace = self.bench.workspace
         hashes = {"tree": workspace.tree(self.trial.commit), "frozen": workspace.frozen(self.trial.commit)}
+        passed = {name: os.environ.get(name, "") for name in (*PASSED, *self.brief.env)}
+        hashes["environment"] = device.fingerprint(self.bench.slot, passed)
         return hashes | ({"data": workspace.setup_hash} if workspace.setup_hash else {})
 
     # -- from run to evaluate ------------------------------------------------------------------------------------
