@@ -27,7 +27,7 @@ from autoresearch_action.crew import Crew
 from autoresearch_action.desk import Desk, settle
 from autoresearch_action.errors import InputError, Interrupted
 from autoresearch_action.ledger import Ledger, Study
-from autoresearch_action.records import Confirmation, Experiment, Measurement, Proposal, StopRule, Trial, Usage, Verdict
+from autoresearch_action.records import INHERITED, Confirmation, Experiment, Measurement, Proposal, StopRule, Trial, Usage, Verdict
 from autoresearch_action.trials import Executor
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
 
@@ -152,7 +152,7 @@ class Loop:
                 self.ledger.append("message", text=f"An earlier run's change does not apply any more ({proposal.description}): {error}")
         tree, patch = workspace.tree(tip), workspace.patch(base, tip)
         if patch.strip() and tree not in self.parts.settled:
-            whole = together(applied, base, patch)
+            whole = together(applied, base, patch, entire=len(applied) == len(self.parts.inherited))
             self.ledger.propose(number := self.study.next_number, whole, workspace.commit(base, patch, whole.description), tree)
             self.desk.waiting.append(self.study.experiments[number])
 
@@ -404,10 +404,13 @@ class Loop:
         self.parts.view.update(self.study, list(self.crew.running.values()))
 
 
-def together(parts: Sequence[Proposal], parent: str, patch: str) -> Proposal:
-    """Several changes as one, which names them."""
+def together(parts: Sequence[Proposal], parent: str, patch: str, entire: bool) -> Proposal:
+    """Several changes as one, which names them; `entire`: all of an earlier run's stack."""
     first, told = parts[0], "; ".join(part.description for part in parts)
-    facts: dict[str, object] = {"parent": parent, "patch": patch, "usage": Usage()}
+    details = {"patch": "\n".join(part.details.get("patch", "") for part in parts)}  # files of patches.py are not tried again
+    details = first.details | details if len(parts) == 1 else details | {INHERITED: first.details.get(INHERITED, "")}
+    details = {name: text for name, text in details.items() if text and (entire or name != INHERITED)}
+    facts: dict[str, object] = {"parent": parent, "patch": patch, "usage": Usage(), "details": details}
     if len(parts) > 1:
         facts |= {
             "agent": ", ".join(dict.fromkeys(part.agent for part in parts)),
@@ -415,7 +418,6 @@ def together(parts: Sequence[Proposal], parent: str, patch: str) -> Proposal:
             "hypothesis": " ".join(filter(None, (part.hypothesis for part in parts))),
             "expected": " ".join(filter(None, (part.expected for part in parts))),
             "comparable": all(part.comparable for part in parts),
-            "details": {"patch": "\n".join(part.details.get("patch", "") for part in parts)},  # files of patches.py are not tried again
         }
     return first.model_copy(update=facts)
 

@@ -14,7 +14,7 @@ import click
 
 from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.ledger import DamagedLedger, Study
-from autoresearch_action.records import Proposal, Run, Verdict
+from autoresearch_action.records import INHERITED, Proposal, Run, Verdict
 
 MAX_RUNS = 20  # earlier runs that are read
 MAX_EARLIER = 500  # verdicts of earlier runs that agents are shown
@@ -104,7 +104,10 @@ class Past:
     def stack(self) -> tuple[Proposal, ...]:
         """The kept changes to begin with, where their patches are still there."""
         study = self.studies[self._source] if self._source >= 0 else None
-        return tuple(p for n in study.kept if (p := study.experiments[n].proposal) and p.patch) if study else ()
+        if study is None or study.run is None:
+            return ()
+        kept = (p for number in study.kept if (p := study.experiments[number].proposal) and p.patch)
+        return tuple(p.model_copy(update={"details": p.details | {INHERITED: study.run.id}}) for p in kept)
 
     @property
     def settled(self) -> frozenset[str]:

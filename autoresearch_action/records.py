@@ -14,6 +14,7 @@ Split = Literal["val", "holdout"]
 Side = Literal["base", "head"]
 Outcome = Literal["ok", "crash", "discard", "stopped", "lost"]
 Status = Literal["keep", "discard", "crash"]
+INHERITED = "inherited"  # among a proposal's details: the run whose whole stack it is
 
 
 class Record(BaseModel):

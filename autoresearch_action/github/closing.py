@@ -13,11 +13,10 @@ from github.PullRequest import PullRequest
 from autoresearch_action.github import series
 from autoresearch_action.github.api import Api
 from autoresearch_action.ledger import Study
-from autoresearch_action.records import Experiment, Run
+from autoresearch_action.records import INHERITED, Experiment, Run
 from autoresearch_action.report import body as bodies
 
 MARKER = re.compile(r"<!-- autoresearch (\{[^\n]*?\}) -->")
-INHERITED = "inherited"  # detail of a proposal: the run whose stack it is part of
 
 
 def marker(pull: PullRequest) -> dict[str, str]:
@@ -53,7 +52,7 @@ def _ahead(api: Api, older: str, newer: str) -> bool:
 
 
 def _in_vain(study: Study, told: dict[str, str]) -> bool:
-    """Whether every change of that run's stack, or its very tree, was measured here, and what was kept of it not confirmed."""
+    """Whether that run's whole stack, or its very tree, was measured here, and what was kept of it not confirmed."""
     proposals = {number: study.experiments[number].proposal for number in study.statuses}
     numbers = {number for number, proposal in proposals.items() if proposal and proposal.details.get(INHERITED, "") == told.get("run")}
     numbers = (numbers | {study.trees.get(told.get("tree", ""), 0)}) - study.carried - {0}
