@@ -31,6 +31,7 @@ from autoresearch_action.records import INHERITED, Confirmation, Experiment, Mea
 from autoresearch_action.trials import Executor
 from autoresearch_action.trials.workspace import PatchRefused, Workspace
 
+TOGETHER = "Together: "  # how the description of several changes that were inherited as one begins
 TRANSFER_PAIRS = 3
 JITTER = 0.25  # seconds that the start of a process may differ by
 
@@ -145,16 +146,23 @@ class Loop:
         workspace, base, tip = self.parts.workspace, self.baseline.commit, self.baseline.commit
         applied = []
         for proposal in self.parts.inherited:
-            try:
-                tip = workspace.commit(tip, proposal.patch, proposal.description, three_way=True)
+            if step := self._applied(tip, proposal):
+                tip = step
                 applied.append(proposal)
-            except PatchRefused as error:
-                self.ledger.append("message", text=f"An earlier run's change does not apply any more ({proposal.description}): {error}")
         tree, patch = workspace.tree(tip), workspace.patch(base, tip)
-        if patch.strip() and tree not in self.parts.settled:
-            whole = together(applied, base, patch, entire=len(applied) == len(self.parts.inherited))
-            self.ledger.propose(number := self.study.next_number, whole, workspace.commit(base, patch, whole.description), tree)
+        if not patch.strip() or tree in self.parts.settled:
+            return
+        whole = together(applied, base, patch, entire=len(applied) == len(self.parts.inherited))
+        if commit := self._applied(base, whole):
+            self.ledger.propose(number := self.study.next_number, whole, commit, tree)
             self.desk.waiting.append(self.study.experiments[number])
+
+    def _applied(self, parent: str, proposal: Proposal) -> str:
+        try:
+            return self.parts.workspace.commit(parent, proposal.patch, proposal.description, three_way=True)
+        except PatchRefused as error:
+            self.ledger.append("message", text=f"An earlier run's change is left out ({proposal.description}): {error}")
+            return ""
 
     # -- stopping ------------------------------------------------------------------------------------------------
 
@@ -406,7 +414,7 @@ class Loop:
 
 def together(parts: Sequence[Proposal], parent: str, patch: str, entire: bool) -> Proposal:
     """Several changes as one, which names them; `entire`: all of an earlier run's stack."""
-    first, told = parts[0], "; ".join(part.description for part in parts)
+    first, told = parts[0], "; ".join(part.description.removeprefix(TOGETHER) for part in parts)
     details = {"patch": "\n".join(part.details.get("patch", "") for part in parts)}  # files of patches.py are not tried again
     details = first.details | details if len(parts) == 1 else details | {INHERITED: first.details.get(INHERITED, "")}
     details = {name: text for name, text in details.items() if text and (entire or name != INHERITED)}
@@ -414,7 +422,7 @@ def together(parts: Sequence[Proposal], parent: str, patch: str, entire: bool) -
     if len(parts) > 1:
         facts |= {
             "agent": ", ".join(dict.fromkeys(part.agent for part in parts)),
-            "description": f"{len(parts)} changes together: {told}",
+            "description": TOGETHER + told,
             "hypothesis": " ".join(filter(None, (part.hypothesis for part in parts))),
             "expected": " ".join(filter(None, (part.expected for part in parts))),
             "comparable": all(part.comparable for part in parts),

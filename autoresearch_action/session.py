@@ -35,7 +35,7 @@ from autoresearch_action.trials.git import uncommitted
 from autoresearch_action.trials.pool import LocalPool
 from autoresearch_action.trials.sandbox import Sandbox
 from autoresearch_action.trials.secrets import Secrets
-from autoresearch_action.trials.setup import run_setup
+from autoresearch_action.trials.setup import SETUP_LOG, run_setup
 from autoresearch_action.trials.workspace import Workspace
 
 FIRST_RUNS = 2 + 2 + 12  # calibration, one candidate, confirmation: the least a run can be
@@ -234,6 +234,10 @@ def _begin(ledger: Ledger, now: Run, fresh: bool, say: Callable[[str], None]) ->
         if not fresh and not study.facts.get("delivered"):
             say(f"Run {old.id} is put aside and a new one begins, because this has changed since: {', '.join(changed(old, now))}.")
         ledger.restart(old.id)
+        log = study.state / "history" / f"{old.id}-trials" / SETUP_LOG
+        if log.exists():  # the setup that has just run is the new run's
+            (study.state / "trials").mkdir(exist_ok=True)
+            log.rename(study.state / "trials" / SETUP_LOG)
     ledger.append("run", now)
 
 

@@ -120,7 +120,7 @@ def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
     put_aside(home / ".autoresearch")
     study = quick.go(home, quick.Agent([]), bowl, inherited=stack)
     (whole,) = events(home, "proposal")
-    assert whole["parent"] == base and whole["description"] == "2 changes together: WIDTH = 6; WIDTH = 8" and study.improved
+    assert whole["parent"] == base and whole["description"] == "Together: WIDTH = 6; WIDTH = 8" and study.improved
 
     put_aside(home / ".autoresearch")
     quick.go(home, quick.Agent([]), bowl, inherited=stack, settled=frozenset([whole["tree"]]))
@@ -130,7 +130,7 @@ def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
     broken = stack[0].model_copy(update={"patch": stack[0].patch.replace("WIDTH = 4", "WIDTH = 5")})
     quick.go(home, quick.Agent([]), bowl, inherited=(broken, stack[0]))
     assert [event["description"] for event in events(home, "proposal")] == ["WIDTH = 6"]
-    assert "does not apply" in events(home, "message")[0]["text"]
+    assert "left out (WIDTH = 6): The patch does not apply" in events(home, "message")[0]["text"]
 
 
 def put_aside(state: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_checkpoint_or_data_that_changed_begin_a_new_run(tmp_path: Path) -> No
         runs.append(events(home, "run")[0]["id"])
         assert all(event["trial"]["number"] == 0 for event in events(home, "trial")) and len(events(home, "run")) == 1
     assert runs[0] == runs[1] and len(set(runs)) == 3
+    assert (home / ".autoresearch" / "trials" / "setup.log").exists()
     assert {path.stem for path in (home / ".autoresearch" / "history").glob("*.jsonl")} == set(runs[:3])
 
 

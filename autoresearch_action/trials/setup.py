@@ -23,6 +23,7 @@ from autoresearch_action.trials.trial import PASSED
 from autoresearch_action.trials.workspace import Workspace, remove
 
 LIMIT = 6 * 3600.0  # seconds
+SETUP_LOG = "setup.log"  # in the state's folder of trials
 NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
            "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "HOME", "USER", "XDG_CACHE_HOME",
            "RUNNER_TRACKING_ID")  # by the last one a runner's own cleanup finds what is left  # fmt: skip
@@ -44,7 +45,7 @@ def run_setup(
         remove(tree)
         workspace.checkout(tree, workspace.base)
         given = secrets.for_setup(brief.setup_env)
-        log = _Scrubbed(workspace.state / "trials" / "setup.log", Secrets(secrets.values | given).scrub)
+        log = _Scrubbed(workspace.state / "trials" / SETUP_LOG, Secrets(secrets.values | given).scrub)
         log.path.unlink(missing_ok=True)
         mark = f"AUTORESEARCH_SETUP={dice.token_hex(8)}"
         env = {name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ} | given
