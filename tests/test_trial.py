@@ -131,12 +131,13 @@ LIMITS = {
 def test_limits_end_the_whole_tree(tmp_path: Path, what: str) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
     at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=600 << 20)
-    measured = bench.candidate(at, LIMITS[what], limits={"run": 20.0}, clock_limit=1.0 if "clock" in what else None)
+    measured = bench.candidate(at, LIMITS[what], limits={"run": 90.0}, clock_limit=1.0 if "clock" in what else None)
     assert measured.outcome in ("crash", "discard"), what
     expected = {"forks": "processes", "eats": "memory", "runs": "processor time"}[what.split()[0]]
-    told = measured.reason + measured.tail
-    assert expected in told or "MemoryError" in told or "BlockingIOError" in told, measured.reason  # it may meet a limit by itself
-    assert measured.phases["run"] < 15
+    by_itself = measured.reason.startswith("It ended with exit code") and any(
+        e in measured.tail for e in ("MemoryError", "BlockingIOError")
+    )
+    assert expected in measured.reason or by_itself, measured.reason  # and not the 90 s, which a busy machine is far from
 
 
 def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
