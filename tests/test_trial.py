@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials import rewrite
+from autoresearch_action.trials import process, rewrite
 from autoresearch_action.trials.metrics import Printed
 from autoresearch_action.trials.setup import digest, run_setup
 from autoresearch_action.trials.workspace import remove
@@ -266,6 +266,14 @@ def test_output_without_end_puts_no_limit_off(tmp_path: Path) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
     crowd = "import os, time\nfor i in range(150):\n    if os.fork() == 0:\n        time.sleep(1000)\n"
     measured = bench.candidate(at, crowd + "while True: os.write(1, b'step 1 | loss: 1\\n' * 15000)", limits={"run": 1.0})
+    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < 3.0
+
+
+def test_a_slow_look_at_memory_puts_no_limit_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_memory", lambda *_: time.sleep(10) or 0)
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=1 << 20)
+    measured = bench.candidate(at, "import time; time.sleep(60)", limits={"run": 1.0})
     assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < 3.0
 
 
