@@ -182,7 +182,10 @@ open("model.txt", "w").write("0.5")
 def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str) -> None:
     """Wherever it lies in a repository of several projects; and no home is left to the next trial."""
     made = ("../cache/truth.txt", "../data/held/truth.txt", "truth.txt")
-    words = "; ".join(f"mkdir -p $(dirname {path}); echo 1 > {path}" for path in made)
+    words = (
+        "; ".join(f"mkdir -p $(dirname {path}); echo 1 > {path}" for path in made)
+        + f"; ln -s {tmp_path} link; ln -s /etc/passwd ../cache/file"
+    )
     root = tmp_path / "r"
     home = tiny.repository(
         root / "pkg", program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 ").replace("metric:", f"setup: {words}\nmetric:", 1)
@@ -190,6 +193,7 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
     remove(home / ".git")
     (root / "data").mkdir()
     (root / "data" / ".gitkeep").touch()
+    (root / "pkg" / "frozen").symlink_to(tmp_path)
     total = " + ".join(f"float(open('{path}').read())" for path in ("model.txt", *made))
     (home / "score.py").write_text(f"print('val_bpb:', {total})\nimport os; os.environ['AUTORESEARCH_SPLIT']\n")
     tiny.git(root, "init", "-q", "-b", "main")
