@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials import rewrite
+from autoresearch_action.trials import process, rewrite
 from autoresearch_action.trials.metrics import Printed
 from autoresearch_action.trials.setup import digest, run_setup
 from autoresearch_action.trials.workspace import remove
@@ -131,12 +131,13 @@ LIMITS = {
 def test_limits_end_the_whole_tree(tmp_path: Path, what: str) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
     at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=600 << 20)
-    measured = bench.candidate(at, LIMITS[what], limits={"run": 20.0}, clock_limit=1.0 if "clock" in what else None)
+    measured = bench.candidate(at, LIMITS[what], limits={"run": 90.0}, clock_limit=1.0 if "clock" in what else None)
     assert measured.outcome in ("crash", "discard"), what
     expected = {"forks": "processes", "eats": "memory", "runs": "processor time"}[what.split()[0]]
-    told = measured.reason + measured.tail
-    assert expected in told or "MemoryError" in told or "BlockingIOError" in told, measured.reason  # it may meet a limit by itself
-    assert measured.phases["run"] < 15
+    by_itself = measured.reason.startswith("It ended with exit code") and any(
+        e in measured.tail for e in ("MemoryError", "BlockingIOError")
+    )
+    assert expected in measured.reason or by_itself, measured.reason  # and not the 90 s, which a busy machine is far from
 
 
 def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +182,10 @@ open("model.txt", "w").write("0.5")
 def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str) -> None:
     """Wherever it lies in a repository of several projects; and no home is left to the next trial."""
     made = ("../cache/truth.txt", "../data/held/truth.txt", "truth.txt")
-    words = "; ".join(f"mkdir -p $(dirname {path}); echo 1 > {path}" for path in made)
+    words = (
+        "; ".join(f"mkdir -p $(dirname {path}); echo 1 > {path}" for path in made)
+        + f"; ln -s {tmp_path} link; ln -s /etc/passwd ../cache/file"
+    )
     root = tmp_path / "r"
     home = tiny.repository(
         root / "pkg", program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 ").replace("metric:", f"setup: {words}\nmetric:", 1)
@@ -189,6 +193,7 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
     remove(home / ".git")
     (root / "data").mkdir()
     (root / "data" / ".gitkeep").touch()
+    (root / "pkg" / "frozen").symlink_to(tmp_path)
     total = " + ".join(f"float(open('{path}').read())" for path in ("model.txt", *made))
     (home / "score.py").write_text(f"print('val_bpb:', {total})\nimport os; os.environ['AUTORESEARCH_SPLIT']\n")
     tiny.git(root, "init", "-q", "-b", "main")
@@ -265,6 +270,14 @@ def test_output_without_end_puts_no_limit_off(tmp_path: Path) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
     crowd = "import os, time\nfor i in range(150):\n    if os.fork() == 0:\n        time.sleep(1000)\n"
     measured = bench.candidate(at, crowd + "while True: os.write(1, b'step 1 | loss: 1\\n' * 15000)", limits={"run": 1.0})
+    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < 3.0
+
+
+def test_a_slow_look_at_memory_puts_no_limit_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_memory", lambda *_: time.sleep(10) or 0)
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=1 << 20)
+    measured = bench.candidate(at, "import time; time.sleep(60)", limits={"run": 1.0})
     assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < 3.0
 
 

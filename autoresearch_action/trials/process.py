@@ -15,6 +15,7 @@ import random
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -112,6 +113,7 @@ class Process:
         self._looked, self._due, self._pause = self._started, 0.0, FIRST_POLL
         self._peak = self._resident = 0
         self._children: set[int] = set()  # of the started process: bubblewrap's own child counts what ran below it
+        self._weighing = threading.Thread()
         self._reason = ""
         self._buffer = b""
         self._free, self._shared = _free(disk), _shared_memory()
@@ -203,10 +205,16 @@ class Process:
             self.kill(f"It used more than its {limits.cpu_seconds:.1f} s of processor time and was ended.")
         elif len(pids) > limits.processes:
             self.kill(f"It started more than {limits.processes} processes and was ended.")
-        elif self._resident + (shared := _shared_memory() - self._shared) > limits.memory and _memory(pids, shared) > limits.memory:
-            self.kill(f"It used more than {limits.memory / 2**30:.1f} GiB of memory and was ended.")
+        elif self._resident + (shared := _shared_memory() - self._shared) > limits.memory and not self._weighing.is_alive():
+            self._weighing = threading.Thread(target=self._weigh, args=(pids, shared), daemon=True)
+            self._weighing.start()
         elif self._disk and self._free - _free(self._disk) > limits.disk_bytes and _size(self._disk) > limits.disk_bytes:
             self.kill(f"It wrote more than {limits.disk_bytes / 2**30:.1f} GiB of files and was ended.")
+
+    def _weigh(self, pids: list[int], shared: int) -> None:
+        """In a thread of its own: to read the memory of a process that is forking can take seconds."""
+        if _memory(pids, shared) > self._limits.memory:
+            self.kill(f"It used more than {self._limits.memory / 2**30:.1f} GiB of memory and was ended.")
 
     def _look(self) -> list[int]:
         """Sample CPU time and memory of every process of the tree."""
@@ -231,23 +239,21 @@ class Process:
         """Kill whatever is left; returns the CPU seconds that the kernel accounts to the tree."""
         left = self._look()
         if self._popen.returncode is None and not select.select([ended], [], [], 0)[0]:
-            _signal(self._popen.pid, signal.SIGKILL)
+            for pid in (*children(self._popen.pid), self._popen.pid):  # the first is process 1 of a sandbox: with it all are ended
+                _signal(pid, signal.SIGKILL)
         usage = 0.0
         if self._popen.returncode is None:
             _, status, rusage = os.wait4(self._popen.pid, 0)
             self._popen.returncode = os.waitstatus_to_exitcode(status)
             usage = rusage.ru_utime + rusage.ru_stime
-        until = time.monotonic() + 2.0
-        while time.monotonic() < until:
-            alive = [pid for pid in {*left, *(marked(self._mark) if self._mark else ())} if _runs(pid) and pid != self._popen.pid]
-            alive += [child for pid in alive for child in descendants(pid)]
-            if not alive:
-                break
-            ours = {*descendants(os.getpid())}  # and no stranger that was given an ended one's number
+        until, alive = time.monotonic() + 2.0, {*left}
+        while alive and time.monotonic() < until:
+            strays = marked(self._mark) if self._mark else []
+            ours = {*strays, *descendants(os.getpid())}  # and no stranger that was given an ended one's number
+            alive = {pid for pid in ours.intersection(descendants(*alive, *strays)) if _runs(pid)}
             for pid in alive:
-                if self._mark or pid in ours:
-                    _signal(pid, signal.SIGKILL)
-            time.sleep(0.002)
+                _signal(pid, signal.SIGKILL)
+            time.sleep(0.002 if alive else 0)
         return usage + sum(map(_inherited, {*self._children, *left}))
 
 
@@ -284,13 +290,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def descendants(root: int) -> list[int]:
-    """Every process below `root`, itself included."""
-    found, queue = [], [root]
+def descendants(*roots: int) -> list[int]:
+    """Every process below `roots`, themselves included."""
+    found, queue = set[int](), [*roots]
     while queue:
-        found.append(queue.pop())
-        queue += children(found[-1])
-    return found
+        if (pid := queue.pop()) not in found:
+            found.add(pid)
+            queue += children(pid)
+    return list(found)
 
 
 def marked(mark: str) -> list[int]:

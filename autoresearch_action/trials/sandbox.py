@@ -150,8 +150,8 @@ class Sandbox:
             if at not in path.parents:
                 argv += [*_parents(path), "--ro-bind-try", str(path), str(path)]
         argv += [*_parents(at), "--bind", str(job.tree), str(at)]
-        for name in job.readonly:
-            argv += ["--ro-bind-try", str(job.tree / name), str(at / name)]
+        for name in job.readonly:  # but links: a mount would go to where they lead
+            argv += [] if (job.tree / name).is_symlink() else ["--ro-bind-try", str(job.tree / name), str(at / name)]
         for path in interpreters:
             if at in path.parents:
                 argv += ["--ro-bind-try", str(path), str(path)]

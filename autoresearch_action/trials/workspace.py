@@ -203,7 +203,9 @@ class Workspace:
     def _not_ours(self) -> list[str]:
         skipped = [*self.submodules, *self.filtered, "__pycache__", "*.pyc"]
         if self.setup_folder.exists():
-            skipped += [p.relative_to(self.setup_folder).as_posix() for p in self.setup_folder.rglob("*") if not p.is_dir()]
+            skipped += [
+                p.relative_to(self.setup_folder).as_posix() for p in self.setup_folder.rglob("*") if p.is_symlink() or not p.is_dir()
+            ]
         return [f":(exclude,glob)**/{name}" if "/" not in name else f":(exclude){name}" for name in skipped]
 
     def commit(self, parent: str, patch: str, message: str, three_way: bool = False) -> str:
