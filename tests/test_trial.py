@@ -14,6 +14,7 @@ import tiny
 from autoresearch_action.records import Measurement
 from autoresearch_action.trials import process, rewrite
 from autoresearch_action.trials.metrics import Printed
+from autoresearch_action.trials.secrets import Secrets
 from autoresearch_action.trials.setup import digest, run_setup
 from autoresearch_action.trials.workspace import remove
 
@@ -199,7 +200,7 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
     tiny.git(root, "init", "-q", "-b", "main")
     tiny.commit(root)
     at = bench.make(home, level)
-    before = run_setup(at.workspace, {})
+    before = run_setup(at.workspace, Secrets())
     assert {"cache", "data/held", "pkg/truth.txt"} <= {*at.workspace.frozen_entries(at.workspace.base)}
     for seed in (1, 2):
         measured = bench.candidate(at, TAMPER, seed=seed)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 POLL = 0.05  # seconds between looks at the process tree, on average
+LONGEST_LOOK = 4 * POLL  # between two looks that one process is charged for: on a busy machine they come late, and so does it
 FIRST_POLL = 0.002  # … at the start, so that short commands are seen as well
 LOOK = 0.3  # seconds that measuring the tree's memory may take
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -216,14 +217,14 @@ class Process:
         if _memory(pids, shared) > self._limits.memory:
             self.kill(f"It used more than {self._limits.memory / 2**30:.1f} GiB of memory and was ended.")
 
-    def _look(self) -> list[int]:
-        """Sample CPU time and memory of every process of the tree."""
+    def _look(self, last: bool = False) -> list[int]:
+        """Sample CPU time and memory of every process of the tree. `last`: it has ended, and the kernel knows what it used."""
         pids = descendants(self._popen.pid)
         self._children |= set(children(self._popen.pid))
         if self._mark:
             pids = list({*pids, *marked(self._mark)})
         now = time.monotonic()
-        passed, self._looked = now - self._looked, now
+        passed, self._looked = min(now - self._looked, LONGEST_LOOK), now
         before, self._alive, self._resident = self._alive, {}, 0
         for pid in pids:
             if facts := _stat(pid):
@@ -231,13 +232,13 @@ class Process:
                 part = min(computing, CORES) * passed
                 self._alive[pid, started] = cpu, max(part - cpu, part / 2)
                 self._resident += pages * PAGE
-        self._gone += sum(cpu + more for one, (cpu, more) in before.items() if one not in self._alive)
+        self._gone += sum(cpu + more * (not last) for one, (cpu, more) in before.items() if one not in self._alive)
         self._peak = max(self._peak, self._resident)
         return pids
 
     def _end(self, ended: int) -> float:
         """Kill whatever is left; returns the CPU seconds that the kernel accounts to the tree."""
-        left = self._look()
+        left = self._look(last=True)
         if self._popen.returncode is None and not select.select([ended], [], [], 0)[0]:
             for pid in (*children(self._popen.pid), self._popen.pid):  # the first is process 1 of a sandbox: with it all are ended
                 _signal(pid, signal.SIGKILL)

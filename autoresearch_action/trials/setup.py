@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autoresearch_action.errors import InputError, Interrupted
-from autoresearch_action.trials.process import MAX_LINE, Limits, Log, Process
+from autoresearch_action.trials.process import Limits, Log, Process
 from autoresearch_action.trials.secrets import Secrets
 from autoresearch_action.trials.trial import PASSED
 from autoresearch_action.trials.workspace import Workspace, remove
@@ -45,7 +45,7 @@ def run_setup(
         remove(tree)
         workspace.checkout(tree, workspace.base)
         given = secrets.for_setup(brief.setup_env)
-        log = _Scrubbed(workspace.state / "trials" / SETUP_LOG, Secrets(secrets.values | given).scrub)
+        log = Log(workspace.state / "trials" / SETUP_LOG, Secrets(secrets.values | given).scrub)
         log.path.unlink(missing_ok=True)
         mark = f"AUTORESEARCH_SETUP={dice.token_hex(8)}"
         env = {name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ} | given
@@ -66,25 +66,6 @@ def run_setup(
             raise InputError(f"`setup` failed ({ended.reason or f'exit {ended.code}'}): {brief.setup}\n{told}")
         _collect(workspace, tree)
     return digest(workspace)
-
-
-class _Scrubbed(Log):
-    """A log without secrets: what comes in pieces is written by whole lines, so that none is cut in two."""
-
-    def __init__(self, path: Path, scrub: Callable[[str], str]) -> None:
-        super().__init__(path)
-        self._scrub, self._rest = scrub, b""
-
-    def write(self, data: bytes) -> None:
-        text = self._scrub((self._rest + data).decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-        end = 1 + max(text.rfind(b"\n"), text.rfind(b"\r"), len(text) - MAX_LINE)
-        self._rest = text[end:]
-        super().write(text[:end])
-
-    def close(self) -> None:
-        super().write(self._rest)
-        self._rest = b""
-        super().close()
 
 
 @contextmanager
