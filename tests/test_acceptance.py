@@ -182,7 +182,7 @@ def test_a_screen_costs_little_and_misses_little() -> None:
 def test_a_screen_costs_little_and_misses_little_where_the_machine_drifts(kind: str) -> None:
     size = acceptance.Size(empty={20: 100}, power=80, streams=0, intervals=0)
     _, power = acceptance.simulate(size, ("power", kind, "ours", 3))
-    assert power["trials"][0] < 2.05 and power["trials"][1] < 1.13 and power["kept"][2] > 0.8 and power["kept"][3] > 0.95
+    assert power["trials"][0] < 2.05 and power["trials"][1] < 1.13 and power["kept"][2] > 0.75 and power["kept"][3] > 0.95
     claims, runs = acceptance.simulate(size, ("empty", kind, "ours", 3))[1]["20"]
     assert not unlikely(claims, runs, 0.04)
 
@@ -256,17 +256,18 @@ def test_a_screen_where_the_machine_drifts_goes_on_after_a_kill() -> None:
     rng = np.random.default_rng(1)
     firsts = 0
     for seed in range(60):
-        rule, base = SequentialScreen(brief(metric="seconds"), DRIFTS, seed), incumbent(100.5, 99.5, 100.2, 99.8)
+        rule, base = SequentialScreen(brief(metric="seconds"), DRIFTS, seed), incumbent(101.0, 100.0, 100.7, 100.3)
         mine, now = [run(99.2, 500, started=4.0)], 5.0
         while isinstance(answer := rule.decide(mine, base), Ask):
             firsts += len(answer.runs) == 2 and answer.runs[0].side == "base"
             for want in answer.runs[: rng.integers(1, 3)]:  # half of the pairs lose their second run
-                value = float(rng.normal(100.2 if want.side == "base" else 99.2, 0.5))
+                value = float(rng.normal(99.6 if want.side == "base" else 99.2, 0.3))
                 assert want.seed not in {r.seed for r in (mine if want.side == "head" else base)}
                 (base if want.side == "base" else mine).append(run(value, want.seed, int(want.side == "head"), 1, now))
                 now += 1
-        assert len(mine) <= len(BESIDE_KEEP) and len([r for r in base if r.asked_by]) in (0, len(mine), max(1, len(mine) - 1))
-    assert firsts > 0
+        beside = len([r for r in base if r.asked_by])
+        assert len(mine) <= len(BESIDE_KEEP) and (beside == len(mine) - 1 or beside == len(mine) == 1), "never judged on half a pair"
+    assert firsts > 5
 
 
 @pytest.mark.parametrize("dof", [3, 5, 20])
