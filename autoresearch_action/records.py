@@ -98,6 +98,7 @@ class Measurement(Record):
     started: float = 0.0  # unix seconds
     seconds: float = 0.0  # wall clock, all phases
     clock: float = 0.0  # the clock equal time is judged by, `run` phase, whole process tree
+    pace: float = 1.0  # seconds of it that one second of training takes: the threads on processor cores, 1 on a GPU
     phases: dict[str, float] = Field(default_factory=dict)  # wall seconds by phase: checkout, check, run, evaluate
     slot: str = ""  # device or slot name
     sandbox: str = ""  # "full", "reduced" or "none"
