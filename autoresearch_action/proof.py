@@ -242,12 +242,12 @@ class _Proof:
         """Training seconds for the base where the head's trials used more of the clock than the baseline's did."""
         if not self.brief.timed:
             return None
-        mine = [run.clock for run in self.study.experiments[stack.numbers[-1]].runs if run.outcome == "ok"]
+        mine = [run for run in self.study.experiments[stack.numbers[-1]].runs if run.outcome == "ok"]
         theirs = [run.clock for run in self.loop.baseline.runs if run.outcome == "ok"]
         if not mine or not theirs:
             return None
-        factor = statistics.fmean(mine) / statistics.fmean(theirs)
-        return self.brief.time_budget * factor if factor > 1.005 else None
+        longer = statistics.fmean(run.clock for run in mine) - statistics.fmean(theirs)
+        return self.brief.time_budget + longer / mine[0].pace if longer > 0.005 * statistics.fmean(theirs) else None
 
     def _run_pairs(self, stack: Stack, ask: Ask, group: str, purpose: str, base_budget: float | None) -> None:
         """The runs asked for, those of one seed next to each other on one slot, in the order given."""

@@ -129,6 +129,7 @@ class Measuring:
                 "started": started,
                 "seconds": time.monotonic() - begin,
                 "clock": self.clock,
+                "pace": 1.0 if self.bench.slot.gpu else float(len(self._cores)),
                 "phases": self.phases,
                 "slot": self.bench.slot.name,
                 "sandbox": self.bench.sandbox.level,
@@ -225,12 +226,16 @@ class Measuring:
             self.log.write(f"\n[{ended.reason}]\n".encode())
         return ended
 
+    @property
+    def _cores(self) -> Sequence[int]:
+        return self.bench.slot.cores or range(os.cpu_count() or 1)
+
     def _environment(self, told: bool) -> dict[str, str]:
         """`told`: what it is measured on."""
-        trial, cores = self.trial, self.bench.slot.cores or tuple(range(os.cpu_count() or 1))
+        trial = self.trial
         budget = trial.time_budget if trial.time_budget is not None else self.brief.time_budget
         passed = {name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ}
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(cores)))
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(self._cores)))
         return passed | threads | {
             "OMP_WAIT_POLICY": "passive",
             "GOMP_SPINCOUNT": "0",
