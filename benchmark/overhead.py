@@ -21,12 +21,21 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from autoresearch_action.trials.process import Limits, Log
-from autoresearch_action.trials.sandbox import Job, Sandbox
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from model_server import ModelServer, reply  # noqa: E402
+
+from autoresearch_action.trials.process import Limits, Log  # noqa: E402
+from autoresearch_action.trials.sandbox import Job, Sandbox  # noqa: E402
 
 MOST_MS, MOST_START, MOST_MB = 60, 1, 120  # per experiment (median), to the first trial, peak of the harness
 MOST_SANDBOX_MS, STARTS = 30, 30  # over a bare subprocess (median)
+PEAK = """import atexit, resource, sys
+atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))
+from autoresearch_action.cli import main
+main()
+"""
 PROGRAM = """---
 edit: [train.py]
 run: "{run}"
@@ -65,7 +74,7 @@ def measure(experiments: int) -> dict[str, float]:
         command = [sys.executable, "-m", "autoresearch_action", "run", "--agent", "patches:../patches"]
         command += ["--max-experiments", str(experiments), "--max-minutes", "10"]
         begin = time.time()
-        environment = os.environ | {"CI": "true", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+        environment = os.environ | {"CI": "true", "PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=directory, check=True, stdout=subprocess.DEVNULL, env=environment)
         events = [json.loads(line) for line in (directory / ".autoresearch" / "ledger.jsonl").read_text().splitlines()]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -81,7 +90,33 @@ def measure(experiments: int) -> dict[str, float]:
         "start": trials[0]["started"] - begin,
         "memory": (after.ru_maxrss if after.ru_maxrss > before.ru_maxrss else float("nan")) / 1024,
         **sandboxed(),
+        **starts(),
     }
+
+
+def starts() -> dict[str, float]:
+    """Seconds to the first trial and peak megabytes of the harness, by agent: a run of a few ideas each.
+
+    Claude's answers come from the tests' server on loopback.
+    """
+    told: dict[str, float] = {}
+    edits = [reply([("train.py", "X = ", f"X = {number} + ")], f"Plus {number}") for number in range(1, 5)]
+    with tempfile.TemporaryDirectory() as place, ModelServer(edits) as server:
+        directory = Path(place) / "r"
+        repository(directory, 1)
+        (directory / "train.py").write_text("X = 0.5\n")
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qam", "X"], cwd=directory, check=True)
+        for agent in ("optuna", "claude"):
+            key = {"ANTHROPIC_API_KEY": "nothing", "ANTHROPIC_BASE_URL": server.url} if agent == "claude" else {}
+            state, words = Path(place) / agent, ["--agent", agent, "--max-experiments", "3", "--max-minutes", "5"]
+            begin = time.time()
+            shown = subprocess.run(
+                [sys.executable, "-c", PEAK, "run", *words, "--state", str(state)],
+                cwd=directory, check=True, capture_output=True, text=True, env=os.environ | {"CI": "true", "PYTHONPATH": str(ROOT)} | key,
+            )  # fmt: skip
+            trials = (event for line in (state / "ledger.jsonl").open() if (event := json.loads(line))["event"] == "trial")
+            told |= {f"{agent} start": next(trials)["started"] - begin, f"{agent} memory": float(shown.stderr.split()[-1]) / 1024}
+    return told
 
 
 def sandboxed() -> dict[str, float]:
@@ -111,6 +146,10 @@ def report(told: dict[str, float]) -> list[str]:
         f"processor time per experiment      {told['cpu']:.1f} ms  (git, sandbox, start-up and report of the run included)",
         f"start of the process to first trial {told['start']:.2f} s  (aim: at most {MOST_START})",
         f"peak memory, harness               {told['memory']:.0f} MB  (aim: at most {MOST_MB})",
+        *(
+            f"with {agent:8} start {told[f'{agent} start']:.2f} s, peak {told[f'{agent} memory']:.0f} MB  (aim: at most {most})"
+            for agent, most in (("optuna", "1 s, 120 MB"), ("claude", "2 s, 180 MB"))
+        ),
         f"/bin/sh, bare                      {told['bare']:.1f} ms  (median of {STARTS})",
         f"/bin/sh, in the sandbox            {told['sandboxed']:.1f} ms",
         f"  the sandbox's own                {told['own']:.1f} ms  (aim: at most {MOST_SANDBOX_MS}, at load {told['load']:.0f})",
