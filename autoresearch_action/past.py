@@ -70,12 +70,13 @@ class Past:
 
     @property
     def trees(self) -> dict[str, str]:
-        """Git trees tried on this very base, and as what."""
+        """Git trees measured on the very same evidence (base, data, machine …), and as what."""
         return {
             tree: f"#{number} of run {study.run.id}"
             for study in self.studies
-            if study.run and study.run.base == self.now.base
-            for tree, number in study.trees.items()
+            if study.run and not changed(study.run, self.now)
+            for tree, number in list(study.trees.items())[-MAX_EARLIER:]
+            if (verdict := study.experiments[number].verdict) and verdict.runs
         }
 
     @property

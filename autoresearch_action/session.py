@@ -143,8 +143,7 @@ def _run(
         workspace.setup_hash = run_setup(workspace, secrets, view.note, interrupted)
         now = _describe(options, brief, workspace, machine)
         given = _checkpoint(checkpoint, ledger.study, now, options.fresh, secrets, interrupted)
-        if given:
-            now = now.model_copy(update={"checkpoint": {"uri": shown(given["uri"]), "sha256": given["sha256"]}})
+        now = now.model_copy(update={"checkpoint": recorded(given)})
         _begin(ledger, now, options.fresh, view.note)  # after all that can be refused: it may put a ledger aside
         study, past = ledger.study, Past.of(state, ledger.study.run or now)
         try:
@@ -205,6 +204,11 @@ class _Machine:
         if self._remote:
             return self._remote.open(workspace, path, scrub)
         return LocalPool(brief, workspace, self._sandbox, self._local, state, path, scrub)
+
+
+def recorded(given: Mapping[str, str]) -> dict[str, str]:
+    """What the ledger keeps of a checkpoint: no secret of its address."""
+    return {"uri": shown(given["uri"]), "sha256": given["sha256"]} if given else {}
 
 
 def _checkpoint(uri: str | None, study: Study, now: Run, fresh: bool, secrets: Secrets, interrupted: Callable[[], str]) -> dict[str, str]:

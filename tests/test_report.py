@@ -109,7 +109,8 @@ def test_the_window_stands_there_and_a_signed_address_does_not(tmp_path: Path) -
     brief = briefs.read(Path("program.md"), home)
     machine = SimpleNamespace(environment={"sandbox": "full"})
     given = {"uri": "https://user:pw@host/m.pt?X-Amz-Signature=secret#x", "path": "/m.pt", "sha256": "0" * 64}
-    run = session._describe(options, brief, Workspace(home, tmp_path / "space", brief), machine, given)  # type: ignore[arg-type]
+    run = session._describe(options, brief, Workspace(home, tmp_path / "space", brief), machine)  # type: ignore[arg-type]
+    run = run.model_copy(update={"checkpoint": session.recorded(given)})
     told = body.body(studies.make(tmp_path / "state", **run.model_dump()))
     assert "300 s of training for every run" in told and "AUTORESEARCH_TIME_BUDGET=300 python score.py" in told
     assert "m.pt, sha256 0000" in told

@@ -42,7 +42,7 @@ def test_a_checkpoint_or_data_that_changed_begin_a_new_run(tmp_path: Path) -> No
     checkpoint, data = tmp_path / "model.pt", tmp_path / "data"
     checkpoint.write_text("one")
     data.write_text("one")
-    home = tiny.repository(tmp_path / "home", program=PROGRAM.replace("edit:", f"setup: cp {data} data.txt\nedit:", 1))
+    home = tiny.repository(tmp_path / "home", program=PROGRAM.replace("edit:", f"setup: cp -v {data} data.txt\nedit:", 1))
     words = ("--agent", "command:sleep 100", "--usd-per-call", "0", "--max-minutes", "60", "--checkpoint", str(checkpoint))
     runs = []
     for changed, told in (
