@@ -74,13 +74,13 @@ class Level:
 def level(noise: Noise, references: Sequence[Measurement], siblings: Sequence[Measurement], sign: int) -> Level:
     """From all runs of the incumbent that count and the first runs of `siblings`, other candidates measured against it."""
     runs = sorted((run for run in references if run.value is not None), key=lambda run: run.started)
-    begin = [run for run in runs if run.trial.asked_by == 0] or runs[:BEGIN]
+    count = sum(run.trial.asked_by == 0 for run in runs) or BEGIN
+    begin, later = runs[:count], runs[count:]
     values = good(begin)
     # The baseline's own spread is in the noise already.
     variance, dof = pool((noise.sigma**2, noise.dof), spread_of(values) if begin[0].trial.asked_by else (0.0, 0))
     # A median: one slow run in four must not lower the bar for everything that follows.
     now = Level(statistics.median(values), 1.2 / len(values), variance, dof, begin[-1].started)
-    later = [run for run in runs if run not in begin]
     for run in sorted([*later, *siblings], key=lambda run: run.started):
         if run.trial.number == runs[0].trial.number:
             now = now.after(run)
