@@ -33,7 +33,6 @@ class Level:
     variance: float
     dof: int
     when: float  # start of the latest run it rests on
-    row: tuple[tuple[int, float], ...] = ()  # candidates measured since, and their standardised gains over it
 
     def at(self, run: Measurement) -> float:
         """`share` when `run` started."""
@@ -46,24 +45,28 @@ class Level:
         gain = sign * (math.fsum(values) / len(values) - self.value)
         return Evidence(gain, math.sqrt(variance * (self.at(candidate[-1]) + 1 / len(values))), dof, len(values), False)
 
-    def suspicion(self, but: int = 0) -> tuple[bool, float]:
-        """Whether the row, without the candidate `but`, looks like a step (Page's cumulative sum), and its mean gain."""
+    def suspicion(self, siblings: Sequence[Measurement], sign: int, before: float = math.inf, but: int = 0) -> tuple[bool, float]:
+        """Whether the row of candidates since looks like a step (Page's cumulative sum), and the mean gain of its far ones.
+
+        `before`, `but`: without those from that time on, and without that candidate.
+        """
         total = 0.0
         far: list[float] = []
-        for number, z in self.row:
-            if number != but:
+        for run in sorted(siblings, key=lambda run: run.started):
+            if self.when < run.started < before and run.trial.number != but and good([run]):
+                z = self.against([run], sign).z
                 total = max(0.0, total + min(FARTHEST, -z - FAR))
                 far = [*far, z] if total else []
         return total > ROW, math.fsum(far) / max(1, len(far))
 
-    def after(self, run: Measurement) -> Level:
+    def after(self, run: Measurement, siblings: Sequence[Measurement], sign: int) -> Level:
         """The level after one more run of the incumbent: moved towards it, or begun anew where the machine has stepped."""
         assert run.value is not None
         share = self.at(run)
         spread = math.sqrt(self.variance * (share + 1))
         surprise = run.value - self.value
-        bound = STEP_AFTER_ROW if self.suspicion(run.trial.asked_by)[0] else STEP
-        if self.variance and abs(Evidence(surprise, spread, self.dof, 1, False).z) > bound:
+        z = abs(Evidence(surprise, spread, self.dof, 1, False).z) if spread else 0.0
+        if z > STEP or (z > STEP_AFTER_ROW and self.suspicion(siblings, sign, run.started, run.trial.asked_by)[0]):
             return Level(run.value, 1.0, self.variance, self.dof, run.started)
         gain = share / (share + 1)
         moved = self.value + gain * max(-CLIP * spread, min(CLIP * spread, surprise))
@@ -74,17 +77,13 @@ class Level:
 def level(noise: Noise, references: Sequence[Measurement], siblings: Sequence[Measurement], sign: int) -> Level:
     """From all runs of the incumbent that count and the first runs of `siblings`, other candidates measured against it."""
     runs = sorted((run for run in references if run.value is not None), key=lambda run: run.started)
-    begin = [run for run in runs if run.trial.asked_by == 0] or runs[:BEGIN]
+    count = sum(run.trial.asked_by == 0 for run in runs) or BEGIN
+    begin, later = runs[:count], runs[count:]
     values = good(begin)
     # The baseline's own spread is in the noise already.
     variance, dof = pool((noise.sigma**2, noise.dof), spread_of(values) if begin[0].trial.asked_by else (0.0, 0))
     # A median: one slow run in four must not lower the bar for everything that follows.
     now = Level(statistics.median(values), 1.2 / len(values), variance, dof, begin[-1].started)
-    later = [run for run in runs if run not in begin]
-    for run in sorted([*later, *siblings], key=lambda run: run.started):
-        if run.trial.number == runs[0].trial.number:
-            now = now.after(run)
-        elif run.outcome == "ok" and run.value is not None and run.started > now.when:
-            row = (*now.row, (run.trial.number, now.against([run], sign).z))
-            now = Level(now.value, now.share, now.variance, now.dof, now.when, row)
+    for run in later:
+        now = now.after(run, siblings, sign)
     return now

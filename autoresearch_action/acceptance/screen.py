@@ -76,10 +76,12 @@ class SequentialScreen:
         done = {run.trial.seed for run in beside}
         alone = [Want("base", seed) for seed in seeds if seed not in done]
         if not beside:
-            # A row of losers is the machine's doing rather than theirs: then one that stands out is not rejected unseen.
-            stepped, mean = now.suspicion()
-            doubt = stepped and stored.z > mean + OUTSTANDING
-            return Ask(tuple(alone)) if stored.z > LEVEL_DISCARD[0] or doubt else self._decision("discard", stored)
+            if stored.z <= LEVEL_DISCARD[0]:
+                # A row of losers is the machine's doing rather than theirs: one that stands out is not rejected unseen.
+                stepped, mean = now.suspicion(others, self.brief.sign)
+                if not stepped or stored.z <= mean + OUTSTANDING:
+                    return self._decision("discard", stored)
+            return Ask(tuple(alone))
         if len(alone) > 1:  # one side of a pair was lost when the run was interrupted, here and below
             return Ask(tuple(alone[:-1]))
         if heads > 1 and not alone:
