@@ -270,6 +270,25 @@ def test_a_screen_where_the_machine_drifts_goes_on_after_a_kill() -> None:
     assert firsts > 5
 
 
+@pytest.mark.parametrize("drift", [False, True])
+def test_an_incumbent_that_fails_on_some_seeds_ends_no_screen_in_circles(drift: bool) -> None:
+    """Another seed is asked for; where it fails on every one, the candidate is let go with the reason."""
+    noise = NOISE.model_copy(update={"drift": drift})
+    for failing in (1, 99):
+        rule, theirs, mine, asked = SequentialScreen(brief(), noise, 1), [run(90.0, 100 + i, 3, 3) for i in range(3)], [], 0
+        while isinstance(answer := rule.decide(mine, theirs), Ask):
+            for want in answer.runs:
+                if want.side == "head":
+                    mine.append(run(94.9, want.seed, 4, 4))
+                elif (asked := asked + 1) <= failing:
+                    theirs.append(run(0.0, want.seed, 3, 4, outcome="crash", reason="Out of memory."))
+                else:
+                    theirs.append(run(95.0, want.seed, 3, 4))
+            assert asked < 30, "it asks for ever"
+        crashed = [r.seed for r in theirs if r.outcome == "crash"]
+        assert len(crashed) == len(set(crashed)) and ("Out of memory" in answer.reason) is (failing == 99)
+
+
 @pytest.mark.parametrize("dof", [3, 5, 20])
 def test_the_standardised_gain_is_a_normal_deviate_of_equal_tail(dof: int) -> None:
     for gain in (-3.0, -1.0, 0.5, 2.0):

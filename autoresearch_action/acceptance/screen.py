@@ -25,6 +25,7 @@ KEEP = (1.48, 1.2, 1.17, 1.12, 1.1, 1.1, 1.05, 1.0)
 MOST = len(KEEP)  # runs of one candidate
 SETTLED = 5  # runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all others
 OWN_SPREAD = 4  # pairs from which a candidate's own paired spread counts
+SPARE = 2  # runs of the incumbent that may fail beside one candidate
 FRESH = 4  # runs of a new incumbent that its own screen did not select
 
 # Where the machine drifts. Standardised gain over the incumbent's level at or below which a candidate goes (the first:
@@ -42,6 +43,7 @@ class SequentialScreen:
     def __init__(self, brief: Brief, noise: Noise, seed: int, siblings: Sequence[Measurement] = ()) -> None:
         """`siblings`: first runs of the other candidates on this incumbent; where the machine drifts they tell of steps."""
         self.brief, self.noise, self.seed, self.siblings = brief, noise, seed, siblings
+        self._failed: set[int] = set()  # seeds on which the incumbent failed beside this candidate
 
     def decide(self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]) -> Ask | Decision:
         """Ask for runs, or decide. A candidate's crash, refusal or early stop decides at once."""
@@ -49,6 +51,10 @@ class SequentialScreen:
             if run.outcome != "ok":
                 return Decision("crash" if run.outcome in ("crash", "lost") else "discard", run.reason or run.outcome)
         references = self._references(incumbent)
+        failed = [run for run in incumbent if run.outcome != "ok" and candidate and run.trial.asked_by == candidate[0].trial.number]
+        if len(failed) > SPARE:
+            return Decision("discard", f"Cannot be judged: the incumbent failed beside it {len(failed)} times ({failed[-1].reason})")
+        self._failed = {run.trial.seed for run in failed}
         if self.noise.exact or (self.noise.blind and self.noise.sigma == 0):
             return self._exact(candidate, references or list(incumbent))
         missing = 0 if not incumbent or incumbent[0].trial.number == 0 else FRESH - len(references)
@@ -74,14 +80,14 @@ class SequentialScreen:
         seeds = [run.trial.seed for run in candidate]
         beside = [run for run in references if run.trial.asked_by == number and run.trial.seed in seeds]
         done = {run.trial.seed for run in beside}
-        alone = [Want("base", seed) for seed in seeds if seed not in done]
+        alone = [Want("base", seed) for seed in seeds if seed not in done | self._failed]
         if not beside:
             if stored.z <= LEVEL_DISCARD[0]:
                 # A row of losers is the machine's doing rather than theirs: one that stands out is not rejected unseen.
                 stepped, mean = now.suspicion(others, self.brief.sign)
                 if not stepped or stored.z <= mean + OUTSTANDING:
                     return self._decision("discard", stored)
-            return Ask(tuple(alone))
+            return Ask(tuple(alone) or (self._fresh_head(heads),))
         if len(alone) > 1:  # one side of a pair was lost when the run was interrupted, here and below
             return Ask(tuple(alone[:-1]))
         if heads > 1 and not alone:
@@ -159,11 +165,12 @@ class SequentialScreen:
         """`heads` more runs of the candidate on the incumbent's seeds, and of the incumbent where it has too few."""
         done = {run.trial.seed for run in candidate}
         theirs = [run.trial.seed for run in references]
-        wants = [Want("base", derive(self.seed, "reference", len(theirs) + index)) for index in range(bases)]
+        place = len(theirs) + len(self._failed)  # a seed on which the incumbent fails is not asked for again
+        wants = [Want("base", derive(self.seed, "reference", place + index)) for index in range(bases)]
         shared = [seed for seed in theirs + [want.seed for want in wants] if seed not in done]
         for _ in range(heads):
             if not shared:
-                shared = [derive(self.seed, "reference", len(theirs) + len(wants))]
+                shared = [derive(self.seed, "reference", place + len(wants))]
                 wants.append(Want("base", shared[0]))
             wants.append(Want("head", shared.pop(0)))
         return Ask(tuple(wants))
