@@ -21,7 +21,7 @@ from autoresearch_action.trials.git import GitError, environment, git, line
 from autoresearch_action.trials.patch import PatchRefused, check_patch, editable
 
 __all__ = ["PatchRefused", "Workspace"]
-MAX_PATCH_BYTES = 1_000_000
+MAX_PATCH_BYTES = 250_000  # ten times a long train.py: an edit is no place for weights
 LFS_POINTER = b"version https://git-lfs"
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README.md"}
 
