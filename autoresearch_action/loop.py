@@ -249,7 +249,8 @@ class Loop:
                 raise InputError(f"--max-usd {self.budget.max_usd:g} is too small: the baseline's runs alone would pass it.")
             want = owner.wants.popleft()
             owner.flying += 1
-            owner.slot = owner.slot or slot
+            if owner.number and not self._interchangeable:
+                owner.slot = owner.slot or slot
             self.crew.start(self._trial(owner, want), slot)
         return False
 
@@ -260,14 +261,15 @@ class Loop:
         if self.noise is None or not self.desk.waiting:
             return None
         experiment = self.desk.waiting.pop(0)
-        candidate = Candidate(experiment.number, experiment.commit, slot=slot if self._devices_differ else "", rival=self.incumbent)
+        candidate = Candidate(experiment.number, experiment.commit, rival=self.incumbent)
         self.candidates[candidate.number] = candidate
         self._advance(candidate)
         return candidate if candidate.wants else None
 
     @property
-    def _devices_differ(self) -> bool:
-        return len({slot.split(":")[0] for slot in self.parts.executor.slots}) > 1
+    def _interchangeable(self) -> bool:
+        """Whether the slots are shares of one processor. Of cards a candidate stays on one, and the baseline is run on all."""
+        return all(slot.startswith("cpu") for slot in self.parts.executor.slots)
 
     def _trial(self, owner: Candidate, want: Want) -> Trial:
         measured = owner if want.side == "head" else owner.rival or self.baseline
