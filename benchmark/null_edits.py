@@ -2,7 +2,7 @@
 
     python benchmark/null_edits.py [--write]
 
-Two runs of the real command on processor cores, in windows of six seconds: one with 22 edits that change which numbers are
+Two runs of the real command on processor cores, in windows of five seconds: one with 22 edits that change which numbers are
 drawn, or how a formula is written, and nothing else; one with an edit that is known to help in so short a window. Takes about
 15 minutes on two cores. Not a simulation of the rules (acceptance.py).
 """
