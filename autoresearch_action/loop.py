@@ -108,6 +108,8 @@ class Loop:
             if not self.reason:
                 self._ask()
             late = self._launch()
+            if late and not self._target_reached() and (self.candidates or self.desk.waiting):  # that alone is why they go undecided
+                self.reason = self.budget.why_not(0, self.spent, 1, self.confirm_runs) or self.reason
             self.reason = self.reason or (self._why_stop() if late else "")
             busy = self.crew.running or self.desk.thinking
             if not busy and (late or (self.reason and not self.candidates and not self.desk.waiting)):

@@ -49,7 +49,7 @@ def row(number: int, minutes: float, study: Study) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--minutes", type=float, default=10.0, help="the demo's own limit (default 10)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="the demo's own limit (default 20)")
     parser.add_argument("--write", action="store_true", help="also write benchmark/results/demo_runs.md")
     options = parser.parse_args()
     before, rows, held, took = machine(), [], 0, []
