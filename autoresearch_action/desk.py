@@ -146,7 +146,7 @@ class Desk:
             self.ledger.propose(number, moved, commit, self.workspace.tree(commit), origin=experiment.number)
             carried = study.experiments[number]
             self.waiting.append(carried)
-        told = f"{reason}; carried on as #{carried.number}" if carried else f"{reason}; does not apply on it"
+        told = f"{reason}; carried on as #{carried.number}" if carried else f"{reason}, by a change of the same lines"
         self.ledger.append("verdict", settle(experiment, "discard", told))
         return carried
 

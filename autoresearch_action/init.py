@@ -93,7 +93,7 @@ def _suite(directory: Path, tests: list[str]) -> str:
     packages = sorted(
         p.parent.relative_to(directory).as_posix() for p in [*directory.glob("*/__init__.py"), *directory.glob("src/*/__init__.py")]
     )
-    edit = [f"{name}/" for name in packages if not name.startswith("test")] or ["*.py"]
+    edit = [f"{name}/" for name in packages if not name.startswith("test")] or ["'*.py'"]
     edit += [f"'!{name}'" for name in (SCORER.name, *(f"**/{pattern}" for pattern in (*TESTS, "conftest.py")))]
     return _front(
         edit=f"[{', '.join(edit)}]",
@@ -112,10 +112,10 @@ import subprocess
 import sys
 import tempfile
 
-TESTS_TO_RUN = TESTS
+BENCHMARKS = TESTS
 
 with tempfile.NamedTemporaryFile(suffix=".json") as file:
-    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", f"--benchmark-json={file.name}", *TESTS_TO_RUN]
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", f"--benchmark-json={file.name}", *BENCHMARKS]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     medians = [bench["stats"]["median"] for bench in json.load(file)["benchmarks"]]
 print(f"METRIC median_seconds={math.exp(sum(map(math.log, medians)) / len(medians)):.9g}")
@@ -127,7 +127,12 @@ def _script(directory: Path) -> str:
         names = _PRINTED.findall(file.read_text("utf-8", "replace"))
         if names:
             goal = "minimize" if _LESS.search(names[-1]) else "maximize"
-            return _front(edit=f"[{file.name}]", run=f"python {file.name}", metric=f"{names[-1]}  # the last number it prints", goal=goal)
+            return _front(
+                edit=f"[{file.name}]",
+                run=f"python {file.name}",
+                metric=f"{names[-1]}  # guessed: the last `name: value` that it prints",
+                goal=goal,
+            )
     raise InputError(
         "No objective was found here (no train.py with prepare.py, no pytest-benchmark tests, no script that prints `name: value`): write"
         " a program.md by hand; the README shows one."

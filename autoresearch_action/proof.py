@@ -22,7 +22,7 @@ from autoresearch_action.acceptance.confirm import PairedConfirmation
 from autoresearch_action.acceptance.noise import derive, good
 from autoresearch_action.budget import PUBLISH_SECONDS
 from autoresearch_action.errors import InputError
-from autoresearch_action.records import Confirmation, Measurement, Trial
+from autoresearch_action.records import INHERITED, Confirmation, Measurement, Trial
 from autoresearch_action.trials.workspace import PatchRefused
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class _Proof:
                 answer = Confirmation(held=False, reason="Nothing can be claimed: the dollars left are too few for the runs that it takes.")
                 break
             self._run_pairs(stack, answer, group, "confirm", budget)
-        self._account(answer, plan)
+        self._account(stack, answer, plan)
         notes = [*self.notes, *answer.notes, plan["note"], *([f"equal time: the base got {budget:.4g} s"] if budget else [])]
         facts = {"head": stack.head, "tree": tree, "numbers": list(stack.numbers), "notes": [note for note in notes if note]}
         return answer.model_copy(update=facts)
@@ -224,14 +224,19 @@ class _Proof:
         plan: dict[str, Any] = plans[tree]
         return plan
 
-    def _account(self, confirmation: Confirmation, plan: dict[str, Any]) -> None:
+    def _proven_before(self, stack: Stack) -> bool:
+        """Whether it is an earlier run's stack and nothing else: proven again it is no new finding."""
+        proposals = [self.study.experiments[number].proposal for number in stack.numbers]
+        return all(proposal is not None and INHERITED in proposal.details for proposal in proposals)
+
+    def _account(self, stack: Stack, confirmation: Confirmation, plan: dict[str, Any]) -> None:
         """One more claim was tried: the level of the next one depends on it (online control of false discoveries)."""
         if confirmation.p_value is None:
             return
         told = read_claims(self.claims_file)
         claims = Claims.model_validate(told["claims"])
         if plan["seed"] not in told["accounted"]:  # in one step with the count: a kill cannot come between
-            claims = claims.after(confirmation.p_value, plan["level"])
+            claims = claims.after(confirmation.p_value, plan["level"], earns=not self._proven_before(stack))
             self._write_claims({**told, "accounted": [*told["accounted"], plan["seed"]], "claims": claims.model_dump(mode="json")})
         self.ledger.append("fact", name="claims", value=claims.describe())
 

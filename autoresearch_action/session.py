@@ -237,6 +237,8 @@ def _begin(ledger: Ledger, now: Run, fresh: bool, say: Callable[[str], None]) ->
     if old:
         if not fresh and not study.facts.get("delivered"):
             say(f"Run {old.id} is put aside and a new one begins, because this has changed since: {', '.join(changed(old, now))}.")
+        elif not fresh:
+            say(f"Run {old.id} is finished: this is a new one, which measures again first what that one kept.")
         ledger.restart(old.id)
         log = study.state / "history" / f"{old.id}-trials" / SETUP_LOG
         if log.exists():  # the setup that has just run is the new run's
@@ -299,7 +301,7 @@ def _closing_words(study: Study, state: Path) -> None:
     if confirmation and study.finished:
         click.echo(confirmation.reason)
     if not study.finished:
-        click.echo("Nothing is lost: the same command goes on from here.")
+        click.echo("Nothing is lost: the same command (without --fresh) goes on from here.")
         sys.stdout.flush()
     if study.run:
         click.echo(f"Read {state / 'PULL_REQUEST.md'} and {state / 'report.html'}.")

@@ -270,6 +270,22 @@ def test_a_screen_where_the_machine_drifts_goes_on_after_a_kill() -> None:
     assert firsts > 5
 
 
+def test_an_edit_without_effect_is_told_by_equal_values_on_shared_seeds() -> None:
+    """Whatever luck the incumbent's other runs had: its mean lies above what both give on the seeds they share."""
+    rule, theirs = SequentialScreen(brief(), NOISE, 1), incumbent(99.0, 99.1, 104.0, 104.2)
+    mine = [run(99.0, 100)]
+    assert isinstance(rule.decide(mine, theirs), Ask)
+    answer = rule.decide([*mine, run(99.1, 101)], theirs)
+    assert isinstance(answer, Decision) and answer.status == "discard" and "no effect" in answer.reason
+    kept = rule.decide([run(94.0, 100), run(94.1, 101)], theirs)
+    assert isinstance(kept, Decision) and kept.status == "keep"
+
+
+def test_what_is_proven_again_earns_no_level() -> None:
+    first = Claims().after(0.001)
+    assert first.claimed == [1] and first.after(0.001, earns=False) == first.model_copy(update={"attempts": 2})
+
+
 @pytest.mark.parametrize("drift", [False, True])
 def test_an_incumbent_that_fails_on_some_seeds_ends_no_screen_in_circles(drift: bool) -> None:
     """Another seed is asked for; where it fails on every one, the candidate is let go with the reason."""

@@ -33,10 +33,11 @@ class Claims(Record):
         now = self.attempts + 1
         return min(CAP, self.fdr * (gamma(now) + sum(gamma(now - then) for then in self.claimed[1:])))
 
-    def after(self, p_value: float, level: float | None = None) -> Claims:
-        """The state after an attempt. `level`: what it was tested at, where that was less than `level()`."""
+    def after(self, p_value: float, level: float | None = None, earns: bool = True) -> Claims:
+        """The state after an attempt. `level`: what it was tested at, where that was less than `level()`; not `earns`: proven
+        before, so that it is counted as an attempt and as no claim."""
         now = self.attempts + 1
-        hit = p_value <= min(self.level(), 1.0 if level is None else level)
+        hit = earns and p_value <= min(self.level(), 1.0 if level is None else level)
         return self.model_copy(update={"attempts": now, "claimed": [*self.claimed, now] if hit else self.claimed})
 
     def describe(self) -> str:

@@ -25,6 +25,7 @@ KEEP = (1.48, 1.2, 1.17, 1.12, 1.1, 1.1, 1.05, 1.0)
 MOST = len(KEEP)  # runs of one candidate
 SETTLED = 5  # runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all others
 OWN_SPREAD = 4  # pairs from which a candidate's own paired spread counts
+TWINS = 2  # shared seeds with equal values that tell an edit without effect: one may be chance where values are coarse
 SPARE = 2  # runs of the incumbent that may fail beside one candidate
 FRESH = 4  # runs of a new incumbent that its own screen did not select
 
@@ -65,6 +66,11 @@ class SequentialScreen:
             return Decision("discard", sentence)
         if self.noise.drift:
             return self._drifting(candidate, references, guard, sentence)
+        twins = pairs(candidate, references)
+        if twins and all(mine == theirs for mine, theirs in twins):  # the edit does nothing, whatever the other runs' luck
+            if len(twins) < TWINS:
+                return self._ask(candidate, references, 1, 0)
+            return Decision("discard", f"no effect: the same value as the incumbent's on {len(twins)} shared seeds", 0.0, 0.0)
         evidence = self.weigh(candidate, references)
         return self._verdict(evidence, guard, sentence) or self._ask(candidate, references, 1, len(references) < SETTLED)
 

@@ -33,7 +33,7 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
             axes.annotate(label, (r.number, r.value or 0.0), xytext=(4, 8), textcoords="offset points", fontsize=7, rotation=18)
     lows, highs = _window(rows)
     axes.set_ylim(lows, highs)
-    crashed = [r.number for r in rows if r.value is None]
+    crashed = [r.number for r in rows if r.value is None and r.runs]
     axes.scatter(
         crashed,
         [highs if minimize else lows] * len(crashed),
@@ -41,7 +41,7 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
         s=18,
         color=CRASH,
         clip_on=False,
-        label=f"no value ({len(crashed)})",
+        label=f"crashed or stopped ({len(crashed)})",
     )
     said = {None: "", True: ", confirmed", False: ", not confirmed"}[held]
     axes.set_title(f"{metric} by experiment{said}", loc="left", fontsize=11)
