@@ -27,7 +27,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +49,20 @@ class Profile:
     eval_rows: int  # windows scored at once
     bpe_bytes: int  # of training text that the tokenizer learns from
     model_bytes: int
+    probes: dict[str, int] = field(default_factory=lambda: {"val": 256, "holdout": 1024})  # random positions whose future is changed
 
 
 PROFILES = {
     "cuda": Profile("cuda", 2048, 8192, 300.0, 2**22, 16, 400 << 20, 8 << 30),  # scores in 4 GB: a 24 GB card will do
     "mps": Profile("mps", 512, 4096, 300.0, 2**19, 32, 50 << 20, 2 << 30),
-    "cpu": Profile("cpu", 128, 2048, 300.0, 2**16, 8, 8 << 20, 512 << 20),
+    "cpu": Profile("cpu", 128, 1024, 300.0, 2**15, 8, 8 << 20, 512 << 20, {"val": 128, "holdout": 256}),
 }
 SHARES = {"val": 0.10, "holdout": 0.20}  # of the documents; the rest is for training
 HOLDOUT_SLICES = 20  # the hold-out in portions, $AUTORESEARCH_HOLDOUT_SLICE picks one: a claim uses up one
 BLOCKS = 32  # parts of the score, each of whole documents where there are enough: the sampling units of a test
-PROBES = {"val": 256, "holdout": 1024}  # random positions whose future is changed
 TOLERANCE = 1e-3  # nats a scored token may move under a probe; equal shapes give equal floats, so this is generous
 MODEL = "model.pt2"
-FORMAT = 2  # of the prepared folders
+FORMAT = 3  # of the prepared folders
 BOS = 0
 PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
@@ -730,8 +730,9 @@ def _line(error: BaseException) -> str:
 def windows(split: str, part: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(inputs [R, T], targets [R, T], block of each row [R]) of `val` or of hold-out slice `part`, always the same.
 
-    The budget of tokens is spread evenly over documents (the shorter leave theirs to the longer). Within a block
-    documents follow one another, BOS between; each window starts with BOS and no token is scored twice.
+    The budget of tokens is spread evenly over documents (the shorter leave theirs to the longer), on one excerpt of
+    each, whose place its number decides: heads alone are unlike the rest. Within a block documents follow one another,
+    BOS between; each window starts with BOS and no token is scored twice.
     """
     folder, profile = data_root() / "eval", meta("eval")["profile"]
     tokens, starts = _tokens(folder, split)
@@ -747,7 +748,11 @@ def windows(split: str, part: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
     while low < cap:  # the largest cap that keeps within the budget
         middle = (low + cap + 1) // 2
         low, cap = (middle, cap) if np.minimum(lengths, middle).sum() <= profile["eval_tokens"] else (low, middle - 1)
-    documents = [np.asarray(tokens[starts[i] : starts[i] + min(cap, n)]) for i, n in zip(chosen, lengths, strict=True)]
+    documents = []
+    for i, size in zip(chosen, np.minimum(lengths, cap), strict=True):
+        room = int(starts[i + 1] - starts[i] - size)
+        at = int(starts[i]) + int.from_bytes(hashlib.blake2b(f"{split}:{i}".encode()).digest()) % (room + 1)
+        documents.append(np.concatenate([[BOS], tokens[at + 1 : at + size]]))
     if len(documents) >= BLOCKS // 2:
         groups = [np.concatenate([documents[i] for i in g]) for g in np.array_split(np.arange(len(documents)), min(BLOCKS, len(documents)))]
     else:
@@ -818,7 +823,7 @@ def evaluate(path: Path) -> tuple[float, list[float]]:
     import torch
 
     split, part = os.environ.get("AUTORESEARCH_SPLIT") or "val", int(os.environ.get("AUTORESEARCH_HOLDOUT_SLICE") or 0)
-    if split not in PROBES:
+    if split not in SHARES:
         raise Refused(f"AUTORESEARCH_SPLIT is {split}; it is val or holdout.")
     manifest, folder = meta("eval"), data_root() / "eval"
     for name in (f"{split}.tokens.npy", f"{split}.starts.npy", "token_bytes.npy"):
@@ -828,7 +833,7 @@ def evaluate(path: Path) -> tuple[float, list[float]]:
     torch.set_num_threads(int(threads) if threads else os.cpu_count() or 1)
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     program = Program(path, device, manifest["profile"]["model_bytes"])
-    return score(program, split, part, device, PROBES[split])
+    return score(program, split, part, device, manifest["profile"]["probes"][split])
 
 
 def default_profile() -> str:

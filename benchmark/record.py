@@ -132,7 +132,7 @@ class Recorder:
 
         def score(model: Any) -> None:
             begin = time.process_time()
-            bpb, _ = prepare.score(model.eval(), "val", 0, "cpu", prepare.PROBES["val"])
+            bpb, _ = prepare.score(model.eval(), "val", 0, "cpu", prepare.meta("eval")["profile"]["probes"]["val"])
             print(f"scored: {bpb:.6f} in {time.process_time() - begin:.3f}")
 
         out = self.place / "out"
