@@ -12,6 +12,6 @@ elif [ "$(git -C "$place" rev-parse HEAD)" != "$(git -C "$here" rev-parse HEAD)"
     git -C "$place" reset -q --hard FETCH_HEAD
 fi
 cd "$place"
-export AUTORESEARCH_DATA="${AUTORESEARCH_DATA:-$HOME/.cache/autoresearch}"
+unset AUTORESEARCH_DATA # the brief says where the data are
 autoresearch run --program benchmark/demo.md --agent optuna --slots 2 --max-experiments "${DEMO_EXPERIMENTS:-5}" --max-minutes "${DEMO_MINUTES:-20}"
 printf '\nThe pull request that would be opened: %s\n' "$place/.autoresearch/PULL_REQUEST.md"
