@@ -16,10 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Record
+from autoresearch_action.syntax import parsed
 
 MAX_PROGRAM_BYTES = 1_000_000
 LONGEST = 5 * 24 * 3600.0  # seconds; a self-hosted job cannot run longer
@@ -102,7 +103,7 @@ def _variable(value: str) -> str:
 
 def _folder(value: Any) -> Any:
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
-        raise ValueError("must be a list of folders")
+        raise ValueError("must name folders")
     path = Path(os.path.expanduser(value))  # pathlib's raises for an unknown ~user
     if not path.is_absolute():
         raise ValueError(f"holds {str(value)!r}: give an absolute path or one that begins with ~")
@@ -153,6 +154,7 @@ class Brief(Record):
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
     data: list[Folder] = Field(default_factory=list)
     evaluate_data: list[Folder] = Field(default_factory=list)  # only `evaluate` sees these
+    decoy: Folder | None = None  # stands in for the first of `data` where a candidate compiles, untimed
     env: list[Annotated[str, AfterValidator(_public_variable)]] = Field(default_factory=list)
     network: bool = False
     sandbox: Literal["auto", "require", "none"] = "auto"
@@ -166,6 +168,13 @@ class Brief(Record):
     prose: str = Field(default="", exclude=True)
     informal: bool = Field(default=False, exclude=True)
     dispatched: bool = Field(default=False, exclude=True)  # the prose came with the event, not from the file
+
+    @field_validator("decoy")
+    @classmethod
+    def _stands_in(cls, value: Path | None, told: ValidationInfo) -> Path | None:
+        if value and not (told.data.get("run") and told.data.get("data")):
+            raise ValueError("needs `run`, and a folder in `data` that it stands in for")
+        return value
 
     @property
     def sign(self) -> int:
@@ -339,10 +348,10 @@ def _informal(directory: Path, extra: dict[str, Any]) -> Brief:
 def literal_time_budget(file: Path) -> float | None:
     """The literal TIME_BUDGET (seconds) of a prepare.py; None where there is none."""
     try:
-        module = ast.parse(file.read_text("utf-8"))
-    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        module = parsed(file.read_text("utf-8"))
+    except (OSError, ValueError):
         return None
-    for statement in module.body:
+    for statement in module.body if module else ():
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
             value = statement.value.value
             named = any(isinstance(target, ast.Name) and target.id == "TIME_BUDGET" for target in statement.targets)

@@ -294,7 +294,8 @@ class Loop:
         runs = [run for run in self.baseline.runs if run.outcome == "ok"]
         if not runs:
             return {}
-        limits = {phase: 3 * max(run.phases.get(phase, 0.0) for run in runs) + 30 for phase in ("check", "run", "evaluate")}
+        took = {phase: max(run.phases.get(phase, 0.0) for run in runs) for phase in ("check", "compile", "run", "evaluate")}
+        limits = {phase: 3 * seconds + 30 for phase, seconds in took.items() if seconds or phase != "compile"}
         facts: dict[str, object] = {"limits": limits}
         if self.brief.timed:
             if any(not slot.startswith("cpu") for slot in self.parts.executor.slots):

@@ -6,6 +6,7 @@ real model's ideas, and what it costs at its provider.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ from autoresearch_action.agents.optuna import OptunaAgent
 from autoresearch_action.agents.patches import PatchesAgent
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment, Measurement, Proposal, Trial, Usage, Verdict
+from autoresearch_action.syntax import parsed
 
 KEY = "sk-ant-loopback-0123456789"
 LR = ("train.py", "LR = 0.1", "LR = 0.2")
@@ -351,6 +353,39 @@ def test_where_time_is_fixed_every_size_is_halved_once_and_a_device_that_is_not_
         history.append(tried(number, "optuna", gain=-0.1, description=draft.description, details=draft.details))
     seen = [experiment.description for experiment in history]
     assert set(seen[:3]) == {"DEPTH 4 → 2", "WIDTH 128 → 64", "TOKENS_PER_STEP 2**11 → 2**10"} and "8" not in seen[3]
+
+
+def test_ideas_made_side_by_side_do_not_trip_the_parser() -> None:
+    """CPython's counts one depth for all threads: a finaliser that lets another thread in while a tree is built breaks it."""
+
+    class Pause:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            time.sleep(1e-6)
+
+    source, failed, until = Path("train.py").read_bytes(), list[BaseException](), time.monotonic() + 1.5
+
+    def work() -> None:
+        while time.monotonic() < until and not failed:
+            _ = [Pause() for _ in range(20)]
+            try:
+                assert parsed(source) is not None
+            except SystemError as error:
+                failed.append(error)
+
+    before = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*before)
+    assert not failed
 
 
 def test_a_literal_is_replaced_byte_for_byte() -> None:

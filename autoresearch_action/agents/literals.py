@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autoresearch_action.agents.edits import INCOMPARABLE
+from autoresearch_action.syntax import parsed
 
 Value = bool | int | float | str
 
@@ -124,10 +125,12 @@ def find(source: bytes, file: str, cuda: bool | None = None) -> list[Knob]:
 
     `cuda`: whether the trials have a GPU; then constants for the other case are left out. None: unknown.
     """
+    tree = parsed(source)
     try:
-        tree = ast.parse(source)
         source.decode("utf-8")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except ValueError:
+        return []
+    if tree is None:
         return []
     finder = _Finder(tree, cuda)
     starts = [3 if source.startswith(b"\xef\xbb\xbf") else 0]
@@ -154,10 +157,8 @@ def swap(source: bytes, changes: Mapping[Knob, Value]) -> bytes:
     """`source` with each knob's bytes, and nothing else, replaced. Raises ValueError if that is no Python any more."""
     for knob in sorted(changes, key=lambda knob: knob.start, reverse=True):
         source = source[: knob.start] + write(changes[knob], knob.text).encode() + source[knob.end :]
-    try:
-        ast.parse(source)
-    except SyntaxError as error:
-        raise ValueError(f"line {error.lineno}: {error.msg}") from None
+    if parsed(source) is None:
+        raise ValueError(f"no Python any more: {', '.join(knob.told(value) for knob, value in changes.items())}")
     return source
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from autoresearch_action.syntax import parsed
+
 SEED_CALLS = {
     "manual_seed",
     "manual_seed_all",
@@ -28,9 +30,8 @@ _KEY_OWNERS = {"random", "jrandom", "jr"}  # jax.random.key(0), not dict.key(0)
 
 def reseed(source: bytes, seed: int) -> tuple[bytes, list[int]]:
     """`source` with every literal seed replaced by `seed`, and the lines (from 1) where one was."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+    tree = parsed(source)
+    if tree is None:
         return source, []
     nodes = [node for node in _seeds(tree) if isinstance(node.value, int) and not isinstance(node.value, bool)]
     return _replace(source, {node: str(seed) for node in nodes}), sorted(node.lineno for node in nodes)
@@ -56,12 +57,9 @@ def set_literals(files: Iterable[Path], values: Mapping[str, object]) -> list[st
     missing = dict(values)
     for file in files:
         source = file.read_bytes()
-        try:
-            body = ast.parse(source).body
-        except (SyntaxError, ValueError, RecursionError):
-            continue
+        tree = parsed(source)
         changes: dict[ast.expr, str] = {}
-        for statement in body:
+        for statement in tree.body if tree else ():
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
             value = getattr(statement, "value", None)
             for target in targets:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.trials import confine
+from autoresearch_action.trials.compiled import INSIDE
 from autoresearch_action.trials.device import card
 from autoresearch_action.trials.interpreters import prefixes
 from autoresearch_action.trials.process import Limits, Log, Process
@@ -56,6 +57,8 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     readonly: Sequence[str] = ()
     data: Sequence[Path] = ()  # read-only, at their own paths
+    decoys: Mapping[Path, Path] = field(default_factory=dict)  # what stands there in place of a folder of `data`
+    cache: Path | None = None  # what compilers write to, at compiled.INSIDE
     hidden: Sequence[Path] = ()  # files and folders that stay out of sight wherever they would be seen
     network: bool = False
     gpu: str = ""  # "": none; else the card's number
@@ -125,6 +128,13 @@ class Sandbox:
         if self.level == "full" and os.geteuid() == 0:
             os.chown(tree / directory, NOBODY, NOBODY)
 
+    def own_all(self, folder: Path) -> None:
+        """Let the sandbox's user write everywhere in a folder."""
+        if self.level == "full" and os.geteuid() == 0:
+            for place, _, files in os.walk(folder):
+                for path in (place, *(os.path.join(place, name) for name in files)):
+                    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+
     def _plain(self, job: Job, limits: Limits) -> list[str]:
         launcher = [sys.executable, "-I", "-S", str(Path(confine.__file__))]
         rules = {
@@ -156,7 +166,9 @@ class Sandbox:
             if at in path.parents:
                 argv += ["--ro-bind-try", str(path), str(path)]
         for path in job.data:
-            argv += [*_parents(path), "--ro-bind-try", str(path), str(path)]
+            argv += [*_parents(path), "--ro-bind-try", str(job.decoys.get(path, path)), str(path)]
+        if job.cache:
+            argv += ["--bind", str(job.cache), str(INSIDE)]
         system = [Path(path) for path in SYSTEM if not os.path.islink(path)]
         shown = [(path, path.resolve()) for path in (*system, *interpreters, *job.data)]
         for path in job.hidden:

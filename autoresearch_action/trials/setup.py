@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError, Interrupted
 from autoresearch_action.trials.process import Limits, Log, Process
 from autoresearch_action.trials.secrets import Secrets
@@ -37,6 +38,7 @@ def run_setup(
     Raises InputError when it fails, with the end of its log, and Interrupted, its whole tree ended.
     """
     brief, folder = workspace.brief, workspace.setup_folder
+    _data_where_trials_look(brief)
     remove(folder)
     if brief.setup:
         for path in (*brief.data, *brief.evaluate_data):
@@ -50,6 +52,7 @@ def run_setup(
         mark = f"AUTORESEARCH_SETUP={dice.token_hex(8)}"
         env = {name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ} | given
         env |= {"PYTHONDONTWRITEBYTECODE": "1", "AUTORESEARCH_SETUP": mark.partition("=")[2]}
+        env |= {"UV_COMPILE_BYTECODE": "1"}  # trials cannot write it, and without it every start compiles its imports
         popen = subprocess.Popen(
             ["/bin/sh", "-c", brief.setup], cwd=tree / workspace.prefix, env=env,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -66,6 +69,13 @@ def run_setup(
             raise InputError(f"`setup` failed ({ended.reason or f'exit {ended.code}'}): {brief.setup}\n{told}")
         _collect(workspace, tree)
     return digest(workspace)
+
+
+def _data_where_trials_look(brief: Brief) -> None:
+    """What prepare.py prepares and what `data` shows to trials must be one place."""
+    usual, given = Path("~/.cache/autoresearch").expanduser(), os.environ.get("AUTORESEARCH_DATA")
+    if given and Path(given).expanduser() != usual and (named := [path for path in brief.data if usual in path.parents]):
+        raise InputError(f"AUTORESEARCH_DATA is {given}, but `data` names {named[0]}: unset the one, or change the other.")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Gives a Measurement whatever happens: a crash carries its reason and the log's tail. Equal time is judged from
 outside: on processor slots by the CPU time of the whole process tree, on GPU slots by the wall clock.
 
+Where the brief has a `decoy`, a tree's first trial begins with an untimed pass that compiles it (compiled.py).
 Where there is `evaluate`, it alone is told the split and the slice: `check` and `run` always see `val` and 0, so that a
 candidate cannot behave otherwise where it is confirmed.
 """
@@ -22,6 +23,8 @@ from autoresearch_action.acceptance.curves import Watch
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement, Outcome, Trial
 from autoresearch_action.trials import device, rewrite
+from autoresearch_action.trials.compiled import BUDGET, ENVIRONMENT, INSIDE, Compiled
+from autoresearch_action.trials.compiled import LIMIT as COMPILE_LIMIT
 from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.metrics import Printed
 from autoresearch_action.trials.patch import editable
@@ -101,7 +104,7 @@ class Measuring:
         self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name, bench.scrub)
         self.phases: dict[str, float] = {}
         self.notes: list[str] = []
-        self.printed = {"check": Printed(), "run": Printed(), "evaluate": Printed()}
+        self.printed = {name: Printed() for name in ("check", "compile", "run", "evaluate")}
         self.watch = Watch(trial.stop) if trial.stop else None
         self.clock = 0.0
         self.peak = 0
@@ -149,9 +152,10 @@ class Measuring:
                 raise Failure("discard", ended.reason or f"The check failed (exit {ended.code}).", _text(ended.tail))
         run = brief.transfer.run if self.trial.scale == "transfer" and brief.transfer and brief.transfer.run else brief.run
         if run:
+            cache = self._compiled(run, tree)
             self._checkout(tree)
             self._rewrite(tree)
-            ended = self._phase("run", run, tree)
+            ended = self._phase("run", run, tree, cache=cache)
             self.peak = ended.peak
             self.clock = ended.seconds if self.bench.slot.gpu else ended.cpu
             self._judge_run(ended)
@@ -193,20 +197,45 @@ class Measuring:
                 note = f"reseeded {file.relative_to(directory)}:{','.join(map(str, lines))}"
                 self.notes += [note] if note not in self.notes else []
 
-    def _phase(self, name: str, command: str, tree: Path, handed: list[str] | None = None) -> Ended:
+    def _compiled(self, run: str, tree: Path) -> Path | None:
+        """The compilers' caches for this trial, filled by an untimed pass where this is the tree's first; None without any."""
+        decoy, bench = self.brief.decoy, self.bench
+        if decoy is None or not decoy.is_dir() or bench.sandbox.level != "full":
+            return None
+        caches = Compiled(tree.with_name(f"{tree.name}.compiled"))
+        name = f"{bench.workspace.tree(self.trial.commit)}-{self.trial.scale}"
+        if not caches.known(name):
+            self._checkout(tree)
+            self._rewrite(tree)
+            ended = self._phase("compile", run, tree, cache=caches.empty())
+            if ended.reason:
+                raise Failure("crash", f"In the untimed pass that compiles: {ended.reason}", _text(ended.tail))
+            if ended.code:
+                self.notes.append(f"the untimed pass that compiles failed (exit {ended.code})")
+            caches.keep(name, usable=not ended.code)
+        return caches.copied(name)
+
+    def _phase(self, name: str, command: str, tree: Path, handed: list[str] | None = None, cache: Path | None = None) -> Ended:
         if self.bench.cancelled.is_set():
             raise Failure("lost", "cancelled")
         workspace, brief = self.bench.workspace, self.brief
         scoring = name == "evaluate"
         checkpoint = [self.bench.checkpoint] if self.bench.checkpoint else []
+        data, decoys = brief.data, {}
+        if name == "compile" and brief.decoy:
+            data, decoys = brief.data[:1], {brief.data[0]: brief.decoy}
+        if cache:
+            self.bench.sandbox.own_all(cache)
         job = Job(
             command=command,
             tree=tree,
             mount_at=workspace.root,
             directory=Path(workspace.prefix),
-            env=self._environment(told=scoring or not brief.evaluate),
+            env=self._environment(name, bool(cache)),
             readonly=(*workspace.frozen_entries(self.trial.commit), *(handed or ())),
-            data=(*brief.data, *checkpoint, *(brief.evaluate_data if scoring else ())),
+            data=(*data, *checkpoint, *(brief.evaluate_data if scoring else ())),
+            decoys=decoys,
+            cache=cache,
             hidden=() if scoring else (*brief.evaluate_data, *_sources(brief.evaluate_data)),
             network=brief.network,
             gpu=self.bench.slot.gpu,
@@ -230,10 +259,11 @@ class Measuring:
     def _cores(self) -> Sequence[int]:
         return self.bench.slot.cores or range(os.cpu_count() or 1)
 
-    def _environment(self, told: bool) -> dict[str, str]:
-        """`told`: what it is measured on."""
+    def _environment(self, phase: str, cached: bool) -> dict[str, str]:
         trial = self.trial
+        told = phase == "evaluate" or (phase != "compile" and not self.brief.evaluate)  # on what it is measured
         budget = trial.time_budget if trial.time_budget is not None else self.brief.time_budget
+        budget = min(budget, BUDGET) if phase == "compile" else budget
         passed = {name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ}
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(self._cores)))
         return passed | threads | {
@@ -246,13 +276,14 @@ class Measuring:
             "AUTORESEARCH_TIME_BUDGET": f"{budget:g}",
             "AUTORESEARCH_SPLIT": trial.split if told else "val",
             "AUTORESEARCH_HOLDOUT_SLICE": str(trial.slice if told else 0),
-        } | ({"AUTORESEARCH_CHECKPOINT": str(self.bench.checkpoint)} if self.bench.checkpoint else {})  # fmt: skip
+        } | ({"AUTORESEARCH_CHECKPOINT": str(self.bench.checkpoint)} if self.bench.checkpoint else {}) \
+          | ({name: str(INSIDE / folder) for name, folder in ENVIRONMENT.items()} if cached else {})  # fmt: skip
 
     def _limits(self, phase: str) -> Limits:
         seconds = self.trial.limits.get(phase)
         if seconds is None:
             timed = 2 * self.brief.time_budget + START_UP if self.brief.timed else FIRST_LIMIT
-            seconds = (self.brief.timeout or timed) if phase == "run" else FIRST_LIMIT
+            seconds = (self.brief.timeout or timed) if phase == "run" else COMPILE_LIMIT if phase == "compile" else FIRST_LIMIT
         cpu = math.inf
         if phase == "run" and self.trial.clock_limit:
             if self.bench.slot.gpu:

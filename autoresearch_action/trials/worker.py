@@ -74,7 +74,8 @@ def pack(workspace: Workspace, checkpoint: Path | None) -> Kit:
         if checkpoint:
             tar.add(checkpoint, f"checkpoint/{checkpoint.name}", filter=_nobody)
     brief, facts = workspace.brief, {name: getattr(workspace, name) for name in TRAVELS}
-    data = [path for path in (*brief.data, *brief.evaluate_data) if path.exists()]
+    decoy = [brief.decoy] if brief.decoy else []
+    data = [path for path in (*brief.data, *brief.evaluate_data, *decoy) if path.exists()]
     return Kit(brief, facts, data, checkpoint.name if checkpoint else "", objects(workspace, workspace.base), stream.getvalue())
 
 
