@@ -1,12 +1,13 @@
 """Data, splits, tokenizer and the frozen scorer. Training may read this file; nothing it does may change it.
 
-    python prepare.py [--source stdlib|climbmix|PATH|URL]     make DATA/train and DATA/eval; a second time: nothing to do
+    python prepare.py [--source stdlib|climbmix|PATH|URL]     make DATA/train, eval, decoy; a second time: nothing to do
     python prepare.py evaluate                                score model.pt2: one line `val_bpb: x`, blocks before it
 
 DATA is $AUTORESEARCH_DATA or ~/.cache/autoresearch. `train/` holds what training sees; `eval/` the validation and
-hold-out tokens, which training's sandbox never has. Documents, not tokens, are split, and near-duplicates (MinHash,
-Broder 1997) stay on one side. The score is bits per byte, so it does not depend on the vocabulary. `eval/hidden.txt`
-names where on this machine the text of evaluation documents also lies: a sandbox must not show these places to training.
+hold-out tokens, which training's sandbox never has; `decoy/` dice that look like training tokens, for a pass in which
+code only compiles. Documents, not tokens, are split, and near-duplicates (MinHash, Broder 1997) stay on one side. The
+score is bits per byte, so it does not depend on the vocabulary. `eval/hidden.txt` names where on this machine the text
+of evaluation documents also lies: a sandbox must not show these places to training.
 
 A submission is a `torch.export` archive, read here as data: JSON and raw tensors. `torch.export.load` would unpickle,
 `exec` guards and `sympify` strings that the candidate wrote; the interpreter below calls listed ATen operators only.
@@ -22,6 +23,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import time
 import zipfile
@@ -447,7 +449,12 @@ def _build(root: Path, source: Source, profile: Profile, settings: dict[str, Any
         counts[side] = sum(len(ids) for _, ids in rows)
         counts[f"{side}_documents"] = len(rows)
     (root / "eval" / "hidden.txt").write_text("".join(f"{path}\n" for path in source.hidden))
-    for part, names in (("train", ["tokenizer.json"]), ("eval", ["hidden.txt"])):
+    parts = {"train": ["tokenizer.json"], "eval": ["hidden.txt"]}
+    shutil.rmtree(root / "decoy", ignore_errors=True)
+    if not source.hidden:  # where the text lies in the open, an untimed pass has something to learn from
+        parts = {"decoy": ["tokenizer.json"], **parts}
+        _decoy(root, profile, kind)
+    for part, names in parts.items():
         folder = root / part
         _save(folder / "token_bytes.npy", lengths)
         names = sorted([*names, *(path.name for path in folder.glob("*.npy"))])
@@ -455,6 +462,18 @@ def _build(root: Path, source: Source, profile: Profile, settings: dict[str, Any
         told = settings | {"tokens": counts, "files": files}
         (folder / "manifest.tmp").write_text(json.dumps(told, indent=1) + "\n")
         (folder / "manifest.tmp").replace(folder / "manifest.json")
+
+
+def _decoy(root: Path, profile: Profile, kind: type) -> None:
+    """What looks like `train/` and teaches nothing: dice in place of tokens, for a pass in which code only compiles."""
+    folder, dice = root / "decoy", np.random.default_rng(0)
+    folder.mkdir()
+    count, size = max(64, (1 << 20) // profile.sequence), 4 * profile.sequence
+    tokens = dice.integers(1, profile.vocabulary, count * size).astype(kind)
+    tokens[::size] = BOS
+    _save(folder / "train.tokens.npy", tokens)
+    _save(folder / "train.starts.npy", np.arange(0, count * size + 1, size, dtype=np.int64))
+    shutil.copyfile(root / "train" / "tokenizer.json", folder / "tokenizer.json")
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -25,6 +25,13 @@ PROGRAM = click.option("--program", type=click.Path(path_type=Path), default=Pat
 class Commands(click.Group):
     """Errors are sentences: one line on standard error, and the exit code that DESIGN fixes."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nautoresearch: ended at once. What was done is in the ledger; the same command goes on from there.", err=True)
+            sys.exit(130)
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().main(*args, **kwargs)

@@ -133,22 +133,26 @@ class Desk:
         if fatal or self.failures >= MAX_FAILURES:
             self.exhausted = reason if fatal else f"{self.failures} calls in a row gave no usable edit, the last: {reason}"
 
-    def carry(self, experiment: Experiment, onto: str, reason: str) -> Experiment | None:
-        """Re-apply an edit on a new incumbent as a new candidate; the old number is settled as never measured there."""
+    def again(self, experiment: Experiment, onto: str, first: bool = False) -> Experiment | None:
+        """The same edit as a new candidate on `onto`, before all others if `first`; None where it does not apply there or
+        its code was tried."""
         study, proposal = self.ledger.study, experiment.proposal
         assert proposal is not None
-        commit = self.workspace.carry(experiment.commit, onto)
-        fresh = commit and self.workspace.tree(commit) not in study.trees
-        carried = None
-        if commit and fresh:
-            number = study.next_number
-            moved = proposal.model_copy(update={"parent": onto, "patch": self.workspace.patch(onto, commit), "usage": Usage()})
-            self.ledger.propose(number, moved, commit, self.workspace.tree(commit), origin=experiment.number)
-            carried = study.experiments[number]
-            self.waiting.append(carried)
+        commit = experiment.commit if experiment.parent == onto else self.workspace.carry(experiment.commit, onto)
+        tree = self.workspace.tree(commit) if commit else ""
+        if not commit or study.trees.get(tree, experiment.number) != experiment.number:
+            return None
+        number = study.next_number
+        moved = proposal.model_copy(update={"parent": onto, "patch": self.workspace.patch(onto, commit), "usage": Usage()})
+        self.ledger.propose(number, moved, commit, tree, origin=experiment.number)
+        self.waiting.insert(0 if first else len(self.waiting), study.experiments[number])
+        return study.experiments[number]
+
+    def carry(self, experiment: Experiment, onto: str, reason: str) -> None:
+        """Re-apply an edit on a new incumbent as a new candidate; the old number is settled as never measured there."""
+        carried = self.again(experiment, onto)
         told = f"{reason}; carried on as #{carried.number}" if carried else f"{reason}, by a change of the same lines"
         self.ledger.append("verdict", settle(experiment, "discard", told))
-        return carried
 
     def moved(self, onto: str) -> None:
         """The incumbent moved: what still applies waits on as a new candidate, the rest is made anew."""

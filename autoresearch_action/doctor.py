@@ -155,10 +155,16 @@ def _tries(pool: LocalPool, commit: str, brief: Brief, reseed: bool = False) -> 
 
 def _told(brief: Brief, runs: list[Measurement]) -> Iterator[Finding]:
     last = runs[-1]
+    if absent := [path for path in (*brief.data, *brief.evaluate_data) if not path.exists()]:
+        yield Finding("data", f"{absent[0]} is not there", advice="A trial sees nothing there: mend `data`, or let `setup` make it.")
+    if brief.decoy and not brief.decoy.is_dir() and device.gpus():
+        yield Finding("decoy", f"{brief.decoy} is not there", advice="Without it what a change compiles counts as its time.")
     if last.outcome != "ok":
         yield Finding("run", f"{last.reason}\n{last.tail}".strip(), 2, "Make this work by hand first, from a clean checkout.")
         return
     values = ", ".join(f"{run.value:.6g}" for run in runs)
     yield Finding("run", f"{brief.metric}: {values} ({last.seconds:.1f} s)")
+    if unprinted := [name for name in brief.limits if name not in last.metrics]:
+        yield Finding("limits", f"`limits` names {unprinted[0]}, which the base does not print", 2, "Print it, or take the limit out.")
     if last.self_reported:
         yield Finding("scorer", "self-reported", advice="Give `evaluate`: frozen code that scores what `run` leaves behind.")

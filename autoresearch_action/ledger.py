@@ -109,7 +109,7 @@ class Study:
         self.kept: list[int] = []  # experiments whose patches, in order, make up the present head
         self.statuses: dict[int, str] = {}  # keep, discard or crash by number
         self.trees: dict[str, int] = {}  # git tree → the experiment that tried it
-        self.carried: set[int] = set()  # never measured: their edit went on as another experiment, on a new incumbent
+        self.carried: set[int] = set()  # their edit went on as another experiment: on a new incumbent, or measured again
         self.confirmations: list[Confirmation] = []
         self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)  # by Trial.group
         self._spent = dict.fromkeys(_USAGE, 0.0)

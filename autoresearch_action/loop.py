@@ -365,8 +365,12 @@ class Loop:
         answer = screen.decide(candidate.runs, candidate.rival.runs)
         if isinstance(answer, Ask):
             candidate.wants.extend(answer.runs)
-        else:
-            self._decide(candidate, answer)
+            return
+        self._decide(candidate, answer)
+        for number in sorted({*screen.misjudged(candidate.rival.runs)} - self.study.carried - self.candidates.keys()):
+            wronged = self.study.experiments[number]
+            if wronged.origin is None and (second := self.desk.again(wronged, self.incumbent.commit, first=True)):  # once
+                self.parts.view.note(f"#{number} is measured again as #{second.number}: the machine had changed its speed meanwhile")
 
     def _calibrate(self) -> None:
         answer = calibrate(self.baseline.runs, self.brief, self.parts.seed, self.parts.noise)

@@ -126,7 +126,7 @@ class Verdict(Record):
     estimate: float | None = None  # improvement in the metric's unit, > 0 is better; a search estimate, biased
     spread: float | None = None  # its standard error
     runs: int = 0
-    origin: int | None = None  # the experiment whose edit this carries to a new incumbent
+    origin: int | None = None  # the experiment whose edit this carries on, to a new incumbent or to a second measurement
     hashes: dict[str, str] = Field(default_factory=dict)  # tree, frozen, data, environment, patch (16 digits each); sandbox level
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,6 +31,7 @@ KINDS = ("gaussian", "student t3", "log-normal timing", "AR(1)+trend", "speed st
 ALL = (*KINDS, "seed-blind", "exact")
 DRIFTING = ("log-normal timing", "AR(1)+trend", "speed step")
 SIZES = (0.5, 1.0, 2.0, 4.0)
+SECOND = 1000  # added to an idea's number where it is measured again
 HEAD, FALLBACK, SLICES = 0.025, 0.01, 20  # proof.py's caps, and the slices of its hold-out
 
 
@@ -53,9 +54,8 @@ class Run:
     blocks: tuple[Any, ...] = ()
     reason: str = ""
 
-    @property
-    def trial(self) -> Run:
-        return self
+    def __post_init__(self) -> None:
+        self.trial = self
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,10 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
     incumbent, incumbent_runs, incumbent_number = base, list(baseline), 0
     stack: list[Change] = []
     siblings: list[Any] = []  # first runs of the others on this incumbent
-    for number, effect in enumerate(ideas, 1):
+    waiting, cost = deque(enumerate(ideas, 1)), [0] * len(ideas)
+    again: set[int] = set()
+    while waiting:
+        number, effect = waiting.popleft()
         candidate, asked = world.edit(incumbent, effect), 0
         runs: list[Any] = []
         rule = SequentialScreen(brief, noise, seed=dice + number, siblings=siblings)
@@ -165,11 +168,17 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
                     runs.append(world.run(candidate, want, number, number, noise.reseed))
                 else:
                     incumbent_runs.append(world.run(incumbent, want, incumbent_number, number, noise.reseed))
-        night.trials[effect].append(asked)
+        cost[(number - 1) % SECOND] += asked
         siblings.append(runs[0])
+        for wrong in SequentialScreen(brief, noise, seed=dice, siblings=siblings).misjudged(incumbent_runs):
+            if wrong < SECOND and wrong not in again:  # measured again, once
+                again.add(wrong)
+                waiting.appendleft((wrong + SECOND, ideas[wrong - 1]))
         if answer.status == "keep":
             stack.append((number, effect, answer.estimate or 0.0))
             incumbent, incumbent_runs, incumbent_number, siblings = candidate, list(runs), number, []
+    for effect, trials in zip(ideas, cost, strict=True):
+        night.trials[effect].append(trials)
     night.kept = [effect for _, effect, _ in stack]
     if stack and not noise.blind:
         _prove(world, brief, noise, _pruned(world, stack, noise), night, sigma_known)

@@ -27,6 +27,7 @@ transfer: {set: {DEPTH: 12}}
 target: 0.95
 data: [~/.cache/autoresearch]
 evaluate-data: [~/.cache/autoresearch-eval]
+decoy: ~/.cache/autoresearch-decoy
 env: [HF_HOME]
 network: false
 sandbox: auto

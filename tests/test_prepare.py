@@ -79,6 +79,27 @@ def test_splits_are_disjoint_and_near_duplicates_stay_together(data: Path) -> No
     assert (inputs[:, 0] == prepare.BOS).all() and (inputs[:, 1:] == targets[:, :-1]).all()
 
 
+def test_what_is_scored_is_an_excerpt_from_anywhere_in_a_document(data: Path) -> None:
+    tokens, starts = prepare._tokens(data / "eval", "val")
+    documents = [tokens[a + 1 : b].tobytes() for a, b in zip(starts, starts[1:], strict=False)]
+    _, targets, blocks = prepare.windows("val")
+    streams = [targets[blocks == block].ravel() for block in np.unique(blocks)]
+    pieces = [piece for stream in streams for piece in np.split(stream, np.flatnonzero(stream == prepare.BOS)) if len(piece) > 9]
+    found = [piece[piece != prepare.BOS].astype(tokens.dtype).tobytes() for piece in pieces]
+    assert len(found) == len(documents) and all(any(piece in document for document in documents) for piece in found)
+    heads = sum(any(document.startswith(piece) for document in documents) for piece in found)
+    assert heads < len(found) / 2
+
+
+def test_a_decoy_looks_like_the_data_and_teaches_nothing(data: Path) -> None:
+    real, fake = (json.loads((data / part / "manifest.json").read_text()) for part in ("train", "decoy"))
+    assert real["profile"] == fake["profile"] and {*real["files"]} == {*fake["files"]}
+    tokens, starts = prepare._tokens(data / "decoy", "train")
+    assert tokens.dtype == prepare._tokens(data / "train", "train")[0].dtype and (tokens[starts[:-1]] == prepare.BOS).all()
+    pairs = np.bincount(tokens[1:].astype(int) % 8 * 8 + tokens[:-1].astype(int) % 8, minlength=64)
+    assert pairs.min() > 0.9 * pairs.mean()  # no token tells the next
+
+
 def test_preparing_again_does_nothing_and_an_edit_does(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, prepare.sha256(path)) for path in data.rglob("*.*") if path.name != ".lock"}
     assert not prepare.prepare(str(data / "all.jsonl"), SMALL)

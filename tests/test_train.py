@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,6 +58,13 @@ def run(data: Path, tmp_path: Path) -> Run:
 
 def losses(output: str) -> list[float]:
     return [float(loss) for loss in re.findall(r"^step \d{5} \([\d.]+%\) \| loss: ([\d.]+) \|", output, re.MULTILINE)]
+
+
+def test_it_runs_on_a_decoy_and_learns_nothing(run: Run, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "decoy", tmp_path / "decoy" / "train")
+    done = run("train.py", AUTORESEARCH_TIME_BUDGET="1", AUTORESEARCH_DATA=str(tmp_path / "decoy"))
+    assert done.returncode == 0, done.stderr
+    assert losses(done.stdout)[-1] > math.log(SMALL.vocabulary) - 0.1
 
 
 def test_a_run_learns_and_hands_in_what_it_learned(run: Run, data: Path, tmp_path: Path) -> None:

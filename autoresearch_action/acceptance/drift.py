@@ -2,7 +2,8 @@
 
 The level of its stored runs as a random walk seen through noise (Muth 1960; Harvey 1989, §2.3): old runs fade with their
 age, an outlier moves it little (Masreliez & Martin 1977), and a run that contradicts it starts it anew. A row of
-candidates that all look far worse is the sign of a step (Page 1954). Decides nothing about a candidate (screen.py).
+candidates that all look far worse is the sign of a step (Page 1954), and none is rejected for long without a look at
+the incumbent. Decides nothing about a candidate (screen.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ CLIP = 1.5  # standard deviations of surprise beyond which a run moves the level
 STEP = 3.0  # standardised surprise from which a run says that the machine has stepped
 STEP_AFTER_ROW = 1.7  # … where a row of candidates has said so before
 FAR, FARTHEST = 0.92, 3.0  # standardised loss from which a candidate adds to a row, and the most that it adds
-ROW = 0.1  # … and beyond which the row looks like a step
+ROW = 4.0  # … and beyond which the row looks like a step
+OUTSTANDING = 0.4  # above the mean of a row that looks like a step, from which a candidate is not rejected unseen
+LONG, LONG_BAR = 4, 0.3  # candidates in a row that make it a long one, and what is asked of the next above their mean
 BEGIN = 4  # runs of a new incumbent that its level begins with
 
 
@@ -35,8 +38,8 @@ class Level:
     when: float  # start of the latest run it rests on
 
     def at(self, run: Measurement) -> float:
-        """`share` when `run` started."""
-        return self.share + WANDER * max(0.0, run.started - self.when) / max(run.seconds, 1e-9)
+        """`share` when `run` started, which may be long ago."""
+        return self.share + WANDER * abs(run.started - self.when) / max(run.seconds, 1e-9)
 
     def against(self, candidate: Sequence[Measurement], sign: int) -> Evidence:
         """The candidate's gain over the level."""
@@ -58,6 +61,14 @@ class Level:
                 total = max(0.0, total + min(FARTHEST, -z - FAR))
                 far = [*far, z] if total else []
         return total > ROW, math.fsum(far) / max(1, len(far))
+
+    def bar(self, siblings: Sequence[Measurement], sign: int) -> float:
+        """The standardised gain above which a candidate is not rejected unseen, low as it is: it stands out of a row of
+        candidates that looks like a step, or is no worse than the mean of a long row. Without such a row, infinite."""
+        stepped, mean = self.suspicion(siblings, sign)
+        bar = mean + OUTSTANDING if stepped else math.inf
+        row = [self.against([run], sign).z for run in siblings if run.started > self.when and good([run])]
+        return min(bar, math.fsum(row) / len(row) + LONG_BAR) if len(row) >= LONG else bar
 
     def after(self, run: Measurement, siblings: Sequence[Measurement], sign: int) -> Level:
         """The level after one more run of the incumbent: moved towards it, or begun anew where the machine has stepped."""

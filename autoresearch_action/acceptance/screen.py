@@ -32,10 +32,10 @@ FRESH = 4  # runs of a new incumbent that its own screen did not select
 # Where the machine drifts. Standardised gain over the incumbent's level at or below which a candidate goes (the first:
 # before any run beside its own), and over the runs beside its own from which it is kept, by runs of it. Found by simulation
 # of three kinds of drift, on other seeds than the published one; low after two, since a third and fourth run cost four.
-LEVEL_DISCARD = (-0.06, -0.3, 0.57, 0.6, 0.3, 0.5)
-BESIDE_KEEP = (1.43, 0.38, 1.4, 1.5, 1.4, 1.4)
+LEVEL_DISCARD = (-0.06, -0.3, 0.0, 0.6, 0.3, 0.5)
+BESIDE_KEEP = (1.3, 0.0, 1.4, 1.5, 1.4, 1.4)
 BESIDE = 0.35  # share of the runs beside, beyond what they say of the level, in whether a candidate goes
-OUTSTANDING = 0.78  # above the mean of a row that looks like a step, from which a candidate is not rejected unseen
+AGAIN = 0.25  # gain over today's level above which what was rejected unseen is measured again: the machine was another then
 
 
 class SequentialScreen:
@@ -88,11 +88,8 @@ class SequentialScreen:
         done = {run.trial.seed for run in beside}
         alone = [Want("base", seed) for seed in seeds if seed not in done | self._failed]
         if not beside:
-            if stored.z <= LEVEL_DISCARD[0]:
-                # A row of losers is the machine's doing rather than theirs: one that stands out is not rejected unseen.
-                stepped, mean = now.suspicion(others, self.brief.sign)
-                if not stepped or stored.z <= mean + OUTSTANDING:
-                    return self._decision("discard", stored)
+            if stored.z <= min(LEVEL_DISCARD[0], now.bar(others, self.brief.sign)):
+                return self._decision("discard", stored)
             return Ask(tuple(alone) or (self._fresh_head(heads),))
         if len(alone) > 1:  # one side of a pair was lost when the run was interrupted, here and below
             return Ask(tuple(alone[:-1]))
@@ -107,6 +104,15 @@ class SequentialScreen:
             return self._decision("discard", stored)
         wants = (*alone, self._fresh_head(heads))
         return Ask(wants if derive(self.seed, "order", heads) % 2 else wants[::-1])
+
+    def misjudged(self, incumbent: Sequence[Measurement]) -> list[int]:
+        """Numbers of `siblings` that were rejected unseen, by what was then known of the machine, and would not be now."""
+        references = self._references(incumbent)
+        if not self.noise.drift or not references:
+            return []
+        now, seen = level(self.noise, references, self.siblings, self.brief.sign), {run.trial.asked_by for run in references}
+        unseen = [run for run in self.siblings if run.trial.number not in seen and good([run])]
+        return [run.trial.number for run in unseen if now.against([run], self.brief.sign).z > AGAIN]
 
     def _fresh_head(self, heads: int) -> Want:
         return Want("head", derive(self.seed, "pair", heads))

@@ -50,6 +50,9 @@ class CommandAgent:
         self.worst_usd: float | None = usd_per_call
         given = os.environ if environment is None else environment
         self._environment = {name: value for name, value in given.items() if not _WITHHELD.match(name)}
+        word = command.split()[0]
+        if re.fullmatch(r"[\w.+-]+|/[\w./+-]+", word) and not _found(word, self._environment):
+            raise InputError(f"--agent command:{command[:80]}: there is no program {word} here.")
 
     def propose(self, context: Context) -> Draft:
         return self._run(context, f"{prompt.history(context)}\n\nPropose the next experiment. {TASK}")
@@ -164,6 +167,12 @@ def _supervise() -> None:
         time.sleep(0.01)
     code = child.returncode
     os._exit(137 if code is None else code if code >= 0 else 128 - code)
+
+
+def _found(word: str, environment: Mapping[str, str]) -> bool:
+    """Whether a shell would find this first word of a command: a program, a builtin or a keyword of its own."""
+    asked = ["/bin/sh", "-c", f"command -v -- {shlex.quote(word)}"]
+    return subprocess.run(asked, env=dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def _program(command: str) -> str:

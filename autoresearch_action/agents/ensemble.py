@@ -72,7 +72,7 @@ class Ensemble:
         kept, asked = Counter[str](), Counter(self._failures)
         for experiment in [*context.history, *context.pending]:
             if experiment.proposal is None or experiment.origin is not None:
-                continue  # carried to a new incumbent: the same idea again
+                continue  # carried on: the same idea again
             asked[experiment.proposal.agent] += 1
             kept[experiment.proposal.agent] += experiment.verdict is not None and experiment.verdict.status == "keep"
         dice = random.Random(f"{context.seed} {context.number}")

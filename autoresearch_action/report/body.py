@@ -161,7 +161,7 @@ def warnings(study: Study) -> list[str]:
     if level != "full":
         found.append(f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}: a candidate could have cheated.")
     if not run.contract.get("evaluate"):
-        found.append("The metric is self-reported: the changed program printed it itself. Give the brief an `evaluate`.")
+        found.append("The metric is self-reported: the changed program printed it itself. Give the brief a scorer (evaluate).")
     if run.seeds == "blind" or (study.facts.get("noise") or {}).get("blind"):
         found.append("Seeds have no effect on this program, so luck cannot be told from a gain.")
     if not study.finished:

@@ -15,6 +15,7 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
     """The picture as PNG. `held`: what the confirmation said, None before one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -46,6 +47,7 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
     said = {None: "", True: ", confirmed", False: ", not confirmed"}[held]
     axes.set_title(f"{metric} by experiment{said}", loc="left", fontsize=11)
     axes.set_xlabel("experiment")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"{metric} ({'lower' if minimize else 'higher'} is better)")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="best")

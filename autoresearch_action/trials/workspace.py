@@ -51,6 +51,7 @@ class Workspace:
         self.setup_folder = self.state / "setup"
         self.setup_hash = ""
         self._refuse_dirty()
+        self._refuse_untracked()
         self._open()
         self.submodules = self._submodules()
         self.filtered = self._filtered()
@@ -70,6 +71,13 @@ class Workspace:
         if dirty:
             more = f" and {len(dirty) - 1} more" if len(dirty) > 1 else ""
             raise InputError(f"{dirty[0]}{more} has changes that are not committed: commit or stash them, then run again.")
+
+    def _refuse_untracked(self) -> None:
+        """A file to edit that lies there and is in no commit would be in no checkout."""
+        for pattern in self.brief.edit:
+            name = PurePosixPath(self.prefix, pattern.strip("/"))
+            if (self.root / name).is_file() and not git("ls-tree", "-z", self.base, "--", str(name), cwd=self.root):
+                raise InputError(f"`edit` names {pattern}, which is not committed: git add it and commit, then run again.")
 
     def _open(self) -> None:
         """The private repository: empty but for a link to the user's objects, so that gigabytes are not copied."""
