@@ -7,6 +7,7 @@ the loop's.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
@@ -27,11 +28,12 @@ class Crew:
         self.running: dict[Future[Measurement], tuple[str, Trial, float]] = {}
         self._index = ledger.study.trials
         self._lost: dict[int, int] = {}
+        self._open: set[str] = set()
 
     @property
     def free(self) -> list[str]:
-        busy = {slot for slot, _, _ in self.running.values()}
-        return [slot for slot in self.executor.slots if slot not in busy]
+        busy = Counter(slot for slot, _, _ in self.running.values())
+        return [slot for slot in self.executor.slots if not busy[slot] or (busy[slot] == 1 and self.executor.takes_another(slot))]
 
     def seconds(self, usual: float) -> float:
         """What the trials in flight take: each as long as `usual`, or what it has taken where that is more."""
@@ -44,7 +46,7 @@ class Crew:
         self.running[self.executor.submit(trial, slot)] = (slot, trial, time.time())
 
     def wait(self, others: Iterable[Future[Any]] = ()) -> list[Measurement]:
-        """Block until a trial or one of `others` is done; the finished trials, journalled.
+        """Block until a trial or one of `others` is done or a slot takes another; the finished trials, journalled.
 
         Raises Interrupted.
         """
@@ -55,8 +57,14 @@ class Crew:
             if reason:
                 raise Interrupted(reason)
             done, _ = wait(futures, timeout=0.25, return_when=FIRST_COMPLETED)
-            if done or not futures:
+            if done or not futures or self._opened():
                 return self._collect()
+
+    def _opened(self) -> bool:
+        """Whether a slot takes another trial since this was last asked, though its own is not done."""
+        now = {slot for slot in self.free if any(slot == name for name, _, _ in self.running.values())}
+        news, self._open = now - self._open, now
+        return bool(news)
 
     def _collect(self) -> list[Measurement]:
         finished = []

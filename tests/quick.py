@@ -40,6 +40,9 @@ class Executor:
         future.set_result(Measurement.model_validate({"trial": trial, "outcome": "ok", "value": value} | facts))
         return future
 
+    def takes_another(self, slot: str) -> bool:
+        return False
+
     def cancel(self) -> None: ...
 
     def close(self) -> None: ...

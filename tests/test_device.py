@@ -15,10 +15,13 @@ import bench
 import pytest
 import tiny
 
+from autoresearch_action.crew import Crew
 from autoresearch_action.errors import EnvironmentFault
-from autoresearch_action.records import Trial
+from autoresearch_action.ledger import Ledger
+from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.trials import device, interpreters, pool, sandbox
 from autoresearch_action.trials.device import Slot
+from autoresearch_action.trials.pool import LocalPool
 from autoresearch_action.trials.trial import Bench
 
 SMI = """#!/bin/sh
@@ -98,6 +101,61 @@ def test_what_is_always_hot_is_not_measured_three_times_for_ever(smi: Path, tmp_
     at, trial = slow(tmp_path)
     (smi / "hot").write_text("Active, Not Active\n")
     assert [len(pool.measure(at, trial).notes) for _ in range(2)] == [3, 1]
+
+
+STARTS = """
+import os, time
+print("began", time.time(), flush=True)
+time.sleep(START)
+for step in range(12):
+    print(f"step {step:05d} ({step * 8}.0%) | loss: 1.0", flush=True)
+open("model.txt", "w").write("0.5")
+"""
+SCORES = "import time; time.sleep(SCORE); print('scored', time.time()); print('val_bpb: 0.5')"
+
+
+def crew(tmp_path: Path, start: float, score: float) -> Crew:
+    """A crew on one card, whose program takes `start` seconds to begin with training, and whose scorer `score`."""
+    train = STARTS.replace("START", str(start))
+    at = bench.make(tiny.repository(tmp_path / "r", train__py=train, score__py=SCORES.replace("SCORE", str(score))))
+    workers = LocalPool(at.brief, at.workspace, at.sandbox, [GPU], at.state)
+    return Crew(workers, Ledger(at.state), str, lambda: None)
+
+
+def two(at: Crew) -> list[Measurement]:
+    """A trial, and another as soon as the crew takes one."""
+    workspace = at.executor._benches[0].workspace  # type: ignore[attr-defined]
+    trials = [Trial(number=0, commit=workspace.base, seed=seed) for seed in (1, 2)]
+    at.start(trials[0], "cuda:0")
+    done: list[Measurement] = []
+    while not at.free:
+        done += at.wait()
+    at.start(trials[1], "cuda:0")
+    while at.running:
+        done += at.wait()
+    at.executor.close()
+    at.ledger.close()
+    assert [run.trial.seed for run in done] == [1, 2] and {run.outcome for run in done} == {"ok"}
+    return done
+
+
+def told(at: Crew, run: Measurement, word: str) -> list[float]:
+    lines = (at.ledger.path.parent / run.log).read_text().splitlines()
+    return [float(line.split()[1]) for line in lines if line.startswith(word)]
+
+
+def test_a_trial_starts_while_the_last_one_is_scored(smi: Path, tmp_path: Path) -> None:
+    at = crew(tmp_path, start=2.0, score=0.7)
+    first, second = two(at)
+    assert told(at, second, "began")[0] < told(at, first, "scored")[0] and not second.notes
+
+
+def test_a_training_that_a_scoring_disturbed_is_measured_again_and_nothing_overlaps_any_more(smi: Path, tmp_path: Path) -> None:
+    at = crew(tmp_path, start=0.0, score=1.5)
+    first, second = two(at)
+    assert second.notes == ["measured again: the card was still scoring another trial"] and not first.notes
+    began, again = told(at, second, "began")
+    assert began < told(at, first, "scored")[0] < again and not at.executor.takes_another("cuda:0")
 
 
 def test_a_card_is_waited_for_until_it_and_its_memory_are_free(smi: Path) -> None:

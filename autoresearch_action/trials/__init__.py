@@ -10,7 +10,8 @@ from autoresearch_action.records import Measurement, Trial
 
 
 class Executor(Protocol):
-    """Runs trials, one per slot at a time. A trial never raises: what went wrong is in the Measurement."""
+    """Runs trials, one per slot at a time but for what `takes_another` allows. A trial never raises: its Measurement says
+    what went wrong."""
 
     @property
     def slots(self) -> Sequence[str]:
@@ -19,6 +20,10 @@ class Executor(Protocol):
 
     def submit(self, trial: Trial, slot: str | None = None) -> Future[Measurement]:
         """Queue one trial, on the named slot if one is given."""
+        ...
+
+    def takes_another(self, slot: str) -> bool:
+        """Whether a second trial may start on the slot while the first, trained, is being scored."""
         ...
 
     def cancel(self) -> None:

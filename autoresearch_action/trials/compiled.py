@@ -32,10 +32,10 @@ MOST_BYTES, MOST_PACKED, MOST_FILES = 256 << 20, 16 << 20, 20_000
 
 
 class Compiled:
-    """The caches of one slot. `folder` is the slot's own: slots never wait for one another."""
+    """The caches of one slot, in `folder`, of which one trial at a time gets a `copy`. Slots never wait for one another."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self.copy = folder, folder.with_name(f"{folder.name}.copy")
+    def __init__(self, folder: Path, copy: Path) -> None:
+        self._folder, self.copy = folder, copy
 
     def known(self, tree: str) -> bool:
         return (self._folder / tree).is_dir()

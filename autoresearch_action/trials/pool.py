@@ -1,4 +1,4 @@
-"""The local executor: one thread per slot, one trial at a time on each."""
+"""The local executor: one trial at a time on each slot; on a card the next may start while the last is being scored."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
+from queue import Queue
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import UserError
@@ -14,9 +15,11 @@ from autoresearch_action.trials import device
 from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.sandbox import Sandbox
 from autoresearch_action.trials.trial import Bench, Measuring
+from autoresearch_action.trials.turns import Turns
 from autoresearch_action.trials.workspace import Workspace
 
-AGAIN = 2  # times that a trial is measured again because the card was shared or throttled
+AGAIN = 2  # times that a trial is measured again because something disturbed it
+LANES = ("", ".next")  # of a slot on which a start may overlap a scoring
 
 
 class LocalPool:
@@ -33,16 +36,34 @@ class LocalPool:
         scrub: Callable[[str], str] = str,
     ) -> None:
         self.slots = [slot.name for slot in slots]
-        self._benches = {slot.name: Bench(brief, workspace, sandbox, slot, state, checkpoint, scrub) for slot in slots}
-        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in self.slots}
+        overlap = bool(brief.run and brief.evaluate) and not brief.timing
+        self._turns = {slot.name: Turns(overlap and bool(slot.gpu)) for slot in slots}
+        self._benches: list[Bench] = []
+        self._idle = {slot.name: Queue[Bench]() for slot in slots}
+        for slot in slots:
+            for lane in LANES if self._turns[slot.name].overlap else LANES[:1]:
+                bench = Bench(brief, workspace, sandbox, slot, state, checkpoint, scrub, self._turns[slot.name], lane)
+                self._benches.append(bench)
+                self._idle[slot.name].put(bench)
+        self._threads = {name: ThreadPoolExecutor(idle.qsize(), thread_name_prefix=name) for name, idle in self._idle.items()}
         self._next = cycle(self.slots)
 
     def submit(self, trial: Trial, slot: str | None = None) -> Future[Measurement]:
         name = slot or next(self._next)
-        return self._threads[name].submit(measure, self._benches[name], trial)
+        return self._threads[name].submit(self._measure, name, trial)
+
+    def _measure(self, slot: str, trial: Trial) -> Measurement:
+        bench = self._idle[slot].get()
+        try:
+            return measure(bench, trial)
+        finally:
+            self._idle[slot].put(bench)
+
+    def takes_another(self, slot: str) -> bool:
+        return self._turns[slot].takes_another()
 
     def cancel(self) -> None:
-        for bench in self._benches.values():
+        for bench in self._benches:
             bench.cancel()
 
     def close(self) -> None:
@@ -52,23 +73,24 @@ class LocalPool:
 
 
 def measure(bench: Bench, trial: Trial) -> Measurement:
-    """Measure on this bench; again where the card was shared or throttled meanwhile.
+    """Measure on this bench; again where the card was shared or throttled meanwhile, or the trial before it still scored.
 
     Raises EnvironmentFault when a stranger stays on the card.
     """
     notes: list[str] = []
     for attempt in range(AGAIN + 1):
-        device.await_free(bench.slot, bench.cancelled.is_set)
         try:
             with device.Watch(bench.slot) as card:
-                result = Measuring(bench, trial).measure()
+                measuring = Measuring(bench, trial)
+                result = measuring.measure()
         except UserError:
             raise
         except Exception as error:  # a bug or a broken disk must not take the other slots' work with it
             return Measurement(trial=trial, outcome="lost", reason=f"{type(error).__name__}: {error}", slot=bench.slot.name)
-        if not (card.shared or card.slow) or bench.cancelled.is_set():
+        if not (card.shared or card.slow or measuring.disturbed) or bench.cancelled.is_set():
             break
-        why = "the card was " + ("shared with another process" if card.shared else "throttled")
+        what = "shared with another process" if card.shared else "throttled" if card.slow else "still scoring another trial"
+        why = f"the card was {what}"
         if attempt == AGAIN or (card.slow and bench.slow):
             bench.slow = bench.slow or card.slow  # always: to measure every trial three times would mend nothing
             notes.append(why)

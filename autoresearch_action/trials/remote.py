@@ -103,6 +103,9 @@ class RayPool:
         self._next = cycle(self.slots)
         return self
 
+    def takes_another(self, slot: str) -> bool:
+        return False
+
     def submit(self, trial: Trial, slot: str | None = None) -> Future[Measurement]:
         name = slot or next(self._next)
         return self._threads[name].submit(self._measure, name, trial)

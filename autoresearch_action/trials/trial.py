@@ -30,6 +30,7 @@ from autoresearch_action.trials.metrics import Printed
 from autoresearch_action.trials.patch import editable
 from autoresearch_action.trials.process import Ended, Limits, Log, Process
 from autoresearch_action.trials.sandbox import Job, Sandbox
+from autoresearch_action.trials.turns import Turns
 from autoresearch_action.trials.workspace import Workspace
 
 PASSED = (
@@ -60,7 +61,7 @@ TAIL = 2_000  # characters of the log that a failure carries
 
 @dataclass
 class Bench:
-    """What a trial is measured with: shared by all trials of a slot, one at a time."""
+    """What a trial is measured with: shared by all trials of a lane of a slot, one at a time."""
 
     brief: Brief
     workspace: Workspace
@@ -69,6 +70,8 @@ class Bench:
     state: Path
     checkpoint: Path | None = None
     scrub: Callable[[str], str] = str
+    turns: Turns = field(default_factory=Turns)  # its slot's
+    lane: str = ""  # a slot has two where a trial may start while another is scored
     slow: bool = False  # its card is throttled whenever it is used
     running: Process | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -80,7 +83,13 @@ class Bench:
 
     @property
     def tree(self) -> Path:
-        return self.state / "slots" / self.slot.name.replace(":", "-")
+        return self.state / "slots" / (self.slot.name.replace(":", "-") + self.lane)
+
+    @property
+    def caches(self) -> Compiled:
+        """Of the slot, whose lanes compile by turns."""
+        whole = self.tree.name.removesuffix(self.lane)
+        return Compiled(self.tree.with_name(f"{whole}.compiled"), self.tree.with_name(f"{self.tree.name}.caches"))
 
     @property
     def scoring(self) -> Path:
@@ -109,6 +118,7 @@ class Measuring:
         self.clock = 0.0
         self.peak = 0
         self.stopped = ""
+        self.disturbed = False  # by the scoring of the trial before it
 
     def measure(self) -> Measurement:
         """Run the phases. Never raises for what a candidate can do."""
@@ -144,14 +154,23 @@ class Measuring:
         )
 
     def _measured(self) -> dict[str, object]:
+        with self.bench.turns.training(self.bench.cancelled.is_set) as beside:
+            if not beside:
+                device.await_free(self.bench.slot, self.bench.cancelled.is_set)
+            self._train()
+        if self.brief.evaluate:
+            with self.bench.turns.scoring(shown=bool(self.printed["run"].curve)):
+                self._score(self.brief.evaluate)
+        return {"outcome": "ok", "value": self._value()}
+
+    def _train(self) -> None:
         brief, tree = self.brief, self.bench.tree
         if brief.check:
             self._checkout(tree)
             ended = self._phase("check", brief.check, tree)
             if ended.code or ended.reason:
                 raise Failure("discard", ended.reason or f"The check failed (exit {ended.code}).", _text(ended.tail))
-        run = brief.transfer.run if self.trial.scale == "transfer" and brief.transfer and brief.transfer.run else brief.run
-        if run:
+        if run := self._run:
             cache = self._compiled(run, tree)
             self._checkout(tree)
             self._rewrite(tree)
@@ -159,15 +178,20 @@ class Measuring:
             self.peak = ended.peak
             self.clock = ended.seconds if self.bench.slot.gpu else ended.cpu
             self._judge_run(ended)
-        if brief.evaluate:
-            self._checkout(self.bench.scoring)
-            self._rewrite(self.bench.scoring)
-            handed = self._hand_over(tree, self.bench.scoring) if run else []
-            ended = self._phase("evaluate", brief.evaluate, self.bench.scoring, handed)
-            self.peak = max(self.peak, ended.peak)
-            if ended.code or ended.reason:
-                raise Failure("crash", ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}", _text(ended.tail))
-        return {"outcome": "ok", "value": self._value()}
+
+    @property
+    def _run(self) -> str | None:
+        brief = self.brief
+        return brief.transfer.run if self.trial.scale == "transfer" and brief.transfer and brief.transfer.run else brief.run
+
+    def _score(self, command: str) -> None:
+        self._checkout(self.bench.scoring)
+        self._rewrite(self.bench.scoring)
+        handed = self._hand_over(self.bench.tree, self.bench.scoring) if self._run else []
+        ended = self._phase("evaluate", command, self.bench.scoring, handed)
+        self.peak = max(self.peak, ended.peak)
+        if ended.code or ended.reason:
+            raise Failure("crash", ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}", _text(ended.tail))
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -202,7 +226,7 @@ class Measuring:
         decoy, bench = self.brief.decoy, self.bench
         if decoy is None or not decoy.is_dir() or bench.sandbox.level != "full":
             return None
-        caches = Compiled(tree.with_name(f"{tree.name}.compiled"))
+        caches = bench.caches
         name = f"{bench.workspace.tree(self.trial.commit)}-{self.trial.scale}"
         if not caches.known(name):
             self._checkout(tree)
@@ -300,6 +324,8 @@ class Measuring:
             return
         clock = process.seconds if self.bench.slot.gpu else process.clock()
         printed.point(clock, loss)
+        if len(printed.curve) == 1:
+            self.disturbed = self.bench.turns.disturbed()
         if self.watch and self.watch.feed(clock, loss):
             self.stopped = f"Stopped after {clock:.0f} s: its loss of {loss:.3f} trails the incumbent's by more than it would make up."
             process.kill(self.stopped)
