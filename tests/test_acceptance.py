@@ -258,7 +258,7 @@ def test_a_row_of_losers_asks_the_machine_and_a_step_begins_the_level_anew() -> 
 def test_a_screen_where_the_machine_drifts_goes_on_after_a_kill() -> None:
     rng = np.random.default_rng(1)
     firsts = 0
-    for seed in range(60):
+    for seed in range(200):
         rule, base = SequentialScreen(brief(metric="seconds"), DRIFTS, seed), incumbent(101.0, 100.0, 100.7, 100.3)
         mine, now = [run(99.2, 500, started=4.0)], 5.0
         while isinstance(answer := rule.decide(mine, base), Ask):

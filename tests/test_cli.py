@@ -92,6 +92,12 @@ def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
     said = autoresearch(home, "doctor")
     assert "ok   run" in said and "sandbox" in said and "Set ANTHROPIC_API_KEY" in said and "Nothing stands in the way" in said
+    brief = (home / "program.md").read_text()
+    (home / "program.md").write_text(brief.replace("metric:", "limits: {speed: 5}\ndata: [/nowhere/data]\nmetric:", 1))
+    tiny.commit(home)
+    said = autoresearch(home, "doctor", code=2)
+    assert "FAIL limits: `limits` names speed" in said and "note data: /nowhere/data is not there" in said
+    (home / "program.md").write_text(brief)
     (home / "train.py").write_text("raise SystemExit('no data here')\n")
     tiny.commit(home)
     assert "FAIL run" in autoresearch(home, "doctor", code=2)
@@ -198,7 +204,7 @@ def test_the_demo_s_clone_follows_the_checkout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     ["--max-minutes 1e308", "--max-minutes nan", "--slots ²", "--slots 99999", "--agent patches:~nobody-here/x", "--checkpoint ~nobody-here/x",
-     "--checkpoint a\x1bb", "--program /dev/zero", "--program pipe"],
+     "--checkpoint a\x1bb", "--program /dev/zero", "--program pipe", "--agent command:nowhere-to-be-found --usd-per-call 0"],
 )  # fmt: skip
 def test_odd_options_end_in_one_sentence(tmp_path: Path, words: str) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM)

@@ -280,6 +280,9 @@ def test_a_budget_that_cannot_do_is_refused_at_once(tmp_path: Path) -> None:
         (("--max-minutes", "nan"), "--max-minutes"),
     ):
         assert name in run(home, *words, code=2)
+    (home / "program.md").write_text(timed.replace("edit: [train.py]", "edit: [train.py, more.py]"))
+    (home / "more.py").write_text("x = 1\n")
+    assert "`edit` names more.py, which is not committed" in run(home, code=2)
     (home / "train.py").write_text("changed = 1\n")
     assert "not committed" in run(home, code=2)
 
