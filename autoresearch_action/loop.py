@@ -367,7 +367,7 @@ class Loop:
             candidate.wants.extend(answer.runs)
             return
         self._decide(candidate, answer)
-        for number in sorted({*screen.misjudged(candidate.rival.runs)} - self.study.carried - self.candidates.keys()):
+        for number in sorted({*screen.misjudged(candidate.runs, candidate.rival.runs)} - self.study.carried - self.candidates.keys()):
             wronged = self.study.experiments[number]
             if wronged.origin is None and (second := self.desk.again(wronged, self.incumbent.commit, first=True)):  # once
                 self.parts.view.note(f"#{number} is measured again as #{second.number}: the machine had changed its speed meanwhile")

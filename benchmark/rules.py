@@ -170,7 +170,7 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
                     incumbent_runs.append(world.run(incumbent, want, incumbent_number, number, noise.reseed))
         cost[(number - 1) % SECOND] += asked
         siblings.append(runs[0])
-        for wrong in SequentialScreen(brief, noise, seed=dice, siblings=siblings).misjudged(incumbent_runs):
+        for wrong in SequentialScreen(brief, noise, seed=dice, siblings=siblings).misjudged(runs, incumbent_runs):
             if wrong < SECOND and wrong not in again:  # measured again, once
                 again.add(wrong)
                 waiting.appendleft((wrong + SECOND, ideas[wrong - 1]))

@@ -248,8 +248,8 @@ def test_a_row_of_losers_asks_the_machine_and_a_step_begins_the_level_anew() -> 
     assert level(DRIFTS, slow, row, -1).value == 104.0 != level(DRIFTS, slow, [], -1).value, "a smaller surprise is enough after a row"
     assert decide(row, slow).status == "keep"
     judged = SequentialScreen(brief(metric="seconds"), DRIFTS, 1, [*row, run(102.0, 603, 4, 4, 7.0), *mine])
-    assert judged.misjudged(slow) == [4], "better than the incumbent on the slower machine, and not looked at yet"
-    assert judged.misjudged([*base, run(100.0, 500, 0, 9, 9.0)]) == judged.misjudged(base) == []
+    assert judged.misjudged(mine, slow) == [4], "better than the incumbent on the slower machine, and not looked at yet"
+    assert judged.misjudged(mine, [*base, run(100.0, 500, 0, 9, 9.0)]) == judged.misjudged(mine, base) == []
     later = [run(102.0, 700, 10, 10, 10.0)]
     assert decide(row + mine, slow, later) == Ask((Want("base", 700),)), "those that follow profit"
     assert decide(row + mine, [*base, run(100.0, 500, 0, 9, 9.0)], later).status == "discard"

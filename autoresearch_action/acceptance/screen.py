@@ -105,12 +105,14 @@ class SequentialScreen:
         wants = (*alone, self._fresh_head(heads))
         return Ask(wants if derive(self.seed, "order", heads) % 2 else wants[::-1])
 
-    def misjudged(self, incumbent: Sequence[Measurement]) -> list[int]:
-        """Numbers of `siblings` that were rejected unseen, by what was then known of the machine, and would not be now."""
+    def misjudged(self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]) -> list[int]:
+        """Numbers of `siblings` that were rejected unseen, by what was then known of the machine, and would not be now that
+        runs of the incumbent were made beside `candidate`."""
         references = self._references(incumbent)
-        if not self.noise.drift or not references:
+        seen = {run.trial.asked_by for run in references}
+        if not self.noise.drift or not candidate or candidate[0].trial.number not in seen:
             return []
-        now, seen = level(self.noise, references, self.siblings, self.brief.sign), {run.trial.asked_by for run in references}
+        now = level(self.noise, references, self.siblings, self.brief.sign)
         unseen = [run for run in self.siblings if run.trial.number not in seen and good([run])]
         return [run.trial.number for run in unseen if now.against([run], self.brief.sign).z > AGAIN]
 
