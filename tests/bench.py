@@ -16,12 +16,13 @@ from autoresearch_action.trials.workspace import Workspace
 
 
 def make(directory: Path, level: str = "full", **facts: object) -> Bench:
-    """A bench for the repository in `directory`. `level` is forced down from what the machine has."""
+    """A bench for the repository in `directory`. `level` is forced down from what the machine has; unshared: reduced, in
+    namespaces of its own."""
     brief = briefs.read(Path("program.md"), directory)
     state = directory / ".autoresearch"
     sandbox = Sandbox("none" if level == "none" else "auto")
-    assert level in ("none", "reduced") or sandbox.level == "full", sandbox.why
-    sandbox.level = level
+    assert level in ("none", "reduced", "unshared") or sandbox.level == "full", sandbox.why
+    sandbox.level, sandbox.spaces = "reduced" if level == "unshared" else level, level == "unshared"
     bench = Bench(brief, Workspace(directory, state, brief), sandbox, find_slots("1")[0], state)
     return dataclasses.replace(bench, **facts)
 

@@ -14,20 +14,26 @@ import tiny
 from autoresearch_action.records import Measurement
 from autoresearch_action.trials import process, rewrite
 from autoresearch_action.trials.metrics import Printed
+from autoresearch_action.trials.sandbox import unshares
 from autoresearch_action.trials.secrets import Secrets
 from autoresearch_action.trials.setup import digest, run_setup
 from autoresearch_action.trials.workspace import remove
 
+LEVELS = ["full", "reduced", "none", *(["unshared"] if unshares() else [])]
 SCORE = 'open("model.txt","w").write("0.5")\n'
 
 
-@pytest.mark.parametrize("level", ["full", "reduced", "none"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_the_base_is_measured_at_every_level_of_isolation(tmp_path: Path, level: str) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"), level)
     one, again, other = bench.base(at, 1), bench.base(at, 1), bench.base(at, 2)
     assert one.outcome == "ok", one.reason + one.tail
     assert one.value == again.value != other.value
-    assert one.sandbox == level and one.clock > 0 and one.phases.keys() == {"checkout", "run", "evaluate"}
+    assert (
+        one.sandbox == ("reduced" if level == "unshared" else level)
+        and one.clock > 0
+        and one.phases.keys() == {"checkout", "run", "evaluate"}
+    )
     assert len(one.curve) == 10 and one.metrics["peak_vram_mb"] == 100 and one.metrics["peak_rss_mb"] > 1
     assert one.hashes["frozen"] == at.workspace.frozen(at.workspace.base)
     held = bench.base(at, 1, split="holdout")
@@ -101,7 +107,7 @@ LAST
 """
 
 
-@pytest.mark.parametrize("level", ["full", "reduced", "none"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("hangs", [True, False])
 def test_nothing_survives_a_trial(tmp_path: Path, level: str, hangs: bool) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"), level)

@@ -4,7 +4,8 @@ full      namespaces of its own (processes, network, users, mounts), a file syst
           user's interpreter (read-only), its tree, its data and nothing else; an unprivileged user without
           capabilities. The tree stands at the user's own repository's path, so that environments which remember
           where they are keep working.
-reduced   Landlock for files and TCP, no new privileges; other processes of the same user stay visible.
+reduced   Landlock for files and TCP, no new privileges; where user namespaces work, own ones for processes, network and
+          IPC by util-linux's unshare, else other processes of the same user stay visible.
 none      a cleaned environment and a process group.
 
 Limits on time, memory and output are process.py's, in all three.
@@ -71,6 +72,7 @@ class Sandbox:
     def __init__(self, wanted: str = "auto") -> None:
         self.level, self.why = "none", "sandbox: none"
         self._inner = False
+        self.spaces = False  # namespaces of its own without bubblewrap
         self._home = Path(os.path.expanduser("~"))
         if wanted == "none":
             return
@@ -82,11 +84,13 @@ class Sandbox:
             raise EnvironmentFault(f"`sandbox: require`, but {self.why}: install bubblewrap, or allow user namespaces.")
         if confine.landlock_abi() > 0:
             self.level = "reduced"
+        self.spaces = unshares()
 
     def describe(self) -> str:
         if self.level == "full":
             return "Sandbox: full (bubblewrap: own namespaces, no network unless the brief allows it)."
-        told = {"reduced": "reduced isolation (Landlock)", "none": "no isolation"}[self.level]
+        spaces = ", own namespaces for processes and network" if self.spaces else ""
+        told = {"reduced": f"reduced isolation (Landlock{spaces})", "none": f"no isolation{spaces}"}[self.level]
         return f"Sandbox: {told}, because {self.why}."
 
     def _try_bubblewrap(self) -> str:
@@ -144,7 +148,8 @@ class Sandbox:
             "network": job.network,
             "limits": {"fsize": limits.file_bytes, "nofile": limits.open_files, "core": 0},
         }
-        return [*launcher, json.dumps(rules), "/bin/sh", "-c", job.command]
+        spaces = [*_UNSHARE, *(() if job.network else ("--net",))] if self.spaces else []
+        return [*spaces, *launcher, json.dumps(rules), "/bin/sh", "-c", job.command]
 
     def _interpreters(self, job: Job) -> list[Path]:
         return _prefixes(job.env.get("PATH", ""), job.env.get("VIRTUAL_ENV", ""), job.mount_at, job.mount_at / job.directory)
@@ -202,6 +207,7 @@ _DROP = (
     "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
 )  # fmt: skip
 _INNER = ("bwrap", "--unshare-user", "--disable-userns", "--dev-bind", "/", "/", "--cap-drop", "ALL", "--die-with-parent")
+_UNSHARE = ("unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--ipc", "--uts")
 _WRITABLE_DEVICES = ("/dev/null", "/dev/shm", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 
 
@@ -288,6 +294,14 @@ def _fails(sandbox: list[str], command: list[str]) -> str:
         os.close(calls)
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
     return f"bubblewrap does not work here ({said[-1] if said else 'no reason given'})" if done.returncode else ""
+
+
+def unshares() -> bool:
+    """Whether an ordinary command gets namespaces of its own here."""
+    try:
+        return subprocess.run([*_UNSHARE, "--net", "true"], capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 @functools.lru_cache(maxsize=64)

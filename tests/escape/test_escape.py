@@ -216,10 +216,10 @@ def plant(state: Path) -> None:
         path.write_text(SECRET)
 
 
-def probed(directory: Path, host: dict[str, object], level: str) -> set[str]:
+def probed(directory: Path, host: dict[str, object], level: str, spaces: bool = False) -> set[str]:
     """What the probes reach as this user in a real trial, the second of two."""
     at = bench.python(directory)
-    at.sandbox.level, at.slot = level, Slot("cpu:0", cores=at.slot.cores[:1])
+    at.sandbox.level, at.sandbox.spaces, at.slot = level, spaces, Slot("cpu:0", cores=at.slot.cores[:1])
     plant(at.state)
     for _ in range(2):
         measured = bench.candidate(at, probes(host, directory))
@@ -237,7 +237,7 @@ def test_no_probe_succeeds(tmp_path: Path, host: dict[str, object], monkeypatch:
 
 
 @pytest.fixture
-def account(host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], set[str]]]:
+def account(host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., set[str]]]:
     """`probed` for tests that root runs: as an ordinary user, with a process of the same user to look at."""
     place = Path(tempfile.mkdtemp(dir="/tmp"))
     tree = tiny.repository(place / "tree")
@@ -261,9 +261,9 @@ def account(host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Iterato
     ):
         monkeypatch.setattr(getattr(sandboxes, owner), name, value)
 
-    def run(level: str) -> set[str]:
+    def run(level: str, spaces: bool = False) -> set[str]:
         job = Job("/usr/bin/python3 train.py", tree, Path("/srv/r"), Path(), {"PATH": "/usr/bin:/bin"}, readonly=("score.py", "program.md"))
-        sandbox.level = level
+        sandbox.level, sandbox.spaces = level, spaces
         env = {"PATH": "/usr/bin:/bin", "HOME": "/root" if level == "full" else str(place / "tree.home"), "TMPDIR": "/tmp"}
         for _ in range(2):
             calls = sandboxes._calls()
@@ -292,8 +292,12 @@ def test_no_probe_succeeds_for_an_ordinary_user(account: Callable[[str], set[str
     assert account("full") == set()
 
 
-def reached(root: bool) -> set[str]:
-    """What the reduced level lets through, by name: it hides what files hold, not that they are there, nor processes."""
+SPACES = [False, *([True] if sandboxes.unshares() else [])]  # with bubblewrap alone, a user namespace is not to be had everywhere
+
+
+def reached(root: bool, spaces: bool) -> set[str]:
+    """What the reduced level lets through, by name: it hides what files hold, not that they are there, nor processes, unless
+    `spaces` of its own hide these."""
     abi = confine.landlock_abi()
     names = {
         "host_process",
@@ -315,16 +319,22 @@ def reached(root: bool) -> set[str]:
         if any(map(os.path.exists, ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock")))
         else set()
     )
-    return names | ({"outside"} if len(os.listdir("/sys/class/net")) > 1 else set())
+    names |= {"outside"} if len(os.listdir("/sys/class/net")) > 1 else set()
+    return names - (HIDDEN if spaces else set())
 
 
-def test_what_the_fallback_reaches_is_known(tmp_path: Path, host: dict[str, object]) -> None:
-    assert probed(tmp_path / "r", host, "reduced") == reached(root=os.geteuid() == 0)
+HIDDEN = {"host_process", "any_command_line", "signal_host", "abstract_socket", "loopback"}
+
+
+@pytest.mark.parametrize("spaces", SPACES)
+def test_what_the_fallback_reaches_is_known(tmp_path: Path, host: dict[str, object], spaces: bool) -> None:
+    assert probed(tmp_path / "r", host, "reduced", spaces) == reached(os.geteuid() == 0, spaces)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="started by an ordinary user, the test above is this one")
-def test_what_the_fallback_reaches_for_an_ordinary_user_is_known(account: Callable[[str], set[str]]) -> None:
-    assert account("reduced") == reached(root=False)
+@pytest.mark.parametrize("spaces", SPACES)
+def test_what_the_fallback_reaches_for_an_ordinary_user_is_known(account: Callable[..., set[str]], spaces: bool) -> None:
+    assert account("reduced", spaces) == reached(False, spaces)
 
 
 def test_a_process_of_the_harness_is_closed_to_others() -> None:
