@@ -11,6 +11,7 @@ import bench
 import pytest
 import tiny
 
+from autoresearch_action.errors import InputError
 from autoresearch_action.records import Measurement
 from autoresearch_action.trials import process, rewrite
 from autoresearch_action.trials.metrics import Printed
@@ -214,6 +215,17 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
         assert measured.value == 3.5 and digest(at.workspace) == before and "home True" not in log, log
         assert log.count("Read-only") == (3 if level == "full" else 0)
         (at.state / measured.log).unlink()
+
+
+def test_setup_compiles_bytecode_and_prepares_data_where_trials_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = "setup: echo $UV_COMPILE_BYTECODE > told\ndata: [~/.cache/autoresearch/train]\nmetric:"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    at = bench.make(tiny.repository(tmp_path / "r", program=tiny.PROGRAM.replace("metric:", keys, 1)))
+    run_setup(at.workspace, Secrets())
+    assert (at.workspace.setup_folder / "told").read_text() == "1\n"
+    monkeypatch.setenv("AUTORESEARCH_DATA", "/elsewhere")
+    with pytest.raises(InputError, match=f"AUTORESEARCH_DATA is /elsewhere, but `data` names {tmp_path}"):
+        run_setup(at.workspace, Secrets())
 
 
 def test_a_literal_seed_is_replaced_in_the_trials_copy_alone(tmp_path: Path) -> None:
