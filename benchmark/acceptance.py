@@ -39,12 +39,12 @@ class Size:
     """How much is simulated."""
 
     empty: dict[int, int]  # runs by number of experiments; of the other rules, whose rates are no close call, a fifth
-    power: int  # runs by size of gain; likewise, and a third of ours told σ
+    power: int  # runs by size of gain; likewise, and half of ours told σ
     streams: int  # of NIGHTS nights; likewise
     intervals: int  # confirmations by true effect
 
 
-FULL = Size(empty={20: 2000, 100: 1500}, power=1200, streams=100, intervals=1500)
+FULL = Size(empty={20: 2000, 100: 1500}, power=1200, streams=80, intervals=1500)
 QUICK = Size(empty={20: 40, 100: 10}, power=15, streams=1, intervals=40)
 Job = tuple[str, str, str, int]  # what, kind, rule, seed
 
@@ -77,7 +77,7 @@ def _power(size: Size, kind: str, rule: str, rng: np.random.Generator) -> dict[s
     """Runs of 20 ideas with one gain each: was it kept, was it claimed, and what did each decision cost."""
     kept, claimed, runs = dict.fromkeys(SIZES, 0), dict.fromkeys(SIZES, 0), 0
     trials: dict[float, list[int]] = {effect: [] for effect in (0.0, LOSER, *SIZES)}
-    count = -(-size.power // {OURS: 1, TOLD: 3}.get(rule, 5))
+    count = -(-size.power // {OURS: 1, TOLD: 2}.get(rule, 5))
     for gain in SIZES:
         for _ in range(count):
             night = RULES[rule](World(kind, rng, 20), _ideas(rng, gain), Night())
@@ -174,8 +174,8 @@ def report(cells: dict[Job, dict[str, Any]], size: Size, seed: int) -> Iterator[
         rows.append([rule, *told, percent(sum(found) / len(found))])
     yield from table(["rule", *ALL, "found"], rows)
     yield "## True improvements kept and claimed, %, and what a decision costs\n"
-    yield f"Runs of 20 ideas, one gain among them, a quarter of the others −2σ losers; {size.power} runs per size of gain of ours, a"
-    yield "third of them told σ, a fifth of the others'. Trials count reference runs too; `all` is every run of the night over its ideas,"
+    yield f"Runs of 20 ideas, one gain among them, a quarter of the others −2σ losers; {size.power} runs per size of gain of ours, half"
+    yield "of them told σ, a fifth of the others'. Trials count reference runs too; `all` is every run of the night over its ideas,"
     yield "with calibration, new incumbents' references and proof.\n"
     heads = [f"{what} {gain:g}σ" for what in ("kept", "claimed") for gain in SIZES]
     rows = []

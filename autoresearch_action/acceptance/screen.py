@@ -19,9 +19,9 @@ from autoresearch_action.records import Measurement
 
 # Standardised gain (normal units) at or below which a candidate goes, and from which it is kept, by runs of it: close to
 # the bounds that minimise runs plus the costs of wrong decisions (Wald 1950; found by backward induction). By simulation
-# (benchmark/acceptance.py) a change that does nothing is kept with probability 0.15, where time is measured 0.16 to 0.25.
+# (benchmark/acceptance.py) a change that does nothing is kept with probability 0.16, where time is measured 0.22 to 0.33.
 DISCARD = (-0.2, 0.26, 0.47, 0.63, 0.73, 0.8, 0.87)
-KEEP = (1.48, 1.2, 1.17, 1.12, 1.1, 1.1, 1.05, 1.0)
+KEEP = (1.42, 1.1, 1.05, 1.0, 1.0, 1.0, 1.0, 0.95)
 MOST = len(KEEP)  # runs of one candidate
 SETTLED = 5  # runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all others
 OWN_SPREAD = 4  # pairs from which a candidate's own paired spread counts
