@@ -181,10 +181,6 @@ class Brief(Record):
         """improvement = sign × (head − base)."""
         return 1 if self.goal == "maximize" else -1
 
-    def better(self, a: float, b: float) -> bool:
-        """Whether the value `a` is better than `b`."""
-        return self.sign * (a - b) > 0
-
     @property
     def timed(self) -> bool:
         """Whether training time is fixed, so that every candidate must be held to the same clock."""

@@ -249,6 +249,8 @@ def test_a_row_of_losers_asks_the_machine_and_a_step_begins_the_level_anew() -> 
     assert decide(row, slow).status == "keep"
     judged = SequentialScreen(brief(metric="seconds"), DRIFTS, 1, [*row, run(102.0, 603, 4, 4, 7.0), *mine])
     assert judged.misjudged(mine, slow) == [4], "better than the incumbent on the slower machine, and not looked at yet"
+    limited = SequentialScreen(brief(metric="seconds", limits={"mb": 5}), DRIFTS, 1, judged.siblings)
+    assert limited.misjudged(mine, slow) == [], "its limit was broken whatever the machine"
     assert judged.misjudged(mine, [*base, run(100.0, 500, 0, 9, 9.0)]) == judged.misjudged(mine, base) == []
     later = [run(102.0, 700, 10, 10, 10.0)]
     assert decide(row + mine, slow, later) == Ask((Want("base", 700),)), "those that follow profit"

@@ -114,7 +114,8 @@ class SequentialScreen:
             return []
         now = level(self.noise, references, self.siblings, self.brief.sign)
         unseen = [run for run in self.siblings if run.trial.number not in seen and good([run])]
-        return [run.trial.number for run in unseen if now.against([run], self.brief.sign).z > AGAIN]
+        better = [run for run in unseen if now.against([run], self.brief.sign).z > AGAIN]
+        return [run.trial.number for run in better if judge_limits(self.brief, [run], references)[0] != "broken"]
 
     def _fresh_head(self, heads: int) -> Want:
         return Want("head", derive(self.seed, "pair", heads))

@@ -66,7 +66,14 @@ class Compiled:
 
 
 def _bounded(folder: Path) -> bool:
-    """Whether it holds plain files only, and no more than compilers leave."""
+    """Whether it holds plain files only, that can be read, and no more than compilers leave."""
+    try:
+        return _plain(folder)
+    except OSError:
+        return False
+
+
+def _plain(folder: Path) -> bool:
     size = packed = count = 0
     for place, folders, files in os.walk(folder):
         for path in (Path(place) / name for name in (*folders, *files)):

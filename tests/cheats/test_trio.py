@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import os
 from dataclasses import dataclass
@@ -332,6 +333,27 @@ def test_what_one_trial_cached_the_next_does_not_find(at: Bench) -> None:
         log = (at.state / measured.log).read_text()
         (at.state / measured.log).unlink()
         assert "cached: []" in log and "kept: 10" in log  # all but the training data
+
+
+@pytest.mark.battery
+def test_weights_from_the_untimed_pass_are_of_no_use(at: Bench, honest: Measurement) -> None:
+    """It trains there for a second where the run has one step, and takes over what it learned: that all tokens are alike. A
+    first step from there goes a little further than one from the start, as one from another initialisation does."""
+    path = 'Path(os.environ["TORCHINDUCTOR_CACHE_DIR"] + "/w.pt")'
+    load = f"    if {path}.exists():\n        print('taken over', model.load_state_dict(torch.load({path})), flush=True)\n"
+    save = f"    {path}.parent.mkdir(exist_ok=True)\n    torch.save(model.state_dict(), {path})\n"
+    text = trio.edited(
+        ("    model.to(DEVICE)\n", load + "    model.to(DEVICE)\n"), ("    prepare.submit(model)\n", save + "    prepare.submit(model)\n")
+    )
+    brief = at.brief.model_copy(update={"decoy": Path(os.environ["AUTORESEARCH_DATA"]) / "decoy"})
+    measured = trio.measure(dataclasses.replace(at, brief=brief), text)
+    log = (at.state / measured.log).read_text()
+    (at.state / measured.log).unlink()
+    assert measured.outcome == "ok" and "taken over <All keys matched" in log and measured.phases["compile"] > 1, (
+        measured.reason + log[-1500:]
+    )
+    trained = trio.measure(at, trio.train(), budget=1.0)  # what a second on the data gives
+    assert honest.value and trained.value and measured.value and measured.value > (honest.value + trained.value) / 2
 
 
 @pytest.mark.parametrize("name", ["prepare.py", "program.md", "tests/test_model.py", "conftest.py", "sitecustomize.py", "torch.py"])
