@@ -249,6 +249,24 @@ def test_a_signal_ends_the_trial_and_keeps_everything(tmp_path: Path, number: in
     assert (home / ".autoresearch" / "report.html").exists()
 
 
+def test_a_second_ctrl_c_ends_it_at_once_in_one_sentence(tmp_path: Path) -> None:
+    mark = f"sleep-{os.getpid()}-twice"
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    (home / "train.py").write_text(f"import subprocess\nLR = 0.1\nsubprocess.run(['/bin/sh', '-c', 'sleep 100; : {mark}'])\n")
+    tiny.commit(home)
+    process = subprocess.Popen(
+        command("run", "--agent", "optuna"), cwd=home, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(lambda: living(mark), 200)
+    while process.poll() is None:  # two may be taken for one, and people press it more often
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 130 and "autoresearch: ended at once" in said and "Traceback" not in said and "Aborted" not in said, said
+    wait_for(lambda: not living(mark), 30)
+    assert events(home)[0]["event"] == "run"
+
+
 def test_the_minutes_are_kept_whatever_the_trial_does(tmp_path: Path) -> None:
     """A machine that is too slow for the minutes, which is said, is given more of them: the cap is the cap all the same."""
     for minutes in (0.5, 1.0, 2.0, 4.0):
