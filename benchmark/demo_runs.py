@@ -1,9 +1,10 @@
 """The demo, several times over, each with other seeds: how long it takes and in how many runs a gain is confirmed.
 
-    python benchmark/demo_runs.py [--runs 10] [--write]
+    python benchmark/demo_runs.py [--runs 10] [--place DIR] [--write]
 
 Runs benchmark/demo.sh (what `make demo` runs after its set-up) in a fresh clone each time and reads the ledgers. About six
-minutes a run on two quiet cores; the data are prepared once, by the first run that needs them.
+minutes a run on two quiet cores; the data are prepared once, by the first run that needs them. With `--place` the clones
+stay, and what is finished there is not run again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from small import HERE, machine, publish, table
@@ -23,15 +24,20 @@ from autoresearch_action.ledger import Study, read
 
 
 def demo(place: Path, minutes: float) -> tuple[float, Study]:
-    """One demo in `place`: (minutes it took, its study)."""
-    began = time.monotonic()
+    """One demo in `place`: (minutes from its beginning, the data prepared, to its end; its study)."""
+    if not (place / ".autoresearch" / "PULL_REQUEST.md").exists() or not read(place / ".autoresearch").finished:
+        _run(place, minutes)
+    study = read(place / ".autoresearch")
+    return (study.stopped - study.first) / 60, study
+
+
+def _run(place: Path, minutes: float) -> None:
     env = os.environ | {
         "DEMO_DIRECTORY": str(place),
         "DEMO_MINUTES": f"{minutes:g}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     subprocess.run(["sh", "demo.sh"], cwd=HERE, env=env, check=True, stdout=sys.stderr)
-    return (time.monotonic() - began) / 60, read(place / ".autoresearch")
 
 
 def row(number: int, minutes: float, study: Study) -> list[str]:
@@ -50,12 +56,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=20.0, help="the demo's own limit (default 20)")
+    parser.add_argument("--place", type=Path, help="where the clones are kept; default: a folder that goes at the end")
     parser.add_argument("--write", action="store_true", help="also write benchmark/results/demo_runs.md")
     options = parser.parse_args()
     before, rows, held, took = machine(), [], 0, []
-    with tempfile.TemporaryDirectory(prefix="autoresearch-demo-") as folder:
+    with nullcontext(options.place) if options.place else tempfile.TemporaryDirectory(prefix="autoresearch-demo-") as folder:
         for number in range(1, options.runs + 1):
-            minutes, study = demo(Path(folder) / f"run-{number}", options.minutes)
+            minutes, study = demo(Path(folder).resolve() / f"run-{number}", options.minutes)
             rows.append(row(number, minutes, study))
             held += bool(study.improved)
             took.append(minutes)
