@@ -260,7 +260,7 @@ def test_a_command_that_fails_or_is_late_or_cancelled_is_ended_whole(context: Co
         CommandAgent("yes | head -c 3000000; echo no quota >&2; exit 3", 0.4, environment).propose(context)
     assert failure.value.usage.usd == 0.4 and not failure.value.fatal
     with pytest.raises(AgentFailure) as failure:
-        CommandAgent("no-such-program-here", 0, environment).propose(context)
+        CommandAgent("exec no-such-program-here", 0, environment).propose(context)
     assert failure.value.fatal
     with pytest.raises(AgentFailure, match="did not end within"):
         CommandAgent(DAEMON + "sleep 300", 0.4, environment, limit=0.7).propose(context)

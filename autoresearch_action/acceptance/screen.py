@@ -97,7 +97,7 @@ class SequentialScreen:
             return Ask((self._fresh_head(heads),))
         fresh = self.weigh(candidate, beside, (now.variance, now.dof))
         last = heads >= len(BESIDE_KEEP)
-        if fresh.z >= BESIDE_KEEP[heads - 1]:
+        if fresh.gain > 0 and fresh.z >= BESIDE_KEEP[heads - 1]:
             if guard == "ok" or last:
                 return self._decision("keep", fresh) if guard == "ok" else Decision("discard", sentence, fresh.gain, fresh.spread)
         elif last or (1 - BESIDE) * stored.z + BESIDE * fresh.z <= LEVEL_DISCARD[heads]:

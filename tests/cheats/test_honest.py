@@ -223,7 +223,7 @@ EDITS: dict[str, list[tuple[str, str]]] = {
         ),
     ],
 }
-ALWAYS = ("a mixture", "PyTorch's own GRU", "a causal convolution")
+ALWAYS = ("a mixture", "a causal convolution")
 
 
 @pytest.fixture(scope="module")
