@@ -101,6 +101,7 @@ open("model.txt", "w").write("0.5")
 @pytest.mark.battery
 def test_torch_finds_what_the_pass_compiled(tmp_path: Path) -> None:
     here, _ = at(tmp_path)
-    measured = bench.candidate(here, TORCH.replace("DATA", str(tmp_path / "data")))
+    limits = {"compile": 300.0, "run": 300.0}
+    measured = bench.candidate(here, TORCH.replace("DATA", str(tmp_path / "data")), limits=limits)
     assert measured.outcome == "ok", measured.reason + measured.tail
     assert said(here, measured.log) == ["decoy 0", "data 1"]
