@@ -99,7 +99,7 @@ class Measurement(Record):
     seconds: float = 0.0  # wall clock, all phases
     clock: float = 0.0  # the clock equal time is judged by, `run` phase, whole process tree
     pace: float = 1.0  # seconds of it that one second of training takes: the threads on processor cores, 1 on a GPU
-    phases: dict[str, float] = Field(default_factory=dict)  # wall seconds by phase: checkout, check, run, evaluate
+    phases: dict[str, float] = Field(default_factory=dict)  # wall seconds by phase: checkout, check, compile, run, evaluate
     slot: str = ""  # device or slot name
     sandbox: str = ""  # "full", "reduced" or "none"
     log: str = ""  # path of the log, relative to the state folder

@@ -22,10 +22,10 @@ from typing import Any
 
 from small import machine, publish, table
 
-PHASES = ("checkout", "check", "start-up", "training", "hand-in", "run", "evaluate", "harness")
+PHASES = ("checkout", "check", "compile", "start-up", "training", "hand-in", "run", "evaluate", "harness")
 COLOURS = {
     "checkout": "#8c6d31", "check": "#9467bd", "start-up": "#ff9e4a", "training": "#2a9d4a", "hand-in": "#c7a0dc", "run": "#2a9d4a",
-    "evaluate": "#3b7dd8", "harness": "#d62728",
+    "compile": "#17becf", "evaluate": "#3b7dd8", "harness": "#d62728",
 }  # fmt: skip
 WIDEST = 400  # trials in the picture: the newest
 
@@ -59,7 +59,7 @@ def read(ledger: Path) -> Iterator[Stretch]:
 def parts(event: dict[str, Any]) -> dict[str, float]:
     """Seconds by phase; what is in none of them is the harness."""
     phases = dict(event["phases"])
-    found = {name: phases.pop(name) for name in ("checkout", "check", "evaluate") if name in phases}
+    found = {name: phases.pop(name) for name in ("checkout", "check", "compile", "evaluate") if name in phases}
     if "run" in phases:
         found |= split(phases["run"], event["curve"], event["clock"], event["metrics"].get("training_seconds"))
     found["harness"] = max(0.0, event["seconds"] - sum(event["phases"].values()))
