@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
 
 NO_DRIVER = 10  # exit code
-_SECRET = re.compile(r"(\w://)(?:[^\s/?#'\"]*@)?([^\s?#'\"]*)[^\s'\"]*")
+_SECRET = re.compile(r"(\w://)([^\s/?#'\"]*@)?([^\s?#'\"]*)([^\s'\"]*)")
 FETCH = f"""
 import sys
 try:
@@ -57,6 +57,8 @@ def fetch(
         said = _fetch(uri, partial, credentials, interrupted)
         if said:
             partial.unlink(missing_ok=True)
+            for _, user, _, query in _SECRET.findall(uri):  # a driver may tell them without the scheme by which `shown` finds them
+                said = said.replace(user, "").replace(query, "")
             raise EnvironmentFault(f"--checkpoint {shown(uri)} cannot be fetched: {shown(' '.join(said.split()))[:300]}.")
         partial.rename(target)
     return target, digest(target, interrupted)
@@ -64,7 +66,7 @@ def fetch(
 
 def shown(uri: str) -> str:
     """`uri`, or any text, without what may be a secret in an address (user and password, signed query)."""
-    return _SECRET.sub(r"\1\2", uri)
+    return _SECRET.sub(r"\1\3", uri)
 
 
 def _fetch(uri: str, target: Path, credentials: Mapping[str, str], interrupted: Callable[[], str]) -> str:

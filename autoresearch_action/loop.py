@@ -286,11 +286,11 @@ class Loop:
             reseed=self.reseed,
             stop=self._stop_rule(owner, want),
             asked_by=owner.number,
-            **self.limits(),  # type: ignore[arg-type]
+            **self.limits(owner.number),  # type: ignore[arg-type]
         )
 
-    def limits(self) -> dict[str, object]:
-        """Hard limits by phase and, where training time is fixed, the clock that equal time allows."""
+    def limits(self, number: int) -> dict[str, object]:
+        """Hard limits by phase and, where training time is fixed, the clock that equal time allows; the baseline (0) sets that one."""
         runs = [run for run in self.baseline.runs if run.outcome == "ok"]
         if not runs:
             return {}
@@ -303,7 +303,7 @@ class Loop:
             # On processor cores the window is processor time: a busy machine needs more of the wall clock for the same.
             clocks = [run.clock for run in runs]
             spread = statistics.stdev(clocks) if len(clocks) > 1 else 0.0
-            facts["clock_limit"] = 1.1 * max(clocks) + 3 * spread + JITTER
+            facts |= {"clock_limit": 1.1 * max(clocks) + 3 * spread + JITTER} if number else {}
         if self.brief.timeout:
             limits["run"] = self.brief.timeout
         return facts

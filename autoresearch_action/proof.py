@@ -270,13 +270,14 @@ class _Proof:
         return self.loop.budget.trials_left(self.loop.spent) >= len(self._missing(ask, group))
 
     def _trial(self, stack: Stack, want: Want, group: str, purpose: str, budget: float | None = None) -> Trial:
-        limits = self.loop.limits()
+        number = 0 if want.side == "base" else stack.numbers[-1]
+        limits = self.loop.limits(number)
         if budget:
             limits.pop("clock_limit", None)
         return Trial.model_validate(
             limits
             | {
-                "number": 0 if want.side == "base" else stack.numbers[-1],
+                "number": number,
                 "commit": self.base if want.side == "base" else stack.head,
                 "seed": want.seed,
                 "split": want.split,

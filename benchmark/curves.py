@@ -1,6 +1,6 @@
 """Early stops held against real training curves: how many losers they end, how many winners they cost, what they save.
 
-    python benchmark/curves.py record [--window 6] [--edits 67] [--others 8] [--minutes 25] [--seed 1] [--more]   see record.py
+    python benchmark/curves.py record [--window 6] [--edits 67] [--others 8] [--minutes 25] [--jobs 1] [--seed 1] [--more]
     python benchmark/curves.py tune                        the table by which the rule's constants were chosen
     python benchmark/curves.py [replay] [--write]
 
@@ -421,6 +421,7 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=67, help="record: of the language model's edits (default 67)")
     parser.add_argument("--others", type=int, default=8, help="record: random, wide and the optuna agent's, of each (default 8)")
     parser.add_argument("--minutes", type=float, default=25.0, help="record: most that it takes (default 25)")
+    parser.add_argument("--jobs", type=int, default=1, help="record: trainings side by side, of one thread each (default 1)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--more", action="store_true", help="record: go on with the curves that are there")
     parser.add_argument("--write", action="store_true", help="replay: also write benchmark/results/curves.md")
@@ -429,8 +430,8 @@ def main() -> None:
         from record import record
 
         words = f"--window {options.window:g} --edits {options.edits} --others {options.others} --seed {options.seed}"
-        words += " --more" * options.more
-        numbers = (options.window, options.edits, options.others, options.seed, options.minutes, options.more)
+        words += f" --minutes {options.minutes:g} --jobs {options.jobs}" + " --more" * options.more
+        numbers = (options.window, options.edits, options.others, options.seed, options.minutes, options.jobs, options.more)
         record(*numbers, command=f"python benchmark/curves.py record {words}")
         return
     if not FILE.exists():

@@ -1,9 +1,10 @@
 """Make real training curves for benchmark/curves.py: the CPU train.py in a short window, with many edits of many kinds.
 
-Every variant is trained in a process forked from one that has imported torch, so that only training and scoring are paid
-(no sandbox: the edits are ours, not a stranger's code); the scorer is prepare.py's own, on the module itself, which its export
-equals. Elapsed time is train.py's own clock (processor time per thread, one thread), as its progress lines tell it. What a
-cold start and the hand-in add to the clock that the harness reads is measured apart, on plain subprocesses.
+Every variant is trained in a process forked from one that has imported torch, `--jobs` of them side by side, so that only
+training and scoring are paid (no sandbox: the edits are ours, not a stranger's code); the scorer is prepare.py's own, on the
+module itself, which its export equals. Elapsed time is train.py's own clock (processor time per thread, one thread), as its
+progress lines tell it. What a cold start and the hand-in add to the clock that the harness reads is measured apart, on plain
+subprocesses.
 
 First a climb makes the incumbent as the first hour of a night does: numbers are doubled and halved, and what is better on two
 seeds stays. Its stages, and variants that came out worse and are then run again, serve as weaker incumbents. All runs share
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from small import RESULTS, ROOT, SMALL_BASE, base_source, machine, prepared
 FILE = RESULTS / "curves.json.gz"
 LINE = re.compile(r"^step \d+ \(([\d.]+)%\) \| loss: ([\d.]+|nan)")
 SCORE = re.compile(r"^scored: ([\d.]+) in ([\d.]+)$", re.MULTILINE)
+Job = tuple[str, Mapping[str, Any], int, str]  # kind, changes, seed, the edit's name
 LONGEST = 200  # seconds that one training may take, contention and all
 SEEDS = (1, 2, 3, 4)
 CLIMB = ("MATRIX_LR", "EMBEDDING_LR", "UNEMBEDDING_LR", "MOMENTUM_STEPS", "HEAD_DIM#2")
@@ -59,13 +61,13 @@ class Recorded:
     seed: int
     bpb: float | None = None
     curve: list[tuple[float, float]] = field(default_factory=list)
-    cpu: float = 0.0  # processor seconds of the forked training, scoring included
+    cpu: float = 0.0  # processor seconds of the forked training, scoring included; 0 while it runs
     scored: float = 0.0  # … of scoring
-    steps: int | None = None  # made in the window; not kept for the first 182 runs
+    steps: int | None = None  # made in the window
 
 
 class Recorder:
-    def __init__(self, window: float, seed: int, minutes: float, earlier: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, window: float, seed: int, minutes: float, jobs: int, earlier: Sequence[Mapping[str, Any]] = ()) -> None:
         import torch
         import torch._dynamo
         import torch.export
@@ -76,7 +78,8 @@ class Recorder:
         torch.set_num_threads(1)
         self.runs = [Recorded(**run) for run in earlier]
         self.go = 1 + max((run.go for run in self.runs), default=0)
-        self.window, self.dice = window, random.Random(seed)
+        self.window, self.jobs, self.dice = window, jobs, random.Random(seed)
+        self.cores = sorted(os.sched_getaffinity(0))
         self.begun, self.minutes, self.before = time.monotonic(), minutes, len(self.runs)
         self.keep: Callable[[], None] = lambda: None
         self.place = Path(tempfile.mkdtemp(prefix="autoresearch-curves-"))
@@ -98,20 +101,33 @@ class Recorder:
 
     # -- one training --------------------------------------------------------------------------------------------
 
-    def train(self, kind: str, changes: Mapping[str, Any], seed: int, edit: str = "") -> Recorded:
-        run = Recorded(len(self.runs), self.go, kind, edit, dict(changes), seed)
-        (self.place / "train.py").write_bytes(self.source(changes))
-        os.environ["AUTORESEARCH_SEED"] = str(seed)
-        status, text, run.cpu = self._fork()
+    def train(self, jobs: Iterable[Job]) -> list[Recorded]:
+        """Train them, as many at once as there are places; `jobs` is asked for the next one when a place is free. In its order."""
+        jobs, before, free = iter(jobs), len(self.runs), list(range(self.jobs))
+        running: dict[int, tuple[Recorded, int]] = {}
+        while True:
+            while free and (job := next(jobs, None)):
+                kind, changes, seed, edit = job
+                self.runs.append(run := Recorded(len(self.runs), self.go, kind, edit, dict(changes), seed))
+                place = free.pop()
+                running[self._fork(run, place)] = run, place
+            if not running:
+                return self.runs[before:]
+            pid, status, usage = os.wait4(-1, 0)
+            run, place = running.pop(pid)
+            run.cpu = round(usage.ru_utime + usage.ru_stime, 3)
+            self._read(run, status, (self.place / str(place) / "out").read_text(errors="replace"))
+            free.append(place)
+
+    def _read(self, run: Recorded, status: int, text: str) -> None:
         run.curve = [(round(float(share) / 100 * self.window, 3), round(float(loss), 3)) for share, loss in _points(text)]
         run.steps = int(made[-1]) if (made := re.findall(r"^step (\d+)", text, re.MULTILINE)) else None
         if status == 0 and (score := SCORE.search(text)):
             run.bpb, run.scored = float(score[1]), float(score[2])
-        self.runs.append(run)
-        print(f"{run.id:4d} {kind:9} seed {seed} {run.bpb or float('nan'):.4f}  {self.words(changes, edit)}", flush=True)
+        words = self.words(run.changes, run.edit)
+        print(f"{run.id:4d} {run.kind:9} seed {run.seed} {run.bpb or float('nan'):.4f} in {run.steps}  {words}", flush=True)
         if run.bpb is None:
             print("   ", text.strip().splitlines()[-1:], flush=True)
-        return run
 
     def source(self, changes: Mapping[str, Any]) -> bytes:
         from autoresearch_action.agents.literals import swap
@@ -126,8 +142,8 @@ class Recorder:
         new = {key: value for key, value in changes.items() if self.best.get(key) != value}
         return edit or ", ".join(f"{key.split(':')[1]} {value}" for key, value in new.items()) or "as it is"
 
-    def _fork(self) -> tuple[int, str, float]:
-        """Run train.py in a fork of this process: (exit status, what it printed, processor seconds)."""
+    def _fork(self, run: Recorded, place: int) -> int:
+        """The process that runs train.py as `run` has it, in a folder of its own; what it prints goes to `out` there."""
         import prepare
 
         def score(model: Any) -> None:
@@ -135,12 +151,17 @@ class Recorder:
             bpb, _ = prepare.score(model.eval(), "val", 0, "cpu", prepare.meta("eval")["profile"]["probes"]["val"])
             print(f"scored: {bpb:.6f} in {time.process_time() - begin:.3f}")
 
-        out = self.place / "out"
+        folder = self.place / str(place)
+        folder.mkdir(exist_ok=True)
+        (folder / "train.py").write_bytes(self.source(run.changes))
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
             signal.alarm(LONGEST)
-            handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.chdir(folder)
+            os.sched_setaffinity(0, {self.cores[place % len(self.cores)]})  # a core that two share makes noise
+            os.environ["AUTORESEARCH_SEED"] = str(run.seed)
+            handle = os.open("out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
             code = 1
@@ -155,8 +176,7 @@ class Recorder:
             finally:
                 sys.stdout.flush()
                 os._exit(code)
-        _, status, usage = os.wait4(pid, 0)
-        return status, out.read_text(errors="replace"), round(usage.ru_utime + usage.ru_stime, 3)
+        return pid
 
     def cold(self, count: int = 3) -> list[tuple[float, float]]:
         """(processor seconds before the first step's line, after the last one) of plain `python train.py`."""
@@ -191,35 +211,38 @@ class Recorder:
         queue: list[Edit | str] = [edit for edit in proposed if edit.name not in tried][:edits]
         queue += ["random", "wide", "optuna"] * others
         self.dice.shuffle(queue)
+        self.train(self._jobs(queue, agent))
+        self.weaker(GAPS[(self.go - 1) % len(GAPS)])
+
+    def _jobs(self, queue: Sequence[Edit | str], agent: Any) -> Iterator[Job]:
         for number, item in enumerate(queue):
             if number % AGAIN == 0:
-                self.train("incumbent", self.best, SEEDS[number // AGAIN % len(SEEDS)])
+                yield self._again(SEEDS)[number // AGAIN % len(SEEDS)]
                 self.keep()
             gone = time.monotonic() - self.begun
             if gone + len(GAPS[0]) * len(SEEDS) * gone / (len(self.runs) - self.before) > 60 * self.minutes:
-                break  # the rest is for the repeats
+                return  # the rest is for the repeats
             kind = item if isinstance(item, str) else item.kind
             changes = self._changes(item) if isinstance(item, Edit) else self._propose(agent) if kind == "optuna" else self._turn(kind)
             if changes != self.best:
-                self.train(kind, changes, self.dice.choice(SEEDS), item.name if isinstance(item, Edit) else "")
-        self.weaker(GAPS[(self.go - 1) % len(GAPS)])
+                yield kind, changes, self.dice.choice(SEEDS), item.name if isinstance(item, Edit) else ""
 
     def climb(self) -> None:
         """Coordinate by coordinate, up and down by a factor of two; what is better on two seeds stays and is tried again."""
-        for seed in SEEDS:
-            self.train("incumbent", self.best, seed)
+        self.train(self._again(SEEDS))
         for name in CLIMB:
-            knob = self.knobs[f"train.py:{name}"]
-            for up in (True, False):
-                while (moved := self._moved(knob.key, up)) is not None:
-                    first = self.train("climb", moved, SEEDS[0])
-                    if self._gain(first) < CLIMBED:
-                        break
-                    if self._gain(first) + self._gain(self.train("climb", moved, SEEDS[1])) < 2 * CLIMBED:
-                        break
-                    self.best = moved
-                    for seed in SEEDS:
-                        self.train("incumbent", self.best, seed)
+            ways = [True, False]
+            while moves := {up: moved for up in ways if (moved := self._moved(f"train.py:{name}", up)) is not None}:
+                tried = self.train([("climb", moved, seed, "") for moved in moves.values() for seed in SEEDS[:2]])
+                gains = {up: statistics.fmean(self._gain(run) for run in tried if run.changes == moved) for up, moved in moves.items()}
+                up = max(gains, key=lambda way: gains[way])
+                if gains[up] < CLIMBED:
+                    break
+                self.best, ways = moves[up], [up]
+                self.train(self._again(SEEDS))
+
+    def _again(self, seeds: Sequence[int]) -> list[Job]:
+        return [("incumbent", self.best, seed, "") for seed in seeds]
 
     def _moved(self, key: str, up: bool) -> dict[str, Any] | None:
         value = self.best.get(key, self.knobs[key].value)
@@ -242,8 +265,7 @@ class Recorder:
             pool = [run for run in fresh if self.comparable(run.changes)]
             if pool:
                 chosen = min(pool, key=lambda run: abs(self._gain(run) + gap))
-                for seed in SEEDS:
-                    self.train("repeat", chosen.changes, seed, chosen.edit)
+                self.train([("repeat", chosen.changes, seed, chosen.edit) for seed in SEEDS])
 
     def comparable(self, changes: Mapping[str, Any]) -> bool:
         return not any(key in self.incomparable() and self.best.get(key) != value for key, value in changes.items())
@@ -301,7 +323,7 @@ class Recorder:
 
         found = []
         for run in self.runs:
-            if run.kind != "optuna" or run.go != self.go:
+            if run.kind != "optuna" or run.go != self.go or not run.cpu:
                 continue
             new = {key: value for key, value in run.changes.items() if self.best.get(key) != value}
             details = {"changes": json.dumps({key: [self.best.get(key, self.knobs[key].value), value] for key, value in new.items()})}
@@ -321,7 +343,7 @@ class Recorder:
             "train.py": hashlib.sha256(self.base).hexdigest()[:16],
             "cold": cold,
         }
-        keep = [asdict(run) for run in self.runs]
+        keep = [asdict(run) for run in self.runs if run.cpu]
         RESULTS.mkdir(exist_ok=True)
         text = json.dumps(facts | {"runs": keep}, separators=(",", ":"))
         FILE.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
@@ -336,14 +358,14 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def record(window: float, edits: int, others: int, seed: int, minutes: float, more: bool, command: str) -> None:
+def record(window: float, edits: int, others: int, seed: int, minutes: float, jobs: int, more: bool, command: str) -> None:
     """Make the curves and write FILE, or with `more` go on with it. Takes `minutes` at most, give or take one training."""
     began, load = time.time(), machine()
     print(load, flush=True)
     prepared()
     old = json.loads(gzip.decompress(FILE.read_bytes())) if more else {"gos": [], "cold": [], "runs": [], "window": window}
-    recorder = Recorder(old["window"], seed, minutes, old["runs"])
-    cold = old["cold"] + recorder.cold()
+    recorder = Recorder(old["window"], seed, minutes, jobs, old["runs"])
+    cold = old["cold"] or recorder.cold()
     print(f"a cold start takes {statistics.fmean(first for first, _ in cold):.2f} s to the first step", flush=True)
 
     def keep() -> None:

@@ -1,10 +1,11 @@
 """train.py on a CUDA card, and autoresearch's own train.py beside it: the same data, window, card and scoring.
 
-    python benchmark/train_gpu.py [--theirs DIR] [--seeds 6] [--window 300] [--write]
+    python benchmark/train_gpu.py [--theirs DIR] [--seeds 6] [--window 300] [--minutes 180] [--write]
     python benchmark/train_gpu.py --cpu        no card: ours for seconds, to see that the benchmark works
 
 DIR is a checkout of autoresearch that you made. Its train.py runs as it is but for its literal seeds, with
-autoresearch_adapter.py as its prepare.py. The two take turns, A B B A, so that a card that warms up favours neither.
+autoresearch_adapter.py as its prepare.py. The two take turns, A B B A, so that a card that warms up favours neither; no pair is
+begun that the minutes would cut off.
 Data are what is prepared (`python prepare.py --source climbmix`: enough that nothing is seen twice).
 """
 
@@ -126,7 +127,7 @@ def report(runs: Mapping[str, list[Run]]) -> list[str]:
     def mean(name: str, key: str, form: str) -> list[str]:
         return row(name, lambda side: format(fmean(run.told[key] for run in side), form))
 
-    lines = table([f"{len(runs['ours'])} seeds", *runs], [
+    lines = table([f"{len(bpb['ours'])} seeds", *runs], [
         mean("val_bpb, mean", "val_bpb", ".6f"),
         ["  standard deviation", *(f"{stdev(b):.6f}" if len(b) > 1 else "–" for b in bpb.values())],
         ["  range", *(f"{min(b):.6f} to {max(b):.6f}" for b in bpb.values())],
@@ -168,9 +169,10 @@ def main() -> int:
     parser.add_argument("--theirs", type=Path, metavar="DIR", help="a checkout of autoresearch; without it ours alone is measured")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--window", type=float, help="seconds of training, default 300 (with --cpu 3)")
+    parser.add_argument("--minutes", type=float, default=180.0, help="most that it takes; fewer seeds then (default 180)")
     parser.add_argument("--cpu", action="store_true", help="ours alone on processor cores, as a test of this benchmark")
     parser.add_argument("--write", action="store_true", help="also write benchmark/results/train_gpu.md (not with --cpu)")
-    options = parser.parse_args()
+    options, begun = parser.parse_args(), time.monotonic()
     if options.cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
@@ -202,11 +204,16 @@ def main() -> int:
                 notes.append(f"attention: {ATTENTION[attention]}")
             lay_out_ours(folders["ours"], attention)
             for seed in range(1, options.seeds + 1):
+                gone = time.monotonic() - begun
+                if seed > 1 and gone + gone / (seed - 1) > 60 * options.minutes:
+                    print(f"The minutes end it after {seed - 1} seeds.", flush=True)
+                    break
                 for name in list(runs)[:: 1 if seed % 2 else -1]:
                     if name == "theirs" and script:
                         (folders[name] / "train.py").write_bytes(reseed(script.read_bytes(), seed)[0])
                     runs[name].append(run := measure(folders[name], seed, window, attention))
-                    print(f"{name}, seed {seed}: val_bpb {run.told['val_bpb']:.6f}, {run.speed:,.0f} tokens/s", flush=True)
+                    print(f"{name}, seed {seed}: val_bpb {run.told['val_bpb']:.6f}, {run.speed:,.0f} tokens/s, first step after "
+                          f"{run.start:.1f} s, hand-in {run.end:.1f} s, evaluation {run.evaluation:.1f} s", flush=True)  # fmt: skip
         except Failed as problem:
             print(problem, file=sys.stderr)
             return 1

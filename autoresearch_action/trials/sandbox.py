@@ -106,6 +106,7 @@ class Sandbox:
     def start(self, job: Job, limits: Limits, log: Log) -> Process:
         """Start the command. Its standard output and error are one stream; standard input is empty."""
         env = {**job.env, "HOME": str(self._home), "TMPDIR": "/tmp", "PWD": str(self.inside(job) / job.directory)}
+        env |= {"USER": "trial", "LOGNAME": "trial"}  # its uid may be in no passwd, and torch.compile asks who it is
         mark = "" if self.level == "full" else f"AUTORESEARCH_TRIAL={secrets.token_hex(8)}"
         calls = _calls()
         argv = self._bubblewrap(job, limits, env, calls) if self.level == "full" else self._plain(job, limits)
@@ -218,6 +219,7 @@ def _system(network: bool = False) -> list[str]:
             argv += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             argv += ["--ro-bind", path, path]
+    argv += ["--perms", "0755", "--dir", "/etc"]  # bubblewrap's own would be root's alone
     for name in (*ETC, *(ETC_NETWORK if network else ())):
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return argv
