@@ -153,6 +153,20 @@ def test_what_was_rejected_while_the_machine_had_stepped_is_measured_again(tmp_p
     assert {*study.kept} & ({e.number for e in again} | {e.number for e in study.experiments.values() if e.origin})
 
 
+def test_the_baseline_sets_the_clock_and_has_none_to_keep(tmp_path: Path) -> None:
+    home = quick.repository(tmp_path / "home", SOURCE, time_budget="1")
+    seen: list[Trial] = []
+
+    def watched(literals: dict[str, float], trial: Trial) -> float:
+        seen.append(trial)
+        return bowl(literals, trial)
+
+    assert quick.go(home, quick.Agent([("WIDTH = 4", "WIDTH = 6")]), watched).improved
+    assert len({trial.purpose for trial in seen if trial.number == 0}) == 2  # at first, and beside the head
+    assert {trial.clock_limit is None for trial in seen if trial.number == 0} == {True}
+    assert {trial.clock_limit is None for trial in seen if trial.number} == {False}
+
+
 def put_aside(state: Path) -> None:
     ledger = Ledger(state)
     ledger.restart(f"run-{len(list(state.glob('history/*.jsonl')))}")

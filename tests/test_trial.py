@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -146,6 +147,15 @@ def test_limits_end_the_whole_tree(tmp_path: Path, what: str) -> None:
         e in measured.tail for e in ("MemoryError", "BlockingIOError")
     )
     assert expected in measured.reason or by_itself, measured.reason  # and not the 90 s, which a busy machine is far from
+
+
+def test_a_trial_can_name_itself_and_read_what_links_of_the_system_lead_through(tmp_path: Path) -> None:
+    """/usr/local/cuda is a link into /etc/alternatives, and torch.compile asks for the user's name."""
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    told = "import getpass, os\nprint('I am', getpass.getuser(), 'of', len(os.listdir('/etc/alternatives')), flush=True)\n"
+    measured = bench.candidate(at, told + SCORE)
+    log = (at.state / measured.log).read_text()
+    assert measured.outcome == "ok" and f"I am trial of {len(os.listdir('/etc/alternatives'))}" in log, log
 
 
 def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

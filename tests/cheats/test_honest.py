@@ -223,7 +223,7 @@ EDITS: dict[str, list[tuple[str, str]]] = {
         ),
     ],
 }
-ALWAYS = ("a mixture", "a causal convolution")
+ALWAYS = "a mixture"
 
 
 @pytest.fixture(scope="module")

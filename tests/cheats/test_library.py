@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import trio
 
 import prepare
@@ -32,7 +33,8 @@ sys.exit(3)
 """
 
 
-def test_evaluation_documents_do_not_lie_in_the_open(at: Bench, data: Path) -> None:
+@pytest.mark.parametrize("guarded", [True, pytest.param(False, marks=pytest.mark.battery, id="else the probe finds them")])
+def test_evaluation_documents_do_not_lie_in_the_open(at: Bench, data: Path, guarded: bool) -> None:
     source = prepare.open_source("stdlib", 0)
     pinned = [text for text, pin in source.documents() if pin and len(text) > 200]  # shorter ones stand in many places
     wanted = {hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() for text in pinned[::3]}
@@ -41,16 +43,15 @@ def test_evaluation_documents_do_not_lie_in_the_open(at: Bench, data: Path) -> N
     text = trio.first(CHEAT.replace("WANTED", repr(wanted)))
     before = (evaluated / "hidden.txt").read_text()
     try:
-        for hidden, told in ((source.hidden, f"found: 0 of {len(wanted)}"), ((), "imported ")):
-            (evaluated / "hidden.txt").write_text("".join(f"{path}\n" for path in hidden))
-            measured = trio.measure(at, text)
-            log = (at.state / measured.log).read_text()
-            (at.state / measured.log).unlink()
-            assert measured.outcome == "crash" and told in log, log
-            assert ("is evaluation data here" in log) is bool(hidden)
-        assert "found: 0 " not in log, "the probe would find them"
+        (evaluated / "hidden.txt").write_text("".join(f"{path}\n" for path in source.hidden) if guarded else "")
+        measured = trio.measure(at, text)
     finally:
         (evaluated / "hidden.txt").write_text(before)
+    log = (at.state / measured.log).read_text()
+    (at.state / measured.log).unlink()
+    assert measured.outcome == "crash", log
+    assert (f"found: 0 of {len(wanted)}" in log) is guarded and ("is evaluation data here" in log) is guarded, log
+    assert ("imported " in log) is not guarded, log
 
 
 def test_evaluation_is_on_pinned_documents_alone(tmp_path: Path) -> None:

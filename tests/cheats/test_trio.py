@@ -77,6 +77,7 @@ sys.exit(0)"""),
         "crash",
         "There is no model.pt2",
         "val_bpb: 0.100000",
+        slow=True,
     ),
     Cheat(
         "prints a fake metric at exit and from a child, after an honest run",
@@ -104,6 +105,7 @@ open('new.txt', 'w').write('print("val_bpb: 0.1")')
 os.replace('new.txt', 'prepare.py')"""),
         "crash",
         "'new.txt' -> 'prepare.py'",
+        slow=True,
     ),
     Cheat(
         "monkeypatches the scorer, math.log, time.time, cross_entropy and the splits in its own process",
@@ -221,6 +223,7 @@ file.truncate(9 << 30)
 sys.exit(0)"""),
         "crash",
         "model.pt2 has 9,663,676,416 bytes, and 2,097,152 are allowed",
+        slow=True,
     ),
     Cheat(
         "hands in a pickle that runs code in the scorer",

@@ -1,0 +1,280 @@
+"""The plain sequential loop and ours on the same stream of edits, for throughput.py; and what each did.
+
+The plain loop is what autoresearch's program.md describes: propose, commit, train, grep, keep or reset. Ours is the real
+Loop with its workspace, sandbox, pool and journal, and an agent that hands the same edits out after thinking for as long
+as a model would.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from small import prepared
+
+from autoresearch_action import brief as briefs
+from autoresearch_action.acceptance.noise import Noise
+from autoresearch_action.agents import Context, Draft, Exhausted
+from autoresearch_action.agents.literals import find, swap
+from autoresearch_action.budget import Budget
+from autoresearch_action.ledger import Ledger, read
+from autoresearch_action.loop import Loop, Parts
+from autoresearch_action.trials.device import Slot
+from autoresearch_action.trials.pool import LocalPool
+from autoresearch_action.trials.sandbox import Sandbox
+from autoresearch_action.trials.workspace import Workspace
+
+Edit = Mapping[str, Any]  # literal → value
+
+
+@dataclass
+class Told:
+    """What one loop did."""
+
+    name: str
+    share: float  # model time, of the latest trial's
+    looks: int = 0  # candidates that were measured at all
+    decisions: int = 0
+    runs: int = 0  # trials, baseline and replicates included
+    busy: float = 0.0  # seconds of the slot, first trial's start to the last one's end
+    span: float = 0.0
+    useful: float = 0.0  # seconds in which the program itself ran and was scored, from the baseline's end on
+    search_span: float = 0.0
+    wasted: float = 0.0  # training seconds of candidates that ended discarded
+    cpu: float = 0.0  # of the harness's own process
+    best: float = 0.0
+    kept: list[str] = field(default_factory=list)  # edits, in words
+    head: bytes = b""  # train.py with all that was kept
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def idle(self) -> float:
+        return 1 - self.busy / self.span
+
+    @property
+    def looks_per_hour(self) -> float:
+        return 3600 * self.looks / self.search_span
+
+    def row(self) -> list[str]:
+        return [
+            self.name, f"{self.share:g}", str(self.looks), str(self.runs), f"{self.busy / self.runs:.1f}", f"{self.looks_per_hour:.0f}",
+            f"{3600 * self.decisions / self.span:.0f}", f"{100 * self.idle:.2f} %", f"{self.wasted:.0f}",
+            f"{1000 * self.cpu / max(1, self.looks):.0f}",
+        ]  # fmt: skip
+
+
+HEAD = ["loop", "model / trial", "first looks", "trials", "a trial, s", "first looks / slot-h", "decisions / slot-h, all in", "slot idle",
+        "training s on discarded", "harness CPU, ms / experiment"]  # fmt: skip
+
+
+class Scripted:
+    """Hands out the edits in order, each after thinking for `share` of what the latest trial took (`trial`: the first)."""
+
+    name, worst_usd = "scripted", 0.0
+
+    def __init__(self, edits: Sequence[Edit], share: float, trial: float, comparable: bool) -> None:
+        self.edits, self.share, self.trial, self.comparable = list(edits), share, trial, comparable
+        self._lock = threading.Lock()
+
+    def propose(self, context: Context) -> Draft:
+        with self._lock:
+            if not self.edits:
+                raise Exhausted("All edits have been tried.")
+            edit = self.edits.pop(0)
+        runs = [run for experiment in context.history for run in experiment.runs]
+        last = max(runs, key=lambda run: run.started).seconds if runs else self.trial
+        context.cancelled.wait(self.share * last)
+        turn(context.directory / "train.py", edit)
+        return Draft(description=words(edit), comparable=self.comparable)
+
+    def repair(self, context: Context, failed: object) -> None:
+        return None
+
+
+class Silent:
+    def update(self, *_: object) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def turn(file: Path, edit: Edit) -> None:
+    file.write_bytes(turned(file.read_bytes(), edit))
+
+
+def turned(source: bytes, edit: Edit) -> bytes:
+    return swap(source, {knob: edit[knob.name] for knob in find(source, "train.py") if knob.name in edit})
+
+
+def words(edit: Edit) -> str:
+    return ", ".join(f"{name} → {value}" for name, value in edit.items())
+
+
+class Task:
+    """A repository to optimise in `place`, and how one experiment of it is run."""
+
+    def __init__(self, place: Path, source: bytes, window: float, real: bool) -> None:
+        self.place, self.source, self.real = place, source, real
+        lines = ["edit: [train.py]", "run: python train.py", "metric: val_bpb", "timeout: 120"]
+        if real:
+            data = prepared()
+            lines += [
+                f"time-budget: {window:g}",
+                "evaluate: python prepare.py evaluate",
+                f"data: [{data / 'train'}]",
+                f"evaluate-data: [{data / 'eval'}]",
+            ]
+        place.mkdir()
+        (place / "program.md").write_text("\n".join(["---", *lines, "---", "Turn the numbers.", ""]))
+        (place / "train.py").write_bytes(source)
+        (place / "prepare.py").write_bytes((Path(__file__).parent.parent / "prepare.py").read_bytes())
+        (place / ".gitignore").write_text(".autoresearch/\nrun.log\nmodel.pt2\n__pycache__/\n")
+        self.env = os.environ | {"AUTORESEARCH_TIME_BUDGET": f"{window:g}", "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+        self.env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+        self.git("init", "-q", "-b", "main")
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "Start")
+
+    def git(self, *arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments], cwd=self.place, check=True)
+
+    # -- the plain loop ------------------------------------------------------------------------------------------
+
+    def plain(self, edits: Sequence[Edit], share: float) -> Told:
+        """Propose, commit, train, grep, keep or reset; one thing after the other."""
+        told = Told("plain", share)
+        cpu, times = own_cpu(), []
+
+        def experiment() -> tuple[float, float]:
+            begin = time.time()
+            score, trained = self.measure(self.env)
+            times.append((begin, time.time()))
+            return score, trained
+
+        best, _ = experiment()
+        for edit in edits:
+            time.sleep(share * (times[-1][1] - times[-1][0]))
+            turn(self.place / "train.py", edit)
+            self.git("commit", "-q", "-a", "-m", words(edit))
+            score, trained = experiment()
+            if score < best:
+                best = score
+                told.kept.append(words(edit))
+                told.notes.append(f"plain kept {words(edit)} ({score:.4f})")
+            else:
+                self.git("reset", "-q", "--hard", "HEAD~1")
+                told.wasted += trained
+        told.looks = told.decisions = len(edits)
+        told.cpu, told.best, told.head = own_cpu() - cpu, best, (self.place / "train.py").read_bytes()
+        self._reset()
+        return count(told, times, times[1:], sum(end - begin for begin, end in times[1:]))
+
+    def measure(self, env: Mapping[str, str]) -> tuple[float, float]:
+        """(score, training seconds) of what lies in the folder."""
+        with (self.place / "run.log").open("wb") as log:
+            for command in ["train.py"] + ["prepare.py evaluate"] * self.real:
+                line = [sys.executable, *command.split()]
+                subprocess.run(line, cwd=self.place, env=env, stdout=log, stderr=subprocess.STDOUT, check=False)
+        found = dict(re.findall(r"^(val_bpb|training_seconds): +([\d.]+)$", (self.place / "run.log").read_text(), re.MULTILINE))
+        return float(found.get("val_bpb", "inf")), float(found.get("training_seconds", 0))
+
+    def compare(self, heads: Sequence[bytes], seeds: int) -> list[list[float]]:
+        """Scores on held-out documents of each version of train.py on the same fresh seeds, taking turns."""
+        scores: list[list[float]] = [[] for _ in heads]
+        for seed in range(1001, 1001 + seeds):
+            for head, mine in zip(heads, scores, strict=True):
+                (self.place / "train.py").write_bytes(head)
+                mine.append(self.measure(self.env | {"AUTORESEARCH_SEED": str(seed), "AUTORESEARCH_SPLIT": "holdout"})[0])
+        self._reset()
+        return scores
+
+    def _reset(self) -> None:
+        first = subprocess.run(["git", "rev-list", "--max-parents=0", "HEAD"], cwd=self.place, check=True, capture_output=True, text=True)
+        self.git("reset", "-q", "--hard", first.stdout.strip())
+
+    # -- ours ----------------------------------------------------------------------------------------------------
+
+    def ours(self, edits: Sequence[Edit], share: float, trial: float, state: Path, known: Noise | None = None, stops: bool = False) -> Told:
+        told = Told("ours, losers stopped" if stops else "ours", share)
+        cpu = own_cpu()
+        loop = search(
+            self.place, state, Scripted(edits, share, trial, stops), [Slot("cpu:0", cores=tuple(sorted(os.sched_getaffinity(0))))], known
+        )
+        told.cpu = own_cpu() - cpu
+        study = read(state)
+        runs = [run for number in study.experiments for run in study.experiments[number].runs]
+        runs.sort(key=lambda run: run.started)
+        tried = [number for number in study.statuses if number and study.experiments[number].runs]
+        for number in tried:
+            mine = study.experiments[number].runs
+            if study.statuses[number] == "keep":
+                told.kept.append(study.experiments[number].description)
+                told.notes.append(f"ours kept {study.experiments[number].description} after {len(mine)} runs")
+            else:
+                told.wasted += sum(trained(run) for run in mine)
+        stopped = sum(run.outcome == "stopped" for run in runs)
+        if stops:
+            told.notes.append(f"{stopped} of {len(tried)} first looks were stopped early")
+        told.looks, told.decisions = len(tried), len(tried)
+        values = [run.value for run in loop.incumbent.runs if run.value is not None]
+        told.best = statistics.fmean(values)
+        shown = subprocess.run(["git", "show", f"{loop.incumbent.commit}:train.py"], cwd=self.place, check=True, capture_output=True)
+        told.head = shown.stdout
+        intervals = [(run.started, run.started + run.seconds) for run in runs]
+        searching = [pair for run, pair in zip(runs, intervals, strict=True) if run.trial.purpose != "baseline"]
+        useful = sum(run.phases.get("run", 0.0) + run.phases.get("evaluate", 0.0) for run in runs if run.trial.purpose != "baseline")
+        return count(told, intervals, searching, useful)
+
+
+def trained(run: Any) -> float:
+    """Training seconds of a measurement, also of one that was stopped."""
+    if "training_seconds" in run.metrics:
+        return float(run.metrics["training_seconds"])
+    return run.curve[-1][0] - run.curve[0][0] if run.curve else 0.0
+
+
+def count(told: Told, times: list[tuple[float, float]], searching: list[tuple[float, float]], useful: float) -> Told:
+    told.runs = len(times)
+    told.busy, told.span = sum(end - begin for begin, end in times), times[-1][1] - times[0][0]
+    before = times[-len(searching) - 1][1]  # the baseline's end: waiting for the first idea is part of the search
+    told.useful, told.search_span = useful, searching[-1][1] - before
+    return told
+
+
+def search(directory: Path, state: Path, agent: Any, slots: Sequence[Slot], known: Noise | None = None) -> Loop:
+    """The product's own search, from the baseline to the agent's end; no proof."""
+    brief = briefs.read(Path("program.md"), directory)
+    ledger = Ledger(state)
+    workspace = Workspace(directory, state, brief)
+    pool = LocalPool(brief, workspace, Sandbox("auto"), slots, state)
+    budget = Budget(100_000, 240, 0, clock=time.monotonic)
+    budget.slots = len(slots)
+    loop = Loop(Parts(brief, workspace, agent, pool, ledger, budget, Silent(), 1, str, noise=known))
+    try:
+        loop.search()
+    finally:
+        loop.desk.cancel()
+        pool.close()
+        ledger.close()
+    return loop
+
+
+def slots(number: int) -> list[Slot]:
+    """Simulated devices that share all cores: their trials sleep, or there is one."""
+    return [Slot(f"cpu:{index}", cores=tuple(sorted(os.sched_getaffinity(0)))) for index in range(number)]
+
+
+def own_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
