@@ -160,7 +160,7 @@ def facts(window: float) -> list[str]:
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         lines.append(f"{card.name}, {card.total_memory / 2**30:.0f} GB, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
-    return [*lines, f"{told['source']}, profile {told['profile']['name']}: {told['tokens']['train']:,} tokens for training, "
+    return [*lines, f"{Path(told['source']).name}, profile {told['profile']['name']}: {told['tokens']['train']:,} tokens for training, "
                     f"contents {told['contents'][:12]}; windows of {window:g} s"]  # fmt: skip
 
 
