@@ -2,9 +2,12 @@
 
 Every variant is trained in a process forked from one that has imported torch, `--jobs` of them side by side, so that only
 training and scoring are paid (no sandbox: the edits are ours, not a stranger's code); the scorer is prepare.py's own, on the
-module itself, which its export equals. Elapsed time is train.py's own clock (processor time per thread, one thread), as its
-progress lines tell it. What a cold start and the hand-in add to the clock that the harness reads is measured apart, on plain
-subprocesses.
+module itself, which its export equals. What a cold start and the hand-in add to the clock that the harness reads is measured
+apart, on plain subprocesses.
+
+Elapsed time is train.py's own clock (processor time per thread, one thread), made steady: neighbours change the speed of shared
+cores by a third within minutes, as nothing does to a GPU. On each core the base runs on, with a quarter of the core, and a
+second is what it takes the base, at the same time on the same core, to make as many steps as it made in one at the beginning.
 
 First a climb makes the incumbent as the first hour of a night does: numbers are doubled and halved, and what is better on two
 seeds stays. Its stages, and variants that came out worse and are then run again, serve as weaker incumbents. All runs share
@@ -18,12 +21,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import mmap
 import os
 import random
 import re
 import runpy
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -40,6 +45,7 @@ FILE = RESULTS / "curves.json.gz"
 LINE = re.compile(r"^step \d+ \(([\d.]+)%\) \| loss: ([\d.]+|nan)")
 SCORE = re.compile(r"^scored: ([\d.]+) in ([\d.]+)$", re.MULTILINE)
 Job = tuple[str, Mapping[str, Any], int, str]  # kind, changes, seed, the edit's name
+PACE_NICE = 5  # of the base that keeps the time on a core: about a quarter of it
 LONGEST = 200  # seconds that one training may take, contention and all
 SEEDS = (1, 2, 3, 4)
 CLIMB = ("MATRIX_LR", "EMBEDDING_LR", "UNEMBEDDING_LR", "MOMENTUM_STEPS", "HEAD_DIM#2")
@@ -66,8 +72,53 @@ class Recorded:
     steps: int | None = None  # made in the window
 
 
+class Pace:
+    """How many steps a running base has made in how many of its processor seconds; shared between processes."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 16)
+
+    def put(self, steps: int, seconds: float) -> None:
+        self._memory[:] = struct.pack("dd", steps, seconds)
+
+    @property
+    def told(self) -> tuple[float, float]:
+        steps, seconds = struct.unpack("dd", self._memory[:])
+        return steps, seconds
+
+
+class Counting:
+    """The clock of the base that keeps the time: asked once a step, it counts, and all but stands so that it never ends."""
+
+    def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
+        self.pace, self.clock, self.steps, self.begun = pace, clock, -1, 0.0
+
+    def __call__(self) -> float:
+        self.steps += 1
+        self.begun = self.begun or self.clock()
+        self.pace.put(self.steps, self.clock() - self.begun)
+        return 1e-9 * self.steps
+
+
+class Steady:
+    """Processor seconds of this process, each as long as the base beside it takes for `nominal` steps."""
+
+    def __init__(self, pace: Pace, nominal: float, clock: Callable[[], float]) -> None:
+        self.pace, self.nominal, self.clock = pace, nominal, clock
+        self.begun, self.first, self.now = 0.0, (0.0, 0.0), 0.0
+
+    def __call__(self) -> float:
+        if not self.begun:
+            self.begun, self.first = self.clock(), self.pace.told
+            return 0.0
+        steps, seconds = (now - then for now, then in zip(self.pace.told, self.first, strict=True))
+        rate = steps / seconds if steps else self.nominal
+        self.now = max(self.now, (self.clock() - self.begun) * rate / self.nominal)
+        return self.now
+
+
 class Recorder:
-    def __init__(self, window: float, seed: int, minutes: float, jobs: int, earlier: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, window: float, seed: int, minutes: float, jobs: int, earlier: Mapping[str, Any]) -> None:
         import torch
         import torch._dynamo
         import torch.export
@@ -76,10 +127,12 @@ class Recorder:
         from autoresearch_action.brief import read
 
         torch.set_num_threads(1)
-        self.runs = [Recorded(**run) for run in earlier]
+        self.runs = [Recorded(**run) for run in earlier["runs"]]
         self.go = 1 + max((run.go for run in self.runs), default=0)
         self.window, self.jobs, self.dice = window, jobs, random.Random(seed)
-        self.cores = sorted(os.sched_getaffinity(0))
+        self.cores, self.cpu_time = sorted(os.sched_getaffinity(0)), time.process_time
+        self.pace, self.keepers = [Pace() for _ in range(jobs)], list[int]()
+        self.nominal: float = earlier.get("steps per second", 0.0)
         self.begun, self.minutes, self.before = time.monotonic(), minutes, len(self.runs)
         self.keep: Callable[[], None] = lambda: None
         self.place = Path(tempfile.mkdtemp(prefix="autoresearch-curves-"))
@@ -147,26 +200,34 @@ class Recorder:
         import prepare
 
         def score(model: Any) -> None:
-            begin = time.process_time()
+            begin = self.cpu_time()
             bpb, _ = prepare.score(model.eval(), "val", 0, "cpu", prepare.meta("eval")["profile"]["probes"]["val"])
-            print(f"scored: {bpb:.6f} in {time.process_time() - begin:.3f}")
+            print(f"scored: {bpb:.6f} in {self.cpu_time() - begin:.3f}")
 
-        folder = self.place / str(place)
+        def start() -> None:
+            signal.alarm(LONGEST)
+            os.environ["AUTORESEARCH_SEED"] = str(run.seed)
+            time.process_time = Steady(self.pace[place], self.nominal, self.cpu_time)  # type: ignore[assignment]
+            prepare.submit = score
+
+        return self._child(str(place), place, self.source(run.changes), start)
+
+    def _child(self, name: str, place: int, source: bytes, start: Callable[[], None]) -> int:
+        """A fork of this process that runs `source` as train.py in folder `name` on the place's own core."""
+        folder = self.place / name
         folder.mkdir(exist_ok=True)
-        (folder / "train.py").write_bytes(self.source(run.changes))
+        (folder / "train.py").write_bytes(source)
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
-            signal.alarm(LONGEST)
             os.chdir(folder)
-            os.sched_setaffinity(0, {self.cores[place % len(self.cores)]})  # a core that two share makes noise
-            os.environ["AUTORESEARCH_SEED"] = str(run.seed)
+            os.sched_setaffinity(0, {self.cores[place % len(self.cores)]})
             handle = os.open("out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
             code = 1
             try:
-                prepare.submit = score
+                start()
                 sys.argv = ["train.py"]
                 runpy.run_path("train.py", run_name="__main__")
             except SystemExit as leaving:
@@ -177,6 +238,27 @@ class Recorder:
                 sys.stdout.flush()
                 os._exit(code)
         return pid
+
+    def keep_time(self, seconds: float = 10.0) -> None:
+        """Start the base on every core; its steps per processor second in the first `seconds` are what a second is from now on."""
+        for place in range(self.jobs):
+            told = self.pace[place]
+
+            def start(told: Pace = told) -> None:
+                os.nice(PACE_NICE)
+                time.process_time = Counting(told, self.cpu_time)  # type: ignore[assignment]
+
+            self.keepers.append(self._child(f"pace-{place}", place, self.base, start))
+        time.sleep(seconds)
+        if not self.nominal:
+            self.nominal = statistics.fmean(steps / seconds for steps, seconds in (pace.told for pace in self.pace))
+            print(f"a second is {self.nominal:.2f} steps of the base", flush=True)
+
+    def stop_time(self) -> None:
+        for pid in self.keepers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self.keepers.clear()
 
     def cold(self, count: int = 3) -> list[tuple[float, float]]:
         """(processor seconds before the first step's line, after the last one) of plain `python train.py`."""
@@ -337,6 +419,7 @@ class Recorder:
         facts = {
             "gos": gos,
             "window": self.window,
+            "steps per second": self.nominal,
             "base": SMALL_BASE,
             "best": self.best,
             "incomparable": self.incomparable(),
@@ -364,7 +447,7 @@ def record(window: float, edits: int, others: int, seed: int, minutes: float, jo
     print(load, flush=True)
     prepared()
     old = json.loads(gzip.decompress(FILE.read_bytes())) if more else {"gos": [], "cold": [], "runs": [], "window": window}
-    recorder = Recorder(old["window"], seed, minutes, jobs, old["runs"])
+    recorder = Recorder(old["window"], seed, minutes, jobs, old)
     cold = old["cold"] or recorder.cold()
     print(f"a cold start takes {statistics.fmean(first for first, _ in cold):.2f} s to the first step", flush=True)
 
@@ -374,7 +457,9 @@ def record(window: float, edits: int, others: int, seed: int, minutes: float, jo
 
     recorder.keep = keep
     try:
+        recorder.keep_time()
         recorder.plan(edits, others)
     finally:
+        recorder.stop_time()
         keep()
     print(f"{len(recorder.runs)} runs, {(time.time() - began) / 60:.1f} min, {FILE.stat().st_size / 1000:.0f} kB in {FILE}")
