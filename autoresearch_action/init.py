@@ -19,6 +19,7 @@ ACTION = "autoresearch-action/autoresearch-action"
 PROGRAM, WORKFLOW, SCORER = Path("program.md"), Path(".github/workflows/autoresearch.yml"), Path("autoresearch_score.py")
 TESTS = ("test_*.py", "*_test.py", "bench_*.py")
 _PRINTED = re.compile(r"""print\(\s*f?["']\s*([A-Za-z_]\w*)\s*:""")
+_GPU = re.compile(r"^\s*(?:import|from)\s+(?:torch|jax|tensorflow|cupy|triton|numba)\b", re.MULTILINE)
 _LESS = re.compile(r"loss|bpb|perplexity|ppl|error|seconds|latency|time|cost|bytes|_ms$", re.IGNORECASE)
 
 PROSE = """
@@ -40,7 +41,7 @@ def init(directory: Path) -> list[Path]:
     if not (directory / PROGRAM).exists():
         files |= _program(directory)
     if not (directory / workflow).exists():
-        files[workflow] = _workflow(directory.resolve().relative_to(top).as_posix())
+        files[workflow] = _workflow(directory.resolve().relative_to(top).as_posix(), _uses_gpu(directory))
     if not files:
         raise InputError(f"{PROGRAM} and {workflow} are both here already: nothing to write.")
     for path, text in files.items():
@@ -139,9 +140,16 @@ def _script(directory: Path) -> str:
     )
 
 
-def _workflow(folder: str) -> str:
-    """For the project in this folder of the repository."""
-    where = f"\n    with:\n      working-directory: {json.dumps(folder)}" if folder != "." else ""
+def _uses_gpu(directory: Path) -> bool:
+    """Whether a program of the folder's own imports something that computes on one."""
+    return any(_GPU.search(file.read_text("utf-8", "replace")) for file in directory.glob("*.py"))
+
+
+def _workflow(folder: str, gpu: bool) -> str:
+    """For the project in this folder of the repository; on a hosted runner where it uses no GPU."""
+    given = {} if folder == "." else {"working-directory": json.dumps(folder)}
+    given |= {} if gpu else {"runs-on": """'["ubuntu-latest"]' # no GPU seems needed; without this line: ["self-hosted", "gpu"]"""}
+    where = "\n    with:" + "".join(f"\n      {key}: {value}" for key, value in given.items()) if given else ""
     return f"""# Experiments every night, or at the press of a button; what is proven becomes a pull request.
 name: autoresearch
 on:

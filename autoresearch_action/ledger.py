@@ -28,6 +28,7 @@ _HEAD = re.compile(
     rb'\{"event":"(\w+)"(?:,"number":(\d+))?(?:,"status":"(\w+)")?(?:,"seconds":([-\d.e+]+))?(?:,"usd":([-\d.e+]+))?'
     rb'(?:,"tree":"(\w*)")?(?:,"origin":(\d+))?'
 )
+_BEGINNING = b'{"event":"'
 _USAGE = tuple(Usage.model_fields)
 _HEADER = ("number", "status", "seconds", "usd", "tree", "origin")
 
@@ -136,6 +137,8 @@ class Study:
         with self.experiments._path.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
+                    if line.strip(b"\0") and not line.startswith(_BEGINNING[: len(line)]):  # zeros: of a machine that went down
+                        raise DamagedLedger(self.experiments._path, end, ValueError())
                     break
                 try:
                     self._take(end, line)

@@ -46,7 +46,7 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
     home.mkdir()
     if kind == "trio":
         (home / "train.py").write_text(tiny.TRAIN.format(noise=0.01, salt=0))
-        (home / "prepare.py").write_text("TIME_BUDGET = 120\n")
+        (home / "prepare.py").write_text("import torch\n\nTIME_BUDGET = 120\n")
     elif kind == "suite":
         (home / "package").mkdir()
         (home / "package" / "__init__.py").write_text("def work():\n    return sum(range(1000))\n")
@@ -68,6 +68,7 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
         assert editable([*tests, "package/work.py"], "", brief) == ["package/work.py"]
     workflow = home / ".github" / "workflows" / "autoresearch.yml"
     assert workflow in {home / path for path in written}
+    assert ("ubuntu-latest" in workflow.read_text()) is (kind != "trio")  # which imports torch
     subprocess.run([str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=home)
     assert "already" in autoresearch(home, "init", code=2)
     if kind == "script":
@@ -83,7 +84,10 @@ def test_init_in_a_folder_of_a_repository_puts_the_workflow_at_its_top(tmp_path:
     said = autoresearch(home, "init")
     assert "Wrote program.md." in said and "git add program.md ../../.github/workflows/autoresearch.yml && git commit" in said
     workflow = tmp_path / "root" / ".github" / "workflows" / "autoresearch.yml"
-    assert yaml.safe_load(workflow.read_text())["jobs"]["autoresearch"]["with"] == {"working-directory": "services/a model"}
+    assert yaml.safe_load(workflow.read_text())["jobs"]["autoresearch"]["with"] == {
+        "working-directory": "services/a model",
+        "runs-on": '["ubuntu-latest"]',
+    }
     subprocess.run([str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=tmp_path / "root")
     assert "already" in autoresearch(home, "init", code=2) and not (home / ".github").exists()
 

@@ -70,6 +70,17 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     assert (tmp_path / "ledger.jsonl").read_bytes().startswith(whole) and list(read(tmp_path).experiments) == [1, 2]
 
 
+def test_a_last_line_that_no_version_began_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b"garbage")
+    with pytest.raises(EnvironmentFault, match="Nothing was changed"):
+        Ledger(tmp_path)
+    assert path.read_bytes() == b"garbage"
+    path.write_bytes(b"\0" * 40)  # a machine that went down left room that it had not filled
+    Ledger(tmp_path).close()
+    assert path.read_bytes() == b""
+
+
 def test_kill_9_loses_at_most_the_line_being_written(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"

@@ -80,7 +80,7 @@ def verdict_line(study: Study) -> str:
     """The verdict in one line of plain text."""
     run, confirmation = _run(study), study.confirmation
     if confirmation is None:
-        return "No verdict: the run ended before anything could be confirmed."
+        return "No verdict: the run ended before anything could be confirmed." if study.stop_reason else "No verdict yet: the run goes on."
     if not confirmation.held:
         return confirmation.reason or "Nothing held."
     over = f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh seeds{' on held-out data' if run.holdout else ''}"
