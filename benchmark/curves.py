@@ -7,7 +7,7 @@
 `replay` puts acceptance/curves.py's own rule over the recorded curves (results/curves.json.gz). They came in two goes: the rule
 was chosen on the first one's variants, and what is quoted are the second one's. Incumbent and candidate share a seed, as in the
 loop; an incumbent's band comes from its runs on four seeds, or on two. A candidate is a variant's one run; the incumbent is the
-best code that the climb found or, so that there are enough true winners, an earlier stage or a weaker variant.
+best code that the climb found or, so that there are enough true winners, an earlier stage.
 
 bpb = code + seed + noise: seeds' effects and the noise come from the incumbents, all run on the same four seeds. A true winner
 lies below the incumbent by more than that noise explains (one-sided 5 %), a true loser above. Every variant counts at most once
@@ -57,7 +57,7 @@ LIMITS = (
 )
 NEEDED, MOST_LOST, FASTER = 60, 0.05, 1.3  # true winners for the bound; share of them lost; first looks per hour
 GPU_TRIAL, GPU_TRAINING = 325.9, 300.1  # seconds of one experiment on an H100, autoresearch's own figures
-OWN = ("incumbent", "repeat")  # kinds of runs that make an incumbent
+OWN = "incumbent"  # the kind of runs that make an incumbent
 AGENTS = ("random", "wide", "optuna")  # … and of variants that no language model proposed
 CONSTANTS = ("START", "SHARE", "SPREADS", "SMOOTHING")
 GRID = {"START": (0.2, 0.3), "SHARE": (0.02, 0.05, 0.1, 0.15, 0.2), "SPREADS": (0.0, 0.25, 0.5, 1.0), "SMOOTHING": (0.75, 0.85, 0.92)}
@@ -119,7 +119,7 @@ class Records:
         self.incumbents, self.seeds, self.sigma, self.dof = self._incumbents()
         first: dict[str, Run] = {}
         for run in self.runs:
-            if run.kind not in OWN:
+            if run.kind != OWN:
                 first.setdefault(run.key, run)
         self.variants = list(first.values())
 
@@ -127,7 +127,7 @@ class Records:
         """Incumbents, best first; the seeds' effects; the noise of one run and its degrees of freedom (two-way layout)."""
         groups: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs:
-            if run.kind in OWN and run.bpb:
+            if run.kind == OWN and run.bpb:
                 groups[run.key].append(run)
         seeds = sorted({run.seed for runs in groups.values() for run in runs})
         full = [runs for runs in groups.values() if {run.seed for run in runs} == set(seeds)]
@@ -282,7 +282,7 @@ def report(records: Records) -> list[str]:
     hardest = [look for look in last if look.incumbent is records.incumbents[0]]
     proposed = [look for look in hardest if look.variant.kind not in AGENTS]
     strongest = [Saving.of(records, some, least).gpu for some in (proposed, hardest)]
-    kinds = {kind: sum(run.kind == kind for run in records.runs) for kind in (*OWN, "climb", *AGENTS)}
+    kinds = {kind: sum(run.kind == kind for run in records.runs) for kind in (OWN, "climb", *AGENTS)}
     lines = [f"Go {i}, {go['minutes']:g} min: `{go['command']}`, {go['machine']}." for i, go in enumerate(records.gos, 1)]
     lines += [
         "",
@@ -290,8 +290,7 @@ def report(records: Records) -> list[str]:
         f" stages, {kinds['climb']} steps",
         f"of the climb, {len(records.runs) - sum(kinds.values())} edits of the language model, {kinds['random']} random turns,"
         f" {kinds['wide']} wide ones, {kinds['optuna']} of the optuna agent,",
-        f"{kinds['repeat']} repeats that make weaker incumbents; {sum(run.bpb is None for run in records.runs)} crashed."
-        f" A cold start takes {records.start:.1f} s to the first step;",
+        f"{sum(run.bpb is None for run in records.runs)} crashed. A cold start takes {records.start:.1f} s to the first step;",
         f"hand-in {records.end:.1f} s, scoring {records.scored:.1f} s. Noise of one run beside its seed's effect:",
         f"σ = {records.sigma:.4f} bpb ({records.dof} degrees of freedom); a true winner is better by {least:.2f} standard errors or more.",
         "",

@@ -9,11 +9,11 @@ Elapsed time is train.py's own clock (processor time per thread, one thread), ma
 cores by a third within minutes, as nothing does to a GPU. On each core the base runs on, with a quarter of the core, and a
 second is what it takes the base, at the same time on the same core, to make as many steps as it made in one at the beginning.
 
-First a climb makes the incumbent as the first hour of a night does: numbers are doubled and halved, and what is better on two
-seeds stays. Its stages, and variants that came out worse and are then run again, serve as weaker incumbents. All runs share
-SEEDS, as an incumbent and the first looks at its rivals do. The variants, in random order: what a language model proposed
-(edits.py), random turns of one or two literals and wide ones of two to four by at least half of their range, and what the
-optuna agent proposes, told its own results as in a run. `--more` goes on where an earlier go ended; both are stored with their number.
+First a climb makes the incumbents as the first hour of a night does: from rates of half their size on, numbers are doubled and
+halved, and what is better on two seeds stays; every stage is an incumbent. All runs share SEEDS, as an incumbent and the first
+looks at its rivals do. Then variants of the last stage, in random order: what a language model proposed (edits.py), random turns
+of one or two literals and wide ones of two to four by at least half of their range, and what the optuna agent proposes, told its
+own results as in a run. `--more` goes on where an earlier go ended; both are stored with their number.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from edits import EDITS, Edit, swapped
-from small import RESULTS, ROOT, SMALL_BASE, base_source, machine, prepared
+from small import RESULTS, ROOT, SMALL_BASE, machine, prepared, with_numbers
 
 FILE = RESULTS / "curves.json.gz"
 LINE = re.compile(r"^step \d+ \(([\d.]+)%\) \| loss: ([\d.]+|nan)")
@@ -50,7 +50,7 @@ LONGEST = 200  # seconds that one training may take, contention and all
 SEEDS = (1, 2, 3, 4)
 CLIMB = ("MATRIX_LR", "EMBEDDING_LR", "UNEMBEDDING_LR", "MOMENTUM_STEPS", "HEAD_DIM#2")
 CLIMBED = 0.01  # bpb, mean of two seeds, by which a stage of the climb must be better
-GAPS = ((0.05, 0.1), (0.075, 0.15))  # bpb by which the weaker incumbents of each go lie above the best
+BEGIN = {"train.py:MATRIX_LR": 0.02, "train.py:EMBEDDING_LR": 0.3, "train.py:UNEMBEDDING_LR": 0.002}  # of the climb
 AGAIN = 10  # trainings between two of the incumbent
 PROGRAM = "---\nedit: [train.py]\nrun: python train.py\nmetric: val_bpb\n---\nTurn the numbers.\n"
 
@@ -61,7 +61,7 @@ class Recorded:
 
     id: int
     go: int
-    kind: str  # incumbent, climb, optuna, random, wide, a kind of edits.py, or repeat (of a weaker variant)
+    kind: str  # incumbent, climb, optuna, random, wide, or a kind of edits.py
     edit: str
     changes: dict[str, Any]  # literal → new value, `edit:` its name → True, against the base
     seed: int
@@ -91,9 +91,11 @@ class Counting:
     """The clock of the base that keeps the time: asked once a step, it counts, and all but stands so that it never ends."""
 
     def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
-        self.pace, self.clock, self.steps, self.begun = pace, clock, -1, 0.0
+        self.pace, self.clock, self.steps, self.begun, self.recorder = pace, clock, -1, 0.0, os.getppid()
 
     def __call__(self) -> float:
+        if os.getppid() != self.recorder:
+            os._exit(1)  # it was killed
         self.steps += 1
         self.begun = self.begun or self.clock()
         self.pace.put(self.steps, self.clock() - self.begun)
@@ -133,13 +135,13 @@ class Recorder:
         self.cores, self.cpu_time = sorted(os.sched_getaffinity(0)), time.process_time
         self.pace, self.keepers = [Pace() for _ in range(jobs)], list[int]()
         self.nominal: float = earlier.get("steps per second", 0.0)
-        self.begun, self.minutes, self.before = time.monotonic(), minutes, len(self.runs)
+        self.begun, self.minutes = time.monotonic(), minutes
         self.keep: Callable[[], None] = lambda: None
         self.place = Path(tempfile.mkdtemp(prefix="autoresearch-curves-"))
         (self.place / "program.md").write_text(PROGRAM)
         (self.place / "prepare.py").write_bytes((ROOT / "prepare.py").read_bytes())
         os.environ |= {"AUTORESEARCH_TIME_BUDGET": f"{window:g}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        self.base = base_source()
+        self.base = with_numbers(SMALL_BASE | BEGIN)
         (self.place / "train.py").write_bytes(self.base)
         os.chdir(self.place)
         sys.path.insert(0, str(self.place))
@@ -281,7 +283,7 @@ class Recorder:
     # -- which variants ------------------------------------------------------------------------------------------
 
     def plan(self, edits: int, others: int) -> None:
-        """The climb, once; then `edits` of the language model's and `others` of each other kind; then weaker incumbents."""
+        """The climb, once; then `edits` of the language model's and `others` of each other kind."""
         from autoresearch_action.agents.optuna import OptunaAgent
 
         if not self.runs:
@@ -294,16 +296,14 @@ class Recorder:
         queue += ["random", "wide", "optuna"] * others
         self.dice.shuffle(queue)
         self.train(self._jobs(queue, agent))
-        self.weaker(GAPS[(self.go - 1) % len(GAPS)])
 
     def _jobs(self, queue: Sequence[Edit | str], agent: Any) -> Iterator[Job]:
         for number, item in enumerate(queue):
             if number % AGAIN == 0:
                 yield self._again(SEEDS)[number // AGAIN % len(SEEDS)]
                 self.keep()
-            gone = time.monotonic() - self.begun
-            if gone + len(GAPS[0]) * len(SEEDS) * gone / (len(self.runs) - self.before) > 60 * self.minutes:
-                return  # the rest is for the repeats
+            if time.monotonic() - self.begun > 60 * self.minutes:
+                return
             kind = item if isinstance(item, str) else item.kind
             changes = self._changes(item) if isinstance(item, Edit) else self._propose(agent) if kind == "optuna" else self._turn(kind)
             if changes != self.best:
@@ -338,19 +338,6 @@ class Recorder:
     def _gain(self, run: Recorded) -> float:
         rivals = [r.bpb for r in self.runs if r.changes == self.best and r.seed == run.seed and r.bpb]
         return statistics.fmean(rivals) - run.bpb if run.bpb and rivals else -1.0
-
-    def weaker(self, gaps: Sequence[float]) -> None:
-        """Repeats on all seeds of a variant that came out worse by about each gap; the run that chose it is not among them."""
-        for gap in gaps:
-            repeated = [run.changes for run in self.runs if run.kind in ("repeat", "incumbent")]
-            fresh = [run for run in self.runs if run.bpb and run.go == self.go and run.changes not in repeated]
-            pool = [run for run in fresh if self.comparable(run.changes)]
-            if pool:
-                chosen = min(pool, key=lambda run: abs(self._gain(run) + gap))
-                self.train([("repeat", chosen.changes, seed, chosen.edit) for seed in SEEDS])
-
-    def comparable(self, changes: Mapping[str, Any]) -> bool:
-        return not any(key in self.incomparable() and self.best.get(key) != value for key, value in changes.items())
 
     def incomparable(self) -> list[str]:
         """Keys of changes that exempt a variant: by the literal's name, or as the language model declared."""
@@ -420,7 +407,7 @@ class Recorder:
             "gos": gos,
             "window": self.window,
             "steps per second": self.nominal,
-            "base": SMALL_BASE,
+            "base": SMALL_BASE | BEGIN,
             "best": self.best,
             "incomparable": self.incomparable(),
             "train.py": hashlib.sha256(self.base).hexdigest()[:16],

@@ -10,7 +10,9 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -29,12 +31,16 @@ def prepared() -> Path:
     return DATA
 
 
-def base_source() -> bytes:
-    """train.py with SMALL_BASE's numbers."""
+def with_numbers(numbers: Mapping[str, Any]) -> bytes:
+    """train.py with these numbers, by the keys of its literals."""
     from autoresearch_action.agents.literals import find, swap
 
     source = (ROOT / "train.py").read_bytes()
-    return swap(source, {knob: SMALL_BASE[knob.key] for knob in find(source, "train.py") if knob.key in SMALL_BASE})
+    return swap(source, {knob: numbers[knob.key] for knob in find(source, "train.py") if knob.key in numbers})
+
+
+def base_source() -> bytes:
+    return with_numbers(SMALL_BASE)
 
 
 def machine() -> str:

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from autoresearch_action.records import Measurement, StopRule
 
 AUDIT_SHARE = 0.1  # of the first looks run to the end whatever their curve says
-START = 0.3  # of the incumbent's training: earlier, what starts fast hides what ends well
+START = 0.15  # of the incumbent's training: earlier, what starts fast hides what ends well
 SHARE = 0.05  # of what the incumbent's own loss still falls: a candidate may trail by that …
 SPREADS = 0.5  # … and so many standard deviations of the incumbent's own curves, over seeds
 UNPAIRED = 4.0  # times as many where the incumbent has no run on the candidate's seed
-SMOOTHING = 0.85  # weight of the past after one grid step: a memory of about 9 % of the run
+SMOOTHING = 0.82  # weight of the past after one grid step: a memory of about 9 % of the run
 POINTS = 51  # of the band
 MIN_LINES = 10
 MOST_LOST = 0.05  # share of true winners that the rule may cost
