@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,9 @@ HERE = Path(__file__).resolve().parent.parent
 
 @dataclass
 class Delivery:
-    """`home` is the user's clone, `state` the run's folder, `fake` GitHub."""
+    """`home` is the user's clone, a copy of `made`; `state` the run's folder, `fake` GitHub."""
 
+    made: Path
     home: Path
     state: Path
     fake: FakeGitHub
@@ -61,6 +63,24 @@ def make(folder: Path, *, proven: bool = True) -> Path:
     return home
 
 
+@functools.cache
+def _again(made: Path, width: int) -> Path:
+    home = made.with_name(f"{made.name}-{width}")
+    shutil.copytree(made, home, symlinks=True)
+    ideas = made.parent / f"ideas-{width}"
+    tiny.patch(home, ideas / "1.diff", ("WIDTH = 4", f"WIDTH = {width}"), subject=f"Width {width}")
+    research(home, "--fresh", ideas=ideas)
+    return home
+
+
+def newer(run: Delivery, width: int) -> None:
+    """Another run on the same base proves something else. It is made once and copied."""
+    home = _again(run.made, width)
+    shutil.rmtree(run.state)
+    shutil.copytree(home / ".autoresearch", run.state, symlinks=True)
+    tiny.git(run.home, "fetch", "-q", "--update-head-ok", str(home), "+refs/*:refs/*")
+
+
 @contextmanager
 def delivered(made: Path, folder: Path) -> Iterator[Delivery]:
     """A copy of a made run, with a GitHub of its own."""
@@ -72,5 +92,5 @@ def delivered(made: Path, folder: Path) -> Iterator[Delivery]:
     with FakeGitHub(bare) as fake:
         environ = {"GITHUB_TOKEN": fake.token, "GITHUB_REPOSITORY": fake.repository, "GITHUB_API_URL": fake.url}
         environ |= {"GITHUB_SERVER_URL": "https://github.example", "GITHUB_OUTPUT": str(folder / "outputs")}
-        yield Delivery(home, home / ".autoresearch", fake, environ)
+        yield Delivery(made, home, home / ".autoresearch", fake, environ)
         fake.check()

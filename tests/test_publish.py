@@ -10,13 +10,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import delivery
 import pytest
 import studies
 import tiny
-from delivery import Delivery
+from delivery import Delivery, newer
 
 from autoresearch_action.errors import EnvironmentFault, InputError, UserError
 
@@ -81,13 +82,6 @@ def test_a_second_time_changes_nothing_and_a_dry_run_never(run: Delivery) -> Non
     again = run.publish()
     assert again.operation == "none" and len(run.fake.writes) == writes and run.fake.git("for-each-ref") == before
     assert "would update pull request 1" in run.publish(dry_run=True).words and len(run.fake.writes) == writes
-
-
-def newer(run: Delivery, width: int) -> None:
-    """Another run on the same base proves something else."""
-    ideas = run.home.parent / "more"
-    tiny.patch(run.home, ideas / "1.diff", ("WIDTH = 4", f"WIDTH = {width}"), subject=f"Width {width}")
-    delivery.research(run.home, "--fresh", ideas=ideas)
 
 
 def test_a_new_run_updates_the_pull_request_in_place(run: Delivery) -> None:
@@ -191,7 +185,7 @@ FAULTS: dict[str, Callable[[Delivery], None]] = {
         "POST", r"labels$", times=9, status=403, message="Resource not accessible by integration"
     ),
     "an Enterprise Server": lambda run: run.environ.update(GITHUB_API_URL=f"{run.fake.url}/api/v3"),
-    "two at once": lambda run: run.fake.hook("POST", r"/pulls$", lambda: Delivery(run.home, run.state, run.fake, run.environ).publish()),
+    "two at once": lambda run: run.fake.hook("POST", r"/pulls$", lambda: replace(run).publish()),
 }
 
 
@@ -403,12 +397,12 @@ def test_a_pull_request_is_closed_on_evidence_alone(run: Delivery, tmp_path: Pat
     run.publish()
     studies.make(tmp_path / "later", count=3, held=False, base=run.fake.advance("main", "README", "newer\n"))
     spoil(tmp_path / "later", run_of(run.state))
-    later = Delivery(run.home, tmp_path / "later", run.fake, run.environ)
+    later = replace(run, state=tmp_path / "later")
     later.publish()
     assert run.fake.pulls[1]["state"] == wanted
     if wanted == "open":  # until what it changes is there anyhow, by another way
         studies.make(tmp_path / "last", held=False, base=run.fake.advance("main", "train.py", run.fake.read(BRANCH, "train.py")))
-        done = Delivery(run.home, tmp_path / "last", run.fake, run.environ).publish()
+        done = replace(run, state=tmp_path / "last").publish()
         assert done.operation == "closed" and "is there already" in done.words
 
 

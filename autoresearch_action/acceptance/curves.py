@@ -25,8 +25,8 @@ from autoresearch_action.records import Measurement, StopRule
 AUDIT_SHARE = 0.1  # of the first looks run to the end whatever their curve says
 START = 0.15  # of the incumbent's training: earlier, what starts fast hides what ends well
 SHARE = 0.05  # of what the incumbent's own loss still falls: a candidate may trail by that …
-SPREADS = 0.5  # … and so many standard deviations of the incumbent's own curves, over seeds
-UNPAIRED = 4.0  # times as many where the incumbent has no run on the candidate's seed
+SPREADS = 0.25  # … and so many standard deviations of the incumbent's own curves, over seeds
+UNPAIRED = 8.0  # times as many where the incumbent has no run on the candidate's seed
 SMOOTHING = 0.82  # weight of the past after one grid step: a memory of about 9 % of the run
 POINTS = 51  # of the band
 MIN_LINES = 10
