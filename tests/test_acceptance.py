@@ -86,7 +86,7 @@ def test_the_interval_is_what_the_two_sided_test_does_not_reject(gains: list[flo
             assert any(tails) == (not low < effect < high)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "student t3", "log-normal timing"])
+@pytest.mark.parametrize("kind", ["gaussian", pytest.param("student t3", marks=pytest.mark.battery), "log-normal timing"])
 def test_a_confirmation_holds_its_level_and_its_interval_covers(kind: str) -> None:
     rng, level, count = np.random.default_rng(2), 0.022, 2500
     claims = covered = 0
@@ -403,7 +403,7 @@ def test_the_margin_is_what_the_incumbent_still_gains_and_the_noise() -> None:
     margin = np.array(rule.limits) - np.interp(rule.elapsed, *np.array(means).T)
     falls = 2 * (np.exp(-4 * np.array(rule.elapsed) / 100) - np.exp(-4))
     levels = [0.1 * np.random.default_rng(seed).normal() for seed in range(4)]
-    assert margin == pytest.approx(curves.SHARE * falls + curves.SPREADS * np.std(levels, ddof=1), abs=0.015)
+    assert margin == pytest.approx(curves.SHARE * falls + curves.SPREADS * np.std(levels, ddof=1), abs=0.02)
     assert margin[0] > 1.4 * margin[-1] > 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import tiny
 from test_loop import PROGRAM, events, run
 
@@ -44,15 +45,18 @@ def test_the_run_stops_at_its_target(tmp_path: Path) -> None:
     assert "target 1.5 is reached" in events(home, "stop")[-1]["reason"] and events(home, "confirmation")[-1]["held"]
 
 
-def test_the_transfer_is_a_line_of_its_own_or_a_condition(tmp_path: Path) -> None:
+def test_the_transfer_is_a_line_of_its_own(tmp_path: Path) -> None:
     home = repository(tmp_path, "transfer: {set: {LR: 0.25}}")
     study(home, tmp_path, WIDER)
     confirmation = events(home, "confirmation")[-1]
     (note,) = [note for note in confirmation["notes"] if note.startswith("transfer: ")]
     assert confirmation["held"] and "better there too" in note
 
-    home = repository(tmp_path / "other", "transfer: {set: {LR: 0.25, WIDTH: 8}, require: true}")
-    study(home, tmp_path / "other", WIDER)
+
+@pytest.mark.battery
+def test_the_transfer_may_be_a_condition(tmp_path: Path) -> None:
+    home = repository(tmp_path, "transfer: {set: {LR: 0.25, WIDTH: 8}, require: true}")
+    study(home, tmp_path, WIDER)
     confirmation = events(home, "confirmation")[-1]
     assert not confirmation["held"] and "larger one, which the brief requires" in confirmation["reason"]
 

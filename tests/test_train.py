@@ -192,6 +192,7 @@ scorer.submit(model)
 """
 
 
+@pytest.mark.battery
 def test_another_script_is_trained_on_our_data_and_scored_as_ours(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

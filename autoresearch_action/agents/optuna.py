@@ -153,7 +153,7 @@ class _Sampler:
         for knob in knobs:
             if knob.choices:
                 others = [choice for choice in knob.choices if choice != knob.value]
-                drawn: Value = trial.suggest_categorical(knob.key, knob.choices)  # type: ignore[assignment]
+                drawn: Value = trial.suggest_categorical(knob.key, knob.choices)
                 values[knob] = others[0] if len(others) == 1 else drawn
             else:
                 values[knob] = knob.at(trial.suggest_float(knob.key, -1.0, 1.0))

@@ -68,6 +68,7 @@ def test_evaluation_is_on_pinned_documents_alone(tmp_path: Path) -> None:
     assert 0.25 * len(files) <= count <= 0.4 * len(files)
 
 
+@pytest.mark.battery
 def test_no_training_program_needs_what_is_hidden() -> None:
     code = "import sys, torch, numpy, tqdm, requests, torch.export, torch._dynamo, torch._inductor.compile_fx, torch.utils.data, prepare\n"
     code += "print([m for m in sys.modules if m.split('.')[0] in {n.removesuffix('.py') for n in prepare.SPARE}])"

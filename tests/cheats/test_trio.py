@@ -149,6 +149,7 @@ return logits + 9 * natural * F.one_hot(idx.roll(-1, 1), logits.size(-1))"""),
         "hands in numbers that are no probabilities: all logits 10⁹ higher",
         graph("return logits + (1e9 if torch.compiler.is_exporting() else 0.0)"),
         "worse",
+        slow=True,
     ),
     Cheat(
         "gives every token the probability one: infinite logits",
