@@ -53,6 +53,6 @@ lock: setup  ## resolve the locked requirements anew
 LOCK := --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
 
 bench: setup  ## every figure of the README, measured anew (about an hour)
-	for name in overhead acceptance throughput null_edits "curves replay"; do PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmark/$${name%% *}.py $${name#"$${name%% *}"} || exit 1; done
+	for name in overhead acceptance throughput "throughput --winners" null_edits "curves replay"; do PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmark/$${name%% *}.py $${name#"$${name%% *}"} || exit 1; done
 
 .PHONY: help setup demo test suite battery lint format lock bench

@@ -1,16 +1,18 @@
 """Decisions per slot-hour: the plain sequential loop and ours, on the same proposals, in one go.
 
     python benchmark/throughput.py [--quick] [--window 4] [--write]
+    python benchmark/throughput.py --winners [--window 4] [--write]
 
 The plain loop is what autoresearch's program.md describes: propose, commit, train, grep, keep or reset. Ours is the real
 Loop with its workspace, sandbox, pool and journal. Both get the same edits of the real CPU train.py in a short window from
 an agent that sleeps as long as a model would think: a tenth of the latest trial, as on a GPU, and all of it, as in others' tests.
 Early stops are off but in that table's last row. `--quick` trains nothing: its trials sleep (under a minute).
 
-Then, with early stops, a stream in which three edits are true gains by construction, three do nothing and three are bad: what
-each loop keeps, and what its head gains on held-out documents, measured again on fresh seeds, per slot-hour of its search.
-Then the harness alone (overhead.py), two slots on simulated devices whose trials sleep, and a ledger of 100,000
-experiments. Not covered: error rates (acceptance.py), how many winners early stops cost (curves.py).
+Then the harness alone (overhead.py), two slots on simulated devices whose trials sleep, and a ledger of 100,000 experiments.
+
+`--winners`: in place of all that, with early stops, a stream in which three edits are true gains by construction, three do
+nothing and three are bad: what each loop keeps, and what its head gains on held-out documents, measured again on fresh seeds,
+per slot-hour of its search. Not covered: error rates (acceptance.py), how many winners early stops cost (curves.py).
 """
 
 from __future__ import annotations
@@ -224,17 +226,23 @@ def mixed(place: Path, window: float) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="trials that sleep; under a minute")
+    parser.add_argument("--winners", action="store_true", help="the stream with winners in it, into winners.md")
     parser.add_argument("--window", type=float, default=4.0, help="seconds of training (default 4)")
     parser.add_argument("--write", action="store_true", help="also write benchmark/results/throughput.md")
     options = parser.parse_args()
     before, begin = machine(), time.time()
     command = f"python benchmark/throughput.py --window {options.window:g}" + " --quick" * options.quick + " --write" * options.write
+    if options.winners:
+        with tempfile.TemporaryDirectory(prefix="autoresearch-throughput-") as folder:
+            told = mixed(Path(folder), options.window)
+        head = f"`{command.replace('throughput.py', 'throughput.py --winners')}`\n\n{before}; at the end {machine()}.\n"
+        publish("winners", ["# A stream with winners in it\n", head, *told], options.write)
+        return
     with tempfile.TemporaryDirectory(prefix="autoresearch-throughput-") as folder:
         place = Path(folder)
         bare = overhead.measure(20 if options.quick else 60)  # first: peak memory is over all children so far
         one, two = scaling(place / "scaling", 6 if options.quick else 20)
         told, state, met = loops(place, options.quick, options.window)
-        stream = [] if options.quick else ["## With winners among them", "", *mixed(place, options.window)]
         entries = ENTRIES // 10 if options.quick else ENTRIES
         took, size, memory = long_ledger(place / "long", state, entries)
     met += [
@@ -255,7 +263,7 @@ def main() -> None:
         lines.append("Quick: nothing is trained, trials sleep for 0.7 s, and the ledger has a tenth of the entries. The harness's\n"
                      "milliseconds weigh more in trials so short: the targets are for the whole benchmark.\n")  # fmt: skip
     lines += table(["target", "measured", "met"], [[name, value, "yes" if ok else "no"] for name, value, ok in met])
-    lines += ["## The two loops", "", *told, *stream, "## The harness alone", "", "```", *overhead.report(bare), "```"]
+    lines += ["## The two loops", "", *told, "## The harness alone", "", "```", *overhead.report(bare), "```"]
     publish("throughput", lines, options.write)
 
 
