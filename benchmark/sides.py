@@ -229,8 +229,7 @@ class Task:
         told.looks, told.decisions = len(tried), len(tried)
         values = [run.value for run in loop.incumbent.runs if run.value is not None]
         told.best = statistics.fmean(values)
-        shown = subprocess.run(["git", "show", f"{loop.incumbent.commit}:train.py"], cwd=self.place, check=True, capture_output=True)
-        told.head = shown.stdout
+        told.head = loop.parts.workspace._git("show", f"{loop.incumbent.commit}:train.py")
         intervals = [(run.started, run.started + run.seconds) for run in runs]
         searching = [pair for run, pair in zip(runs, intervals, strict=True) if run.trial.purpose != "baseline"]
         useful = sum(run.phases.get("run", 0.0) + run.phases.get("evaluate", 0.0) for run in runs if run.trial.purpose != "baseline")
