@@ -67,7 +67,6 @@ class Run:
     """One recorded training, its curve on the clock that the harness reads."""
 
     id: int
-    go: int
     kind: str
     changes: dict[str, Any]
     seed: int
