@@ -22,6 +22,7 @@ from autoresearch_action.trials.patch import PatchRefused, check_patch, editable
 
 __all__ = ["PatchRefused", "Workspace"]
 MAX_PATCH_BYTES = 250_000  # ten times a long train.py: an edit is no place for weights
+FOLDER = "040000 "  # how git's listing of a folder begins
 LFS_POINTER = b"version https://git-lfs"
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README.md"}
 
@@ -50,6 +51,7 @@ class Workspace:
         self.repo = self.state / "repo.git"
         self.setup_folder = self.state / "setup"
         self.setup_hash = ""
+        self._trees: dict[str, str] = {}  # by commit
         self._refuse_dirty()
         self._refuse_untracked()
         self._open()
@@ -160,41 +162,47 @@ class Workspace:
                 pointers.append(path)
         return tuple(pointers)
 
+    @lru_cache(maxsize=8)  # noqa: B019 (one workspace a process)
+    def _entries(self, commit: str) -> tuple[tuple[str, str], ...]:
+        """(mode, type and object; path) of everything that is tracked, folders too."""
+        shown = self._git("ls-tree", "-r", "-t", "-z", commit).decode("utf-8", "surrogateescape").split("\0")
+        return tuple((facts, path) for facts, _, path in (entry.partition("\t") for entry in shown if entry))
+
     @lru_cache(maxsize=64)  # noqa: B019 (one workspace a process)
     def frozen_entries(self, commit: str) -> tuple[str, ...]:
         """Paths, relative to the root, that are made read-only in a trial: every tracked entry at the level of the
         working directory and above it, and whatever setup made, wherever it lies. New files may appear beside them, and
         in folders that hold placeholders only.
         """
-        found, parts = [], PurePosixPath(self.prefix).parts
-        for depth in range(len(parts) + 1):
-            level = "/".join(parts[:depth])
-            names = self._line("ls-tree", "--name-only", "-z", f"{commit}:{level}").split("\0")
-            below = parts[depth] if depth < len(parts) else None
-            found += [f"{level}/{name}".lstrip("/") for name in names if name and name != below]
-        held = [path for path in found if not self._placeholder(commit, path)]
-        tracked = {*self._line("ls-tree", "-r", "-t", "-d", "--name-only", "-z", commit).split("\0"), self.prefix, *self.submodules}
+        way = PurePosixPath(self.prefix).parts
+        folders, within = {self.prefix, *self.submodules}, dict[str, set[str]]()
+        for facts, path in self._entries(commit):
+            if facts.startswith(FOLDER):
+                folders.add(path)
+                continue
+            parts = path.split("/")
+            depth = next((n for n, (mine, on) in enumerate(zip(parts, way, strict=False)) if mine != on), len(way))
+            within.setdefault("/".join(parts[: depth + 1]), set()).add("/".join(parts[depth + 1 :]))
+        held = [path for path, names in within.items() if not names <= PLACEHOLDERS]
         for folder, names, files in os.walk(self.setup_folder):
             at = PurePosixPath(folder).relative_to(self.setup_folder)
-            held += [(at / name).as_posix() for name in (*names, *files) if (at / name).as_posix() not in tracked]
-            names[:] = [name for name in names if (at / name).as_posix() in tracked.difference(held)]
+            held += [(at / name).as_posix() for name in (*names, *files) if (at / name).as_posix() not in folders]
+            names[:] = [name for name in names if (at / name).as_posix() in folders.difference(held)]
         return tuple(dict.fromkeys(held))
-
-    def _placeholder(self, commit: str, path: str) -> bool:
-        if self._line("cat-file", "-t", f"{commit}:{path}") != "tree" if path not in self.submodules else True:
-            return False
-        return {*self._line("ls-tree", "-r", "--name-only", f"{commit}:{path}").split("\n")} <= PLACEHOLDERS
 
     # -- patches and commits -------------------------------------------------------------------------------------
 
     def diff(self, tree: Path, parent: str) -> str:
-        """The edit made in `tree` as a git-format patch against `parent`. Raises PatchRefused when it is too large or no edit at all."""
+        """The edit made in `tree`, a checkout, as a git-format patch against `parent`. Raises PatchRefused when it is too large
+        or no edit at all.
+
+        The checkout's own index goes on being used: only what differs from it is read.
+        """
         index = tree.with_name(f"{tree.name}.index")
         if tree.is_symlink():
             raise PatchRefused("The folder of the code was replaced by a link.")
         index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
         try:
-            self._git("read-tree", parent, index=index)
             self._git("add", "-A", "--force", "--", ".", *self._not_ours(), index=index, tree=tree)
         except GitError as error:  # a repository inside, attributes that git cannot follow, no folder any more
             raise PatchRefused(f"Git cannot read the edit: {str(error).splitlines()[0].removeprefix('error: ')[:200]}.") from None
@@ -252,6 +260,7 @@ class Workspace:
         text = " ".join(message.split())[:200] or "Edit"
         done = git(f"--git-dir={self.repo}", "commit-tree", tree, "-p", parent, stdin=text.encode("utf-8", "replace"))
         commit = done.decode().strip()
+        self._trees[commit] = tree
         self._git("update-ref", f"refs/trials/{commit}", commit)
         return commit
 
@@ -271,19 +280,19 @@ class Workspace:
         rows = [row.split("\t") for row in self._line("diff", "--numstat", "--no-renames", base, head).split("\n") if row]
         return [(path, int(added), int(removed)) for added, removed, path in rows if added.isdigit()]
 
-    @lru_cache(maxsize=4096)  # noqa: B019 (one workspace a process)
     def tree(self, commit: str) -> str:
-        return self._line("rev-parse", f"{commit}^{{tree}}")
+        if commit not in self._trees:
+            self._trees[commit] = self._line("rev-parse", f"{commit}^{{tree}}")
+        return self._trees[commit]
 
     @lru_cache(maxsize=256)  # noqa: B019 (one workspace a process)
     def frozen(self, commit: str) -> str:
         """sha256 over every tracked file that may not be edited (path, mode, object)."""
-        entries = self._git("ls-tree", "-r", "-z", commit).decode("utf-8", "surrogateescape").split("\0")
-        total = hashlib.sha256()
-        may = set(editable([entry.split("\t", 1)[1] for entry in entries if entry], self.prefix, self.brief))
-        for entry in entries:
-            if entry and entry.split("\t", 1)[1] not in may:
-                total.update(entry.encode("utf-8", "surrogateescape") + b"\n")
+        files = [(facts, path) for facts, path in self._entries(commit) if not facts.startswith(FOLDER)]
+        may, total = set(editable([path for _, path in files], self.prefix, self.brief)), hashlib.sha256()
+        for facts, path in files:
+            if path not in may:
+                total.update(f"{facts}\t{path}\n".encode("utf-8", "surrogateescape"))
         return total.hexdigest()
 
     def mentions(self, word: str) -> bool:
