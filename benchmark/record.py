@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from edits import EDITS, Edit, swapped
-from small import RESULTS, ROOT, SMALL_BASE, machine, prepared, with_numbers
+from small import RESULTS, ROOT, SMALL_BASE, machine, prepared, turned
 
 FILE = RESULTS / "curves.json.gz"
 LINE = re.compile(r"^step \d+ \(([\d.]+)%\) \| loss: ([\d.]+|nan)")
@@ -50,7 +50,7 @@ LONGEST = 200  # seconds that one training may take, contention and all
 SEEDS = (1, 2, 3, 4)
 CLIMB = ("MATRIX_LR", "EMBEDDING_LR", "UNEMBEDDING_LR", "MOMENTUM_STEPS", "HEAD_DIM#2")
 CLIMBED = 0.01  # bpb, mean of two seeds, by which a stage of the climb must be better
-BEGIN = {"train.py:MATRIX_LR": 0.02, "train.py:EMBEDDING_LR": 0.3, "train.py:UNEMBEDDING_LR": 0.002}  # of the climb
+BEGIN = {"MATRIX_LR": 0.02, "EMBEDDING_LR": 0.3, "UNEMBEDDING_LR": 0.002}  # of the climb
 AGAIN = 10  # trainings between two of the incumbent
 PROGRAM = "---\nedit: [train.py]\nrun: python train.py\nmetric: val_bpb\n---\nTurn the numbers.\n"
 
@@ -141,7 +141,7 @@ class Recorder:
         (self.place / "program.md").write_text(PROGRAM)
         (self.place / "prepare.py").write_bytes((ROOT / "prepare.py").read_bytes())
         os.environ |= {"AUTORESEARCH_TIME_BUDGET": f"{window:g}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        self.base = with_numbers(SMALL_BASE | BEGIN)
+        self.base = turned((ROOT / "train.py").read_bytes(), SMALL_BASE | BEGIN)
         (self.place / "train.py").write_bytes(self.base)
         os.chdir(self.place)
         sys.path.insert(0, str(self.place))

@@ -20,12 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from small import prepared
+from small import prepared, turned
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.agents import Context, Draft, Exhausted
-from autoresearch_action.agents.literals import find, swap
 from autoresearch_action.budget import Budget
 from autoresearch_action.ledger import Ledger, read
 from autoresearch_action.loop import Loop, Parts
@@ -78,11 +77,14 @@ HEAD = ["loop", "model / trial", "first looks", "trials", "a trial, s", "first l
 
 
 class Scripted:
-    """Hands out the edits in order, each after thinking for `share` of what the latest trial took (`trial`: the first)."""
+    """Hands out the edits in order, each after thinking for `share` of what the latest trial took (`trial`: the first).
+
+    `comparable`: what it says of each, None to have it detected.
+    """
 
     name, worst_usd = "scripted", 0.0
 
-    def __init__(self, edits: Sequence[Edit], share: float, trial: float, comparable: bool) -> None:
+    def __init__(self, edits: Sequence[Edit], share: float, trial: float, comparable: bool | None) -> None:
         self.edits, self.share, self.trial, self.comparable = list(edits), share, trial, comparable
         self._lock = threading.Lock()
 
@@ -111,10 +113,6 @@ class Silent:
 
 def turn(file: Path, edit: Edit) -> None:
     file.write_bytes(turned(file.read_bytes(), edit))
-
-
-def turned(source: bytes, edit: Edit) -> bytes:
-    return swap(source, {knob: edit[knob.name] for knob in find(source, "train.py") if knob.name in edit})
 
 
 def words(edit: Edit) -> str:
@@ -209,7 +207,11 @@ class Task:
         told = Told("ours, losers stopped" if stops else "ours", share)
         cpu = own_cpu()
         loop = search(
-            self.place, state, Scripted(edits, share, trial, stops), [Slot("cpu:0", cores=tuple(sorted(os.sched_getaffinity(0))))], known
+            self.place,
+            state,
+            Scripted(edits, share, trial, None if stops else False),
+            [Slot("cpu:0", cores=tuple(sorted(os.sched_getaffinity(0))))],
+            known,
         )
         told.cpu = own_cpu() - cpu
         study = read(state)

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DATA = ROOT / ".autoresearch" / "benchmark" / "data"
 RESULTS = HERE / "results"
-SMALL_BASE = {"train.py:WIDTH#2": 64, "train.py:TOKENS_PER_STEP#2": 10}
+SMALL_BASE = {"WIDTH#2": 64, "TOKENS_PER_STEP#2": 10}  # the second is the processor profile's
 sys.path.insert(0, str(ROOT))
 
 
@@ -31,16 +31,16 @@ def prepared() -> Path:
     return DATA
 
 
-def with_numbers(numbers: Mapping[str, Any]) -> bytes:
-    """train.py with these numbers, by the keys of its literals."""
+def turned(source: bytes, numbers: Mapping[str, Any]) -> bytes:
+    """A train.py with these numbers, by the names of its literals."""
     from autoresearch_action.agents.literals import find, swap
 
-    source = (ROOT / "train.py").read_bytes()
-    return swap(source, {knob: numbers[knob.key] for knob in find(source, "train.py") if knob.key in numbers})
+    places = {knob: knob.key.removeprefix("train.py:") for knob in find(source, "train.py")}
+    return swap(source, {knob: numbers[place] for knob, place in places.items() if place in numbers})
 
 
 def base_source() -> bytes:
-    return with_numbers(SMALL_BASE)
+    return turned((ROOT / "train.py").read_bytes(), SMALL_BASE)
 
 
 def machine() -> str:
