@@ -115,7 +115,7 @@ class Study:
         self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)  # by Trial.group
         self._spent = dict.fromkeys(_USAGE, 0.0)
         self.reserved_usd: dict[int, float] = {}  # calls asked and not (yet) answered, at their worst price
-        self.device_seconds = 0.0
+        self.device_seconds = 0.0  # of all trials, those cut off included
         self.trials = 0
         self.messages: list[str] = []
         self.facts: dict[str, Any] = {}  # last value of each "fact" event: noise, claims, transfer, audit, …
@@ -233,9 +233,11 @@ class Study:
 
     def _stop(self, event: dict[str, Any]) -> None:
         self.stop_reason, self.finished, self.stopped = event["reason"], event["finished"], event["at"]
+        self.device_seconds += event.get("seconds", 0.0)
 
     def _session(self, event: dict[str, Any]) -> None:
         self.finished, self.stop_reason = False, ""
+        self.device_seconds += event.get("seconds", 0.0)
 
 
 _RARE: dict[str, Callable[[Study, dict[str, Any]], Any]] = {

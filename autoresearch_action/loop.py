@@ -443,8 +443,10 @@ def run(parts: Parts) -> Study:
     """Search, then prove. Ends with a `stop` event: finished, or interrupted and to be resumed."""
     from autoresearch_action.proof import prove  # the search does not need it
 
-    loop = Loop(parts)
-    parts.ledger.append("session", started=time.time())
+    loop, study = Loop(parts), parts.ledger.study
+    killed = study.trials and not study.stop_reason  # and for how long its last trials had run by then nobody knows
+    lost = len(parts.executor.slots) * study.device_seconds / study.trials if killed else 0.0
+    parts.ledger.append("session", started=time.time(), seconds=round(lost, 3))
     try:
         loop.search()
         if parts.claims:
@@ -453,8 +455,9 @@ def run(parts: Parts) -> Study:
             parts.ledger.append("confirmation", Confirmation(held=False, reason="A shard claims nothing: its keeps go to the merge."))
         parts.ledger.append("stop", reason=loop.reason, finished=True)
     except Interrupted as interruption:
+        lost = loop.crew.seconds(0.0)
         parts.executor.cancel()
-        parts.ledger.append("stop", reason=str(interruption), finished=False)
+        parts.ledger.append("stop", reason=str(interruption), finished=False, seconds=round(lost, 3))
     finally:
         loop.desk.cancel()
         parts.executor.close()

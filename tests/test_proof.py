@@ -44,6 +44,22 @@ def test_dollars_of_device_and_calls_are_a_hard_cap_of_search_and_proof(tmp_path
     assert usd < 40 or "dollars" in study.stop_reason
 
 
+def test_device_time_of_trials_in_flight_at_a_kill_counts(tmp_path: Path) -> None:
+    """Nobody knows how long they had run: one of usual length for each slot."""
+    home = quick.repository(tmp_path / "home", SOURCE)
+    edits = [("LR = 0.1", f"LR = 0.2{index}") for index in range(4)]
+
+    def dies(study: Study) -> str:
+        if study.trials >= 5:
+            raise MemoryError
+        return ""
+
+    with pytest.raises(MemoryError):
+        quick.go(home, quick.Agent(edits), bowl, dies, seconds=7.0)
+    study = quick.go(home, quick.Agent(edits), bowl, seconds=7.0)
+    assert study.trials > 5 and study.device_seconds == 7 * (study.trials + len(quick.Executor.slots))
+
+
 def lucky(literals: dict[str, float], trial: Trial) -> float:
     """X helps only where WIDTH is 4: in the head that has both, it is left out."""
     x = literals["X"]

@@ -24,7 +24,7 @@ from autoresearch_action.acceptance import Ask, Want
 from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, derive, first_look, t_quantile
 from autoresearch_action.acceptance.screen import judge_limits
 from autoresearch_action.brief import Brief
-from autoresearch_action.records import Confirmation, Measurement, Split
+from autoresearch_action.records import Confirmation, Measurement
 
 FIRST_SHARE = 0.6  # of the level spent at the first look
 HOPELESS = 0.35  # a first look with a p-value above this ends it (futility: cannot raise the error)
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class PairedConfirmation:
-    """One attempt at a claim. `level`: one-sided, of the whole attempt; `tried`: experiments the head came from."""
+    """One attempt at a claim. `level`: one-sided, of the whole attempt; `slice`: of the hold-out."""
 
     def __init__(
         self,
@@ -56,12 +56,9 @@ class PairedConfirmation:
         level: float = 0.025,
         seed: int,
         slice: int = 0,
-        split: Split = "holdout",
         max_pairs: int | None = None,
-        tried: int = 1,
     ) -> None:
-        self.brief, self.noise, self.level, self.tried = brief, noise, level, tried
-        self.seed, self.slice, self.split = seed, slice, split
+        self.brief, self.noise, self.level, self.seed, self.slice = brief, noise, level, seed, slice
         first, most = first_look(level), first_look(level) + MORE_PAIRS
         self.enough = True
         if max_pairs is not None:
@@ -106,7 +103,7 @@ class PairedConfirmation:
             looks.pop(0)
 
     def _pair(self, place: int, seed: int, found: dict[str, Measurement | None]) -> list[Want]:
-        pair = [Want("base", seed, self.split, self.slice), Want("head", seed, self.split, self.slice)]
+        pair = [Want("base", seed, "holdout", self.slice), Want("head", seed, "holdout", self.slice)]
         if derive(self.seed, "order", place) % 2:
             pair.reverse()
         return [want for want in pair if found[want.side] is None]
@@ -119,9 +116,7 @@ class PairedConfirmation:
             return self._lost(f"Does not hold: {sentence}", **facts)
         if self.brief.timed and (sentence := trained_longer(pairs)):
             return self._lost(f"Does not hold: {sentence}", **facts)
-        facts["notes"] = [f"chosen from {self.tried} experiments by runs on other seeds"] if self.tried > 1 else []
-        if guard == "doubtful":
-            facts["notes"].append(f"within the noise over its limit: {sentence}")
+        facts["notes"] = [f"within the noise over its limit: {sentence}"] if guard == "doubtful" else []
         differences = [self.brief.sign * (_value(h) - _value(b)) for b, h in pairs]
         if self.noise.exact:
             return self._exact(differences[0], facts)
