@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_action import ledger as ledgers
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.ledger import CACHE, Ledger, Study, read
 from autoresearch_action.records import Confirmation, Measurement, Proposal, Trial, Usage, Verdict
@@ -31,7 +32,10 @@ def fill(ledger: Ledger, number: int, status: str = "discard") -> None:
     ledger.append("verdict", Verdict(number=number, status=status, reason="why", description="d", agent="optuna", usd=0.5))
 
 
-def test_an_experiment_is_the_fold_of_its_events(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [ledgers.BLOCK, 1000, 7])
+def test_an_experiment_is_the_fold_of_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """However the file is cut into blocks as it is read."""
+    monkeypatch.setattr(ledgers, "BLOCK", block)
     ledger = Ledger(tmp_path)
     ledger.measured(measured(0))
     fill(ledger, 1, "keep")
