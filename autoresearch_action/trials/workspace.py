@@ -162,7 +162,7 @@ class Workspace:
                 pointers.append(path)
         return tuple(pointers)
 
-    @lru_cache(maxsize=8)  # noqa: B019 (one workspace a process)
+    @lru_cache(maxsize=2)  # noqa: B019 (one workspace a process; a large repository has many)
     def _entries(self, commit: str) -> tuple[tuple[str, str], ...]:
         """(mode, type and object; path) of everything that is tracked, folders too."""
         shown = self._git("ls-tree", "-r", "-t", "-z", commit).decode("utf-8", "surrogateescape").split("\0")
