@@ -69,15 +69,18 @@ class Crew:
     def _collect(self) -> list[Measurement]:
         finished = []
         for future in [future for future in self.running if future.done()]:
-            slot, trial, _ = self.running.pop(future)
+            slot, trial, since = self.running.pop(future)
             measurement = future.result()
+            if measurement.spoilt:
+                self.ledger.append("cut", seconds=round(measurement.spoilt, 3))
             if measurement.outcome == "lost":
                 self._lost[trial.index] = self._lost.get(trial.index, 0) + 1
-                if self._lost[trial.index] < ATTEMPTS and not self._interrupted():
-                    self.running[self.executor.submit(trial, slot)] = (slot, trial, time.time())
+                interrupted = self._interrupted()
+                if interrupted or self._lost[trial.index] < ATTEMPTS:
+                    self.ledger.append("cut", seconds=round(time.time() - since, 3))
+                    if not interrupted:  # else it is asked again when the run resumes
+                        self.running[self.executor.submit(trial, slot)] = (slot, trial, time.time())
                     continue
-                if self._interrupted():
-                    continue  # cut off, not measured: it is asked again when the run resumes
                 measurement = measurement.model_copy(update={"outcome": "crash", "reason": f"Lost {ATTEMPTS} times: {measurement.reason}"})
             self.ledger.measured(measurement)
             finished.append(measurement)

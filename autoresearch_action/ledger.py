@@ -27,7 +27,7 @@ CACHE = 2_000  # folded experiments kept in memory
 _BEGINNING = b'{"event":"'
 _FREQUENT = re.compile(
     rb'\{"event":"(?:(proposal|trial|verdict)","number":(\d+)(?:,"status":"(\w+)")?(?:,"seconds":([-\d.e+]+))?(?:,"usd":[-\d.e+]+)?'
-    rb'(?:,"tree":"(\w*)")?(?:,"origin":(\d+))?|ask","at":[-\d.e+]+,"ask":(\d+),"worst":([-\d.e+]+)\})'
+    rb'(?:,"tree":"(\w*)")?(?:,"origin":(\d+))?|ask","at":\d+\.?\d*,"ask":(\d+),"worst":([-\d.e+]+)\}\Z)'
 )
 BLOCK = 1 << 18  # bytes read at a time: what fits into a processor's cache
 _USAGE = tuple(Usage.model_fields)
@@ -116,12 +116,14 @@ class Study:
         self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)  # by Trial.group
         self._spent = dict.fromkeys(_USAGE, 0.0)
         self.reserved_usd: dict[int, float] = {}  # calls asked and not (yet) answered, at their worst price
-        self.device_seconds = 0.0  # of all trials, those cut off included
-        self.trials = 0
+        self.trials, self.trial_seconds = 0, 0.0  # measured ones
+        self.cut_seconds = 0.0  # of the device, that trials took which gave no measurement
+        self.unended = 0  # slots of a session that was killed, or goes on
         self.messages: list[str] = []
         self.facts: dict[str, Any] = {}  # last value of each "fact" event: noise, claims, transfer, audit, …
         self.stop_reason = ""
         self.finished = False
+        self._place = 0  # of the line that is being taken in
         self.first = self.last = 0.0  # unix seconds of the first and last event
         self.stopped = 0.0  # … and of the end of the last session
 
@@ -138,7 +140,10 @@ class Study:
         with self.experiments._path.open("rb") as file:
             while block := file.read(BLOCK):
                 block = rest + block
-                taken = self._take(block, end)
+                try:
+                    taken = self._take(block, end)
+                except _WRONG as error:
+                    raise DamagedLedger(self.experiments._path, self._place, error) from None
                 end, rest = end + taken, block[taken:]
         if rest.strip(b"\0") and not rest.startswith(_BEGINNING[: len(rest)]):  # zeros: of a machine that went down
             raise DamagedLedger(self.experiments._path, end, ValueError())
@@ -161,6 +166,10 @@ class Study:
     def usd(self) -> float:
         """Dollars spent on models, calls without an answer at their worst price."""
         return self._spent["usd"] + sum(self.reserved_usd.values())
+
+    @property
+    def device_seconds(self) -> float:
+        return self.trial_seconds + self.cut_seconds
 
     @property
     def unsettled(self) -> list[int]:
@@ -204,31 +213,29 @@ class Study:
 
         Half a million lines may be read at a start: those that there are most of take as few steps as they can.
         """
-        begin, match, index = 0, _FREQUENT.match, self.experiments._index
-        while (end := block.find(b"\n", begin)) >= 0:
-            try:
-                found = match(block, begin, end)
-                if found is None:
-                    self._other(block[begin : end + 1])
-                elif found[7] is not None:
-                    self.reserved_usd[int(found[7])] = float(found[8])
-                else:
-                    kind, digits, status, seconds, tree, origin, _, _ = found.groups()
-                    number = int(digits)
-                    if kind == b"trial":
-                        self.trials += 1
-                        self.device_seconds += float(seconds or 0)
-                    elif kind == b"verdict":
-                        self.statuses[number] = status.decode()
-                        if status == b"keep" and number:
-                            self.kept.append(number)
-                    elif tree:
-                        self.trees.setdefault(tree.decode(), number)
-                        if origin:
-                            self.carried.add(int(origin))
-                    index(number, at + begin)
-            except _WRONG as error:
-                raise DamagedLedger(self.experiments._path, at + begin, error) from None
+        begin, match, find, index = 0, _FREQUENT.match, block.find, self.experiments._index
+        while (end := find(b"\n", begin)) >= 0:
+            self._place = at + begin
+            found = match(block, begin, end)
+            if found is None:
+                self._other(block[begin : end + 1])
+            elif found[7] is not None:
+                self.reserved_usd[int(found[7])] = float(found[8])
+            else:
+                kind, digits, status, seconds, tree, origin, _, _ = found.groups()
+                number = int(digits)
+                if kind == b"trial":
+                    self.trials += 1
+                    self.trial_seconds += float(seconds or 0)
+                elif kind == b"verdict":
+                    self.statuses[number] = status.decode()
+                    if status == b"keep" and number:
+                        self.kept.append(number)
+                elif tree:
+                    self.trees.setdefault(tree.decode(), number)
+                    if origin:
+                        self.carried.add(int(origin))
+                index(number, at + begin)
             begin = end + 1
         return begin
 
@@ -241,7 +248,7 @@ class Study:
             measured = _parse(Measurement, json.loads(line))
             self.confirm_runs[measured.trial.group].append(measured)
             self.trials += 1
-            self.device_seconds += measured.seconds
+            self.trial_seconds += measured.seconds
 
     def _spend(self, event: dict[str, Any]) -> None:
         self.reserved_usd.pop(event.get("ask", -1), None)
@@ -250,16 +257,20 @@ class Study:
 
     def _stop(self, event: dict[str, Any]) -> None:
         self.stop_reason, self.finished, self.stopped = event["reason"], event["finished"], event["at"]
-        self.device_seconds += event.get("seconds", 0.0)
+        self.unended = 0
 
     def _session(self, event: dict[str, Any]) -> None:
-        self.finished, self.stop_reason = False, ""
-        self.device_seconds += event.get("seconds", 0.0)
+        self.finished, self.stop_reason, self.unended = False, "", event.get("slots", 0)
+        self._cut(event)
+
+    def _cut(self, event: dict[str, Any]) -> None:
+        self.cut_seconds += event.get("seconds", 0.0)
 
 
 _RARE: dict[bytes, Callable[[Study, dict[str, Any]], Any]] = {
     b"run": lambda study, event: setattr(study, "run", _parse(Run, event)),
     b"session": Study._session,
+    b"cut": Study._cut,
     b"confirmation": lambda study, event: study.confirmations.append(_parse(Confirmation, event)),
     b"stack": lambda study, event: setattr(study, "kept", list(event["numbers"])),
     b"ask": lambda study, event: study.reserved_usd.__setitem__(event["ask"], event["worst"]),
@@ -346,7 +357,7 @@ class Ledger:
         self.append("trial", measurement, number=number)
 
     def spent(self, agent: str, usage: Usage, ask: int) -> None:
-        self.append("spend", usage, agent=agent, ask=ask)
+        self.append("spend", agent=agent, ask=ask, **usage.model_dump(exclude_defaults=True))
 
     def restart(self, name: str) -> None:
         """Put this ledger aside (history/NAME.jsonl) and begin an empty one; patches and logs go with it."""

@@ -25,7 +25,7 @@ from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.crew import Crew
 from autoresearch_action.desk import Desk, settle
-from autoresearch_action.errors import InputError, Interrupted
+from autoresearch_action.errors import InputError, Interrupted, UserError
 from autoresearch_action.ledger import Ledger, Study
 from autoresearch_action.records import INHERITED, Confirmation, Experiment, Measurement, Proposal, StopRule, Trial, Usage, Verdict
 from autoresearch_action.trials import Executor
@@ -444,9 +444,9 @@ def run(parts: Parts) -> Study:
     from autoresearch_action.proof import prove  # the search does not need it
 
     loop, study = Loop(parts), parts.ledger.study
-    killed = study.trials and not study.stop_reason  # and for how long its last trials had run by then nobody knows
-    lost = len(parts.executor.slots) * study.device_seconds / study.trials if killed else 0.0
-    parts.ledger.append("session", started=time.time(), seconds=round(lost, 3))
+    usual = study.trial_seconds / study.trials if study.trials else parts.budget.trial_seconds
+    lost = study.unended * usual  # the last session was killed: for how long its trials had run by then nobody knows
+    parts.ledger.append("session", started=time.time(), slots=len(parts.executor.slots), seconds=round(lost, 3))
     try:
         loop.search()
         if parts.claims:
@@ -454,10 +454,12 @@ def run(parts: Parts) -> Study:
         else:
             parts.ledger.append("confirmation", Confirmation(held=False, reason="A shard claims nothing: its keeps go to the merge."))
         parts.ledger.append("stop", reason=loop.reason, finished=True)
-    except Interrupted as interruption:
-        lost = loop.crew.seconds(0.0)
+    except (Interrupted, UserError) as why:
+        parts.ledger.append("cut", seconds=round(loop.crew.seconds(0.0), 3))
         parts.executor.cancel()
-        parts.ledger.append("stop", reason=str(interruption), finished=False, seconds=round(lost, 3))
+        parts.ledger.append("stop", reason=str(why).split("\n")[0], finished=False)
+        if not isinstance(why, Interrupted):
+            raise
     finally:
         loop.desk.cancel()
         parts.executor.close()

@@ -97,6 +97,7 @@ class Measurement(Record):
     curve: list[tuple[float, float]] = Field(default_factory=list)  # (seconds since start, training loss), thinned
     started: float = 0.0  # unix seconds
     seconds: float = 0.0  # wall clock, all phases
+    spoilt: float = 0.0  # seconds of runs before this one that others' use of the card made worthless
     clock: float = 0.0  # the clock equal time is judged by, `run` phase, whole process tree
     pace: float = 1.0  # seconds of it that one second of training takes: the threads on processor cores, 1 on a GPU
     phases: dict[str, float] = Field(default_factory=dict)  # wall seconds by phase: checkout, check, compile, run, evaluate

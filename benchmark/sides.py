@@ -28,6 +28,7 @@ from autoresearch_action.agents import Context, Draft, Exhausted
 from autoresearch_action.budget import Budget
 from autoresearch_action.ledger import Ledger, read
 from autoresearch_action.loop import Loop, Parts
+from autoresearch_action.records import Usage
 from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.pool import LocalPool
 from autoresearch_action.trials.sandbox import Sandbox
@@ -76,6 +77,9 @@ HEAD = ["loop", "model / trial", "first looks", "trials", "a trial, s", "first l
         "training s on discarded", "harness CPU, ms / experiment"]  # fmt: skip
 
 
+USAGE = Usage(calls=1, input_tokens=900, output_tokens=800, cache_read_tokens=14_000, usd=0.02)  # of a usual reply
+
+
 class Scripted:
     """Hands out the edits in order, each after thinking for `share` of what the latest trial took (`trial`: the first).
 
@@ -97,7 +101,7 @@ class Scripted:
         last = max(runs, key=lambda run: run.started).seconds if runs else self.trial
         context.cancelled.wait(self.share * last)
         turn(context.directory / "train.py", edit)
-        return Draft(description=words(edit), comparable=self.comparable)
+        return Draft(description=words(edit), comparable=self.comparable, usage=USAGE)
 
     def repair(self, context: Context, failed: object) -> None:
         return None

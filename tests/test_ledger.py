@@ -155,6 +155,8 @@ def test_a_long_ledger_is_indexed_without_being_held(tmp_path: Path) -> None:
         b'{"event":"stack","numbers":5}',
         b'{"event":"verdict","number":1}',
         b'{"event":"fact"}',
+        b'{"event":"ask","at":1.0,"ask":3,"worst":0.1}{"event":"spend","at":2.0,"ask":3}',
+        b'{"event":"ask","at":1.0,"ask":3,"worst":1-1}',
     ],
 )
 def test_a_damaged_line_is_said_and_nothing_is_overwritten(tmp_path: Path, line: bytes) -> None:

@@ -240,10 +240,9 @@ def test_a_signal_ends_the_trial_and_keeps_everything(tmp_path: Path, number: in
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 0 and "Nothing is lost" in said
     assert events(home)[-1]["at"] - sent < max(allowed, patience(5)) and not living(mark)
-    last = events(home)[-1]
+    *_, cut, last = events(home)
     assert (last["event"], last["reason"], last["finished"]) == ("stop", f"interrupted by {signal.Signals(number).name}", False)
-    started = next(event for event in events(home) if event["event"] == "session")["at"]
-    assert 0 < last["seconds"] < last["at"] - started, "what was cut off took the device's time"
+    assert cut["event"] == "cut" and 0 < cut["seconds"] < 200, "what was cut off took the device's time"
     assert (home / ".autoresearch" / "report.html").exists()
 
 
@@ -356,7 +355,7 @@ def test_a_model_proposes_and_its_key_stays_out_of_everything(tmp_path: Path) ->
     with ModelServer(answer) as server:
         said = run(home, "--max-experiments", "4", "--max-minutes", "5", ANTHROPIC_API_KEY=key, ANTHROPIC_BASE_URL=server.url)
         assert 4 <= len(server.requests) <= 6
-    spend = [event for event in events(home, "spend") if event["calls"]]
+    spend = [event for event in events(home, "spend") if event.get("calls")]
     assert len(spend) >= 4 and all(event["usd"] > 0 for event in spend)
     assert key not in said
     for file in (home / ".autoresearch").rglob("*"):

@@ -71,6 +71,33 @@ def test_a_folder_that_was_replaced_is_neither_followed_nor_fatal(tmp_path: Path
     assert (precious / "file").read_text() == "not ours" and (tree / "train.py").exists() and not tree.is_symlink()
 
 
+def test_a_repository_that_was_made_inside_is_refused_and_gone(tmp_path: Path) -> None:
+    space = workspace(tiny.repository(tmp_path / "r"), edit=["**"])
+    tree = space.state / "slots" / "a"
+    space.checkout(tree, space.base)
+    before = sorted(tree.rglob("*"))
+    (tree / "sub").mkdir()
+    (tree / "sub" / "file").write_text("left behind")
+    tiny.git(tree / "sub", "init", "-q")
+    tiny.commit(tree / "sub")
+    with pytest.raises(PatchRefused, match="a git repository in it"):
+        space.diff(tree, space.base)
+    space.checkout(tree, space.base)
+    assert sorted(tree.rglob("*")) == before
+
+
+def test_an_edit_is_seen_whatever_its_size_and_times_say(tmp_path: Path) -> None:
+    space = workspace(tiny.repository(tmp_path / "r"))
+    tree = space.state / "slots" / "a"
+    for _ in range(3):
+        space.checkout(tree, space.base)
+        file = tree / "train.py"
+        facts, text = file.stat(), file.read_text()
+        file.write_text(text.replace("LR = 0.1", "LR = 0.2"))
+        os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        assert "+LR = 0.2" in space.diff(tree, space.base)
+
+
 def test_an_edit_becomes_a_commit_that_carries_to_a_new_incumbent(tmp_path: Path) -> None:
     root = tiny.repository(tmp_path / "r")
     space = workspace(root)

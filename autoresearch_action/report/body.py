@@ -226,7 +226,8 @@ def cost(study: Study) -> list[tuple[str, str]]:
         found.append(("model", f"{usage.calls} calls, {tokens}, {study.usd:.2f} dollars"))
     else:
         found.append(("model", "none"))
-    found.append(("device", f"{hours:.2f} hours" + (f", {hours * rate:.2f} dollars" if rate else "")))
+    cut = f", {study.cut_seconds / 3600:.2f} of them in trials that were cut off" if study.cut_seconds >= 36 else ""
+    found.append(("device", f"{hours:.2f} hours{cut}" + (f", {hours * rate:.2f} dollars" if rate else "")))
     found.append(("wall clock", text.duration(max(0.0, (study.stopped or study.last) - study.first))))
     found.append(("stopped", study.stop_reason or "it did not"))
     return found

@@ -78,6 +78,7 @@ def measure(bench: Bench, trial: Trial) -> Measurement:
     Raises EnvironmentFault when a stranger stays on the card.
     """
     notes: list[str] = []
+    spoilt = 0.0
     for attempt in range(AGAIN + 1):
         try:
             with device.Watch(bench.slot) as card:
@@ -96,4 +97,5 @@ def measure(bench: Bench, trial: Trial) -> Measurement:
             notes.append(why)
             break
         notes.append(f"measured again: {why}")
-    return result.model_copy(update={"notes": [*result.notes, *notes]}) if notes else result
+        spoilt += result.seconds
+    return result.model_copy(update={"notes": [*result.notes, *notes], "spoilt": spoilt}) if notes else result

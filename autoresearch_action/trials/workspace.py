@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import stat
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from autoresearch_action.brief import Brief
@@ -23,6 +23,7 @@ from autoresearch_action.trials.patch import PatchRefused, check_patch, editable
 __all__ = ["PatchRefused", "Workspace"]
 MAX_PATCH_BYTES = 250_000  # ten times a long train.py: an edit is no place for weights
 FOLDER = "040000 "  # how git's listing of a folder begins
+REPOSITORY = b"\nnew file mode 160000\n"  # in a patch
 LFS_POINTER = b"version https://git-lfs"
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README.md"}
 
@@ -51,7 +52,6 @@ class Workspace:
         self.repo = self.state / "repo.git"
         self.setup_folder = self.state / "setup"
         self.setup_hash = ""
-        self._trees: dict[str, str] = {}  # by commit
         self._refuse_dirty()
         self._refuse_untracked()
         self._open()
@@ -209,6 +209,10 @@ class Workspace:
         patch = self._git("diff-index", "-p", "--cached", "--no-renames", "--no-color", "--full-index", parent, index=index)
         if len(patch) > MAX_PATCH_BYTES:
             raise PatchRefused(f"The edit is {len(patch):,} bytes long; {MAX_PATCH_BYTES:,} are allowed.")
+        if REPOSITORY in patch:
+            remove(tree)  # no later checkout would clean what lies in it: the index has it as one entry
+            index.unlink()
+            raise PatchRefused("The edit has a git repository in it.")
         return patch.decode("utf-8", "surrogateescape")
 
     def untracked(self, tree: Path, index: Path) -> list[str]:
@@ -279,6 +283,11 @@ class Workspace:
         """(path, lines added, lines removed) between two commits."""
         rows = [row.split("\t") for row in self._line("diff", "--numstat", "--no-renames", base, head).split("\n") if row]
         return [(path, int(added), int(removed)) for added, removed, path in rows if added.isdigit()]
+
+    @cached_property
+    def _trees(self) -> dict[str, str]:
+        """By commit."""
+        return {}
 
     def tree(self, commit: str) -> str:
         if commit not in self._trees:
