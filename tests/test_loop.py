@@ -171,7 +171,7 @@ WORDS = ("--agent", "optuna", "--max-experiments", "8", "--max-minutes", "10")
 
 
 def test_kill_anywhere_and_it_goes_on_where_it_was(tmp_path: Path) -> None:
-    survive(tmp_path, 4, WORDS, seed=1)
+    survive(tmp_path, 3, WORDS, seed=1)
 
 
 def test_calls_in_flight_at_a_kill_stay_reserved(tmp_path: Path) -> None:

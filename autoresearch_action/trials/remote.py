@@ -200,16 +200,26 @@ def _connect(address: str) -> Any:
         where = address.removeprefix("ray://") if found[1] else ray._private.services.canonicalize_bootstrap_address("auto")
         host, _, port = (where or "").rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()  # Ray itself tries for minutes
-        package = str(Path(autoresearch_action.__file__).parent)
-        ray.init(
-            address=address if found[1] else where, runtime_env={"py_modules": [package]}, log_to_driver=False, logging_level=logging.ERROR
-        )
+        _init(ray, address if found[1] else where)
     except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
         raise EnvironmentFault(f"The Ray cluster {address} cannot be reached: {_last(error)}") from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own in their place
     return ray
+
+
+def _init(ray: Any, address: str) -> None:
+    """Twice where need be: the server that a cluster starts for a client does not come up each time."""
+    package = str(Path(autoresearch_action.__file__).parent)
+    for last in (False, True):
+        try:
+            ray.init(address=address, runtime_env={"py_modules": [package]}, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except (ConnectionError, RuntimeError):
+            ray.shutdown()
+            if last:
+                raise
 
 
 def _last(error: BaseException) -> str:
