@@ -207,12 +207,12 @@ class Workspace:
         except GitError as error:  # a repository inside, attributes that git cannot follow, no folder any more
             raise PatchRefused(f"Git cannot read the edit: {str(error).splitlines()[0].removeprefix('error: ')[:200]}.") from None
         patch = self._git("diff-index", "-p", "--cached", "--no-renames", "--no-color", "--full-index", parent, index=index)
-        if len(patch) > MAX_PATCH_BYTES:
-            raise PatchRefused(f"The edit is {len(patch):,} bytes long; {MAX_PATCH_BYTES:,} are allowed.")
         if REPOSITORY in patch:
             remove(tree)  # no later checkout would clean what lies in it: the index has it as one entry
             index.unlink()
             raise PatchRefused("The edit has a git repository in it.")
+        if len(patch) > MAX_PATCH_BYTES:
+            raise PatchRefused(f"The edit is {len(patch):,} bytes long; {MAX_PATCH_BYTES:,} are allowed.")
         return patch.decode("utf-8", "surrogateescape")
 
     def untracked(self, tree: Path, index: Path) -> list[str]:
