@@ -141,8 +141,7 @@ class Workspace:
             shutil.copy2(source, target)
 
     def _submodules(self) -> tuple[str, ...]:
-        entries = self._git("ls-tree", "-r", "-z", self.base).decode("utf-8", "surrogateescape").split("\0")
-        found = tuple(entry.split("\t", 1)[1] for entry in entries if entry.startswith("160000 "))
+        found = tuple(path for facts, path in self._entries(self.base) if facts.startswith("160000 "))
         for path in found:
             if not (self.root / path).is_dir() or not any((self.root / path).iterdir()):
                 raise InputError(f"The submodule {path} is empty: run `git submodule update --init --recursive` first.")
@@ -150,7 +149,7 @@ class Workspace:
 
     def _filtered(self) -> tuple[str, ...]:
         """Files that a filter (LFS) turns into something else on checkout."""
-        if ".gitattributes" not in self._line("ls-tree", "-r", "--name-only", self.base):
+        if not any(path.endswith(".gitattributes") for _, path in self._entries(self.base)):
             return ()
         entries = self._git("ls-tree", "-r", "-z", "-l", self.base).decode("utf-8", "surrogateescape").split("\0")
         small = [e.split("\t", 1) for e in entries if e.startswith("100") and e.split("\t", 1)[0].split()[3].isdigit()]
