@@ -31,8 +31,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            click.echo("\nautoresearch: ended at once. What was done is in the ledger; the same command goes on from there.", err=True)
-            sys.exit(130)
+            from autoresearch_action.session import at_once
+
+            sys.stdout.flush()
+            at_once()
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -33,11 +34,13 @@ from autoresearch_action.records import Run
 from autoresearch_action.trials import Executor, device
 from autoresearch_action.trials.git import uncommitted
 from autoresearch_action.trials.pool import LocalPool
+from autoresearch_action.trials.process import end_all
 from autoresearch_action.trials.sandbox import Sandbox
 from autoresearch_action.trials.secrets import Secrets
 from autoresearch_action.trials.setup import SETUP_LOG, run_setup
 from autoresearch_action.trials.workspace import Workspace
 
+SHOW_CURSOR = b"\x1b[?25h"  # the live view hides it
 FIRST_RUNS = 2 + 2 + 12  # calibration, one candidate, confirmation: the least a run can be
 
 
@@ -62,6 +65,15 @@ class Options:
     require_sandbox: bool = False  # a later step of this job holds a token that can write: no trial without the full sandbox
 
 
+def at_once() -> NoReturn:
+    """End this process and all below it. Not by an exception: raised between any two steps, it can leave a lock held for ever."""
+    end_all()
+    if sys.stdout.isatty():
+        os.write(1, SHOW_CURSOR)
+    os.write(2, b"\nautoresearch: ended at once. What was done is in the ledger; the same command goes on from there.\n")
+    os._exit(130)
+
+
 class Signals:
     """SIGINT and SIGTERM as a reason to stop; a second one ends the process at once."""
 
@@ -82,7 +94,7 @@ class Signals:
 
     def _arrived(self, number: int, _frame: object) -> None:
         if self.reason and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            at_once()
         self.reason = f"interrupted by {signal.Signals(number).name}"
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import tiny
-from test_loop import HERE, PROGRAM, command, environment, events, run
+from test_loop import HERE, PROGRAM, command, environment, events, patience, run
 
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.trials.process import descendants
@@ -51,7 +51,13 @@ def cluster() -> Iterator[tuple[int, str, int]]:
     words = [sys.executable, "-I", "-c", CLUSTER, str(port := free_port())]
     with subprocess.Popen(words, cwd=folder, env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process.pid, process.stdout.readline().strip(), port  # type: ignore[union-attr]
-        process.communicate(timeout=30)  # the end of its input is its sign
+        made = [(pid, says(pid)) for pid in descendants(process.pid)]
+        try:
+            process.communicate(timeout=30)  # the end of its input is its sign
+        finally:
+            for pid, words in made:
+                if words and says(pid) == words:
+                    os.kill(pid, signal.SIGKILL)
     assert subprocess.run(["grep", "-rq", SECRET, folder]).returncode == 1, "a secret has travelled"
     shutil.rmtree(folder)
 
@@ -103,13 +109,16 @@ def test_a_study_survives_its_workers_and_equals_a_local_one(cluster: tuple[int,
     words = ["--agent", f"patches:{ideas}", "--max-minutes", "5"]
     before, mine = {*SCRATCH.glob("autoresearch-ray-*/*")}, environment(RAY_ADDRESS=address, ANTHROPIC_API_KEY=SECRET)
     first = subprocess.Popen(command("run", *words, "--executor", "ray://auto"), cwd=home, env=mine, stdout=subprocess.PIPE, text=True)
-    worker, trial = hanging(pid)
-    os.kill(worker, signal.SIGKILL)
-    assert select.select([trial], [], [], 4)[0], "what a lost worker ran must end with it"
-    _, trial = hanging(pid)
-    first.send_signal(signal.SIGTERM)
-    assert select.select([trial], [], [], 4)[0], "cancelling ends trials at once"
-    said, _ = first.communicate(timeout=60)
+    try:
+        worker, trial = hanging(pid)
+        os.kill(worker, signal.SIGKILL)
+        assert select.select([trial], [], [], patience(4))[0], "what a lost worker ran must end with it"
+        _, trial = hanging(pid)
+        first.send_signal(signal.SIGTERM)
+        assert select.select([trial], [], [], patience(4))[0], "cancelling ends trials at once"
+        said, _ = first.communicate(timeout=60)
+    finally:
+        first.kill()
     assert first.returncode == 0 and "Nothing is lost" in said and "2 slots on 2 machines" in said
 
     (data / "slow").unlink()

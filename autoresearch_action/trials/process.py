@@ -21,6 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch_action.trials.confine import adopt_orphans
+
 POLL = 0.05  # seconds between looks at the process tree, on average
 LONGEST_LOOK = 4 * POLL  # between two looks that one process is charged for: on a busy machine they come late, and so does it
 FIRST_POLL = 0.002  # … at the start, so that short commands are seen as well
@@ -257,6 +259,15 @@ class Process:
                 _signal(pid, signal.SIGKILL)
             time.sleep(0.002 if alive else 0)
         return usage + sum(map(_inherited, {*self._children, *left}))
+
+
+def end_all() -> None:
+    """Kill every process below this one, those that lose their parent meanwhile too."""
+    adopt_orphans()
+    me, until = os.getpid(), time.monotonic() + 2.0
+    while (left := [pid for pid in descendants(me) if pid != me and _runs(pid)]) and time.monotonic() < until:
+        for pid in left:
+            _signal(pid, signal.SIGKILL)
 
 
 def _told(path: str) -> bytes:
