@@ -52,12 +52,11 @@ def cluster() -> Iterator[tuple[int, str, int]]:
     with subprocess.Popen(words, cwd=folder, env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process.pid, process.stdout.readline().strip(), port  # type: ignore[union-attr]
         made = [(pid, says(pid)) for pid in descendants(process.pid)]
-        try:
+        with suppress(subprocess.TimeoutExpired):  # how well Ray takes itself down is not ours
             process.communicate(timeout=30)  # the end of its input is its sign
-        finally:
-            for pid, words in made:
-                if words and says(pid) == words:
-                    os.kill(pid, signal.SIGKILL)
+        for one, words in made:
+            if words and says(one) == words:
+                os.kill(one, signal.SIGKILL)
     assert subprocess.run(["grep", "-rq", SECRET, folder]).returncode == 1, "a secret has travelled"
     shutil.rmtree(folder)
 
@@ -76,7 +75,7 @@ def says(pid: int) -> str:
 def hanging(cluster: int) -> tuple[int, int]:
     """A trial that goes on and on: its worker, and a handle that tells its end."""
     before: set[tuple[int, int]] = set()
-    for _ in range(60):
+    for _ in range(300):
         workers = [pid for pid in descendants(cluster) if says(pid).startswith("ray::Worker")]
         now = {(worker, pid) for worker in workers for pid in descendants(worker) if says(pid).endswith("python3 train.py")}
         for worker, pid in now & before:
@@ -116,7 +115,7 @@ def test_a_study_survives_its_workers_and_equals_a_local_one(cluster: tuple[int,
         _, trial = hanging(pid)
         first.send_signal(signal.SIGTERM)
         assert select.select([trial], [], [], patience(4))[0], "cancelling ends trials at once"
-        said, _ = first.communicate(timeout=60)
+        said, _ = first.communicate(timeout=120)
     finally:
         first.kill()
     assert first.returncode == 0 and "Nothing is lost" in said and "2 slots on 2 machines" in said
