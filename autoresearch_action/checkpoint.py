@@ -99,7 +99,8 @@ def _run(command: list[str], env: Mapping[str, str], interrupted: Callable[[], s
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
+            process.stderr.close()  # type: ignore[union-attr]
 
 
 def _go_on(interrupted: Callable[[], str]) -> None:

@@ -67,6 +67,7 @@ class Options:
 
 def at_once() -> NoReturn:
     """End this process and all below it. Not by an exception: raised between any two steps, it can leave a lock held for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_all()
     if sys.stdout.isatty():
         os.write(1, SHOW_CURSOR)

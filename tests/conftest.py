@@ -1,13 +1,40 @@
-"""Failures told as they happen; finished runs that the publishing tests share."""
+"""A limit for each test, failures told as they happen, finished runs that the publishing tests share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import faulthandler
+import os
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import delivery
 import pytest
 from delivery import Delivery
+
+LIMIT = 1200.0  # seconds of one test, its fixtures included, on the slowest machine
+
+
+class Watch:
+    """A test that hangs says where, and costs itself only: its worker ends. Pytest's own leaves teardowns out after a failure."""
+
+    def __init__(self) -> None:
+        self.stderr = os.dup(2)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        timer = threading.Timer(LIMIT, self.end, [item.nodeid])
+        timer.daemon = True
+        timer.start()
+        try:
+            return (yield)
+        finally:
+            timer.cancel()
+
+    def end(self, name: str) -> None:
+        os.write(self.stderr, f"\n{name} has not ended within {LIMIT:g} s:\n".encode())
+        faulthandler.dump_traceback(self.stderr)
+        os._exit(1)
 
 
 class Teller:
@@ -28,6 +55,7 @@ class Teller:
 
 @pytest.hookimpl(trylast=True)  # the terminal is there by then
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watch())
     if terminal := config.pluginmanager.get_plugin("terminalreporter"):
         config.pluginmanager.register(Teller(terminal))
 

@@ -173,7 +173,7 @@ def test_a_cancelled_call_ends_at_once(context: Context, serve: Any) -> None:
 
         thread = threading.Thread(target=call, daemon=True)
         thread.start()
-        while not server.requests:
+        while not server.requests and thread.is_alive():
             time.sleep(0.01)
         if script[0].hang:
             assert server.hung.wait(10)

@@ -48,7 +48,7 @@ def test_a_tree_is_compiled_once_and_no_other_tree_reads_it(tmp_path: Path) -> N
     first = bench.base(here, 1)
     assert first.outcome == "ok", first.reason + first.tail
     assert said(here, first.log)[:2] == ["decoy cold 1 []", "data warm 300 ['kernel', 'left by decoy']"]
-    assert first.phases["compile"] > 1 and first.phases["run"] < first.phases["compile"]
+    assert first.phases["compile"] > 1
     second = bench.base(here, 2)
     assert "compile" not in second.phases  # and nothing of the first trial is there
     assert said(here, second.log)[-1] == "data warm 300 ['kernel', 'left by decoy']"

@@ -55,8 +55,10 @@ def cluster() -> Iterator[tuple[int, str, int]]:
         with suppress(subprocess.TimeoutExpired):  # how well Ray takes itself down is not ours
             process.communicate(timeout=30)  # the end of its input is its sign
         for one, words in made:
-            if words and says(one) == words:
-                os.kill(one, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                if words and says(one) == words:
+                    os.kill(one, signal.SIGKILL)
+        process.kill()
     assert subprocess.run(["grep", "-rq", SECRET, folder]).returncode == 1, "a secret has travelled"
     shutil.rmtree(folder)
 

@@ -1,7 +1,7 @@
 """The connection to GitHub or a GitHub Enterprise Server: one repository, patient calls, failures as sentences.
 
-Retries what may pass (5xx, lost connections, short rate limits) and nothing else; every caller is idempotent, because
-a lost answer may belong to a request that was carried out.
+Retries what may pass (5xx, lost connections, short rate limits) and nothing else; every caller can bear a request that is
+carried out twice, because a lost answer may belong to one that was.
 """
 
 from __future__ import annotations

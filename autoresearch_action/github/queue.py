@@ -2,12 +2,14 @@
 
 GitHub keeps one waiting job of a concurrency group and cancels the one before. So every dispatch is written down first
 (`enqueue`, in a job that nothing cancels), each run takes out its own ticket when it has published or failed, and sends a
-ticket whose run ended without either (cancelled while it waited) on its way again (`settle`).
+ticket whose run ended without either (cancelled while it waited) on its way again (`settle`): at least once, and twice where
+GitHub's answer to that is lost. Other files in the folder are left alone.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 
@@ -18,6 +20,7 @@ from autoresearch_action.github.event import Dispatch
 from autoresearch_action.github.memory import Branch
 
 FOLDER = "queue"
+TICKET = re.compile(r"\w+-(\d+)\.json")
 ATTEMPTS = 3  # of one checkpoint
 
 
@@ -27,7 +30,7 @@ def enqueue(environ: Mapping[str, str]) -> str:
     if environ.get("GITHUB_EVENT_NAME") != "repository_dispatch" or not run.isdigit():
         return ""
     branch = Branch(connect(environ))
-    if any(_run(path) == run for path in branch.listing(FOLDER)):
+    if any(_run(path) == run for path in _tickets(branch)):
         return ""
     if given.checkpoint and (public := shown(given.checkpoint)) != given.checkpoint:
         given = given.model_copy(update={"checkpoint": public, "attempt": ATTEMPTS})  # its secret is written nowhere: not to be sent again
@@ -41,7 +44,7 @@ def settle(environ: Mapping[str, str]) -> str:
     run = environ.get("GITHUB_RUN_ID", "")
     api = connect(environ)
     branch = Branch(api)
-    tickets = branch.listing(FOLDER)
+    tickets = _tickets(branch)
     own = [path for path in tickets if _run(path) == run]
     if own:
         branch.write({f"{FOLDER}/{path}": None for path in own}, f"Done with the checkpoint of run {run}")
@@ -51,7 +54,12 @@ def settle(environ: Mapping[str, str]) -> str:
         return ""  # one of them is on its way and will look here when it is done
     told: list[str] = []
     for path in others:
-        left = Dispatch.model_validate_json(branch.blob(tickets[path]))
+        try:
+            left = Dispatch.model_validate_json(branch.blob(tickets[path]))
+        except ValueError:
+            branch.write({f"{FOLDER}/{path}": None}, f"Drop the ticket of run {_run(path)}")
+            told.append(f"The ticket {path} could not be read and is taken out: dispatch its checkpoint anew.")
+            continue
         if left.attempt >= ATTEMPTS:
             branch.write({f"{FOLDER}/{path}": None}, f"Give up the checkpoint of run {_run(path)}")
             told.append(f"The checkpoint {left.checkpoint} of run {_run(path)} was left behind and is not sent again: dispatch it anew.")
@@ -63,8 +71,13 @@ def settle(environ: Mapping[str, str]) -> str:
     return " ".join(told)
 
 
-def _run(path: str) -> str:
-    return path.removesuffix(".json").rsplit("-", 1)[-1]
+def _tickets(branch: Branch) -> dict[str, str]:
+    """Object by name."""
+    return {path: blob for path, blob in branch.listing(FOLDER).items() if TICKET.fullmatch(path)}
+
+
+def _run(ticket: str) -> str:
+    return ticket.removesuffix(".json").rsplit("-", 1)[-1]
 
 
 def _status(api: Api, run: str) -> str:

@@ -153,6 +153,9 @@ class Process:
                     select.select([ended], [], [], POLL)
             usage = self._end(ended)
             self._drain(output, on_line)
+        except BaseException:  # a log that cannot be written, say: whoever asks again must find nothing of it
+            self._end(ended)
+            raise
         finally:
             os.close(ended)
             self._popen.stdout.close()
@@ -202,7 +205,7 @@ class Process:
     def _check(self) -> None:
         limits = self._limits
         pids = self._look()
-        if self.seconds > limits.seconds:
+        if self.seconds > limits.seconds and _runs(self._popen.pid):  # it may have ended in time, and this look be late
             self.kill(f"It ran for more than its limit of {limits.seconds:.0f} s and was ended.")
         elif self.clock() > limits.cpu_seconds:
             self.kill(f"It used more than its {limits.cpu_seconds:.1f} s of processor time and was ended.")

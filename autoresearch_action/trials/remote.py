@@ -123,8 +123,9 @@ class RayPool:
         self.cancel()
         for thread in self._threads.values():
             thread.shutdown(wait=True, cancel_futures=True)
-        left = [actor.leave.remote() for actor, _, _ in self._hired.values()]
-        self._ray.wait(left, num_returns=len(left), timeout=GRACE)
+        with suppress(self._ray.exceptions.RayError, ConnectionError):
+            left = [actor.leave.remote() for actor, _, _ in self._hired.values()]
+            self._ray.wait(left, num_returns=len(left), timeout=GRACE)
         self._ray.shutdown()  # ends the actors, too
 
     def _hire(self, name: str) -> tuple[Any, Any, float]:
@@ -170,7 +171,7 @@ class RayPool:
                     self._ray.kill(actor)
             result, log = self._ray.get(answer)
         except (self._ray.exceptions.RayError, ConnectionError) as error:
-            if actor is None or actor is self._hired[name][0]:
+            if actor is None or (name in self._hired and actor is self._hired[name][0]):  # else it was lent by another slot
                 self._hired.pop(name, None)
             return lost.model_copy(update={"reason": f"The worker of {name} is gone: {_last(error)}"})
         if isinstance(result, str):

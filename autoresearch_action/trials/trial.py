@@ -78,8 +78,8 @@ class Bench:
 
     def cancel(self) -> None:
         self.cancelled.set()
-        if self.running:
-            self.running.kill("cancelled")
+        if running := self.running:  # another thread's
+            running.kill("cancelled")
 
     @property
     def tree(self) -> Path:

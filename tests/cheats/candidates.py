@@ -23,7 +23,7 @@ class Cheat:
     outcome: str = "ok"
     reason: str = ""  # a part of the sentence, or of the log's tail
     log: str = ""  # a line that proves that the trick was tried
-    seconds: float = 20.0  # limit of each phase
+    seconds: float = 20.0  # limit of `run`
     clock: float | None = None
 
 

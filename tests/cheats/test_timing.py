@@ -87,7 +87,7 @@ def test_a_cheat_wins_nothing(
         server.settimeout(0)
         text = cheat.text.replace("PORT", str(server.getsockname()[1]))
         assert text != timing.TARGET
-        measured = timing.measure(at, text, limits=dict.fromkeys(("check", "run", "evaluate"), cheat.seconds), clock_limit=cheat.clock)
+        measured = timing.measure(at, text, limits={"run": cheat.seconds}, clock_limit=cheat.clock)
         with pytest.raises(BlockingIOError):
             server.accept()
     log = (at.state / measured.log).read_text()
@@ -100,7 +100,7 @@ def test_a_cheat_wins_nothing(
         assert cheat.reason in measured.reason and "seconds" not in measured.metrics
     assert cheat.log in log
     assert len(log) < 1_000_000
-    assert measured.seconds < 15
+    assert measured.seconds < 60
     assert measured.hashes["frozen"] == honest.hashes["frozen"]
     told = capfd.readouterr()
     assert "::" not in told.out + told.err and "##[" not in told.out + told.err  # nothing that a runner would obey
