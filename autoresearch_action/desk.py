@@ -152,12 +152,16 @@ class Desk:
         """Re-apply an edit on a new incumbent as a new candidate; the old number is settled as never measured there."""
         carried = self.again(experiment, onto)
         told = f"{reason}; carried on as #{carried.number}" if carried else f"{reason}, by a change of the same lines"
+        if not carried and not experiment.runs:
+            self.ledger.append("displaced", number=experiment.number)
         self.ledger.append("verdict", settle(experiment, "discard", told))
 
-    def moved(self, onto: str) -> None:
-        """The incumbent moved: what still applies waits on as a new candidate, the rest is made anew."""
-        old, self.waiting = self.waiting, []
-        for experiment in old:
+    def follow(self, onto: str) -> None:
+        """Ideas for another incumbent than this, also those that were still being thought of when it moved: what applies
+        waits on as a new candidate, the rest is made anew."""
+        stale = [experiment for experiment in self.waiting if experiment.parent != onto]
+        self.waiting = [experiment for experiment in self.waiting if experiment.parent == onto]
+        for experiment in stale:
             self.carry(experiment, onto, "the incumbent moved before this was measured")
 
     def cancel(self) -> None:

@@ -119,6 +119,7 @@ class Loop:
             for experiment, refused in self.desk.collect():
                 if refused:
                     self._settle(experiment, Decision("discard", refused))
+            self.desk.follow(self.incumbent.commit)
         self._leave_undecided()
 
     def _resume(self) -> None:
@@ -181,8 +182,7 @@ class Loop:
             return str(proving)
         if self._target_reached():
             return f"the target {self.brief.target:g} is reached"
-        experiments = self.study.experiments
-        started = len(experiments) - (0 in experiments) - len(self.study.carried) + self.desk.thinking
+        started = self.study.counted(self.study.experiments) + self.desk.thinking
         ahead = 1 + len(self.desk.waiting) + self.desk.thinking + sum(len(c.wants) for c in (self.baseline, *self.candidates.values()))
         full = self.budget.why_not(started, self.spent, ahead, self.confirm_runs, self.parts.agent.worst_usd or 0.0)
         if self.noise is None:  # ideas are made meanwhile, within the same caps
@@ -403,7 +403,7 @@ class Loop:
         self.candidates.pop(candidate.number, None)
         if decision.status == "keep":
             self.incumbent = candidate
-            self.desk.moved(candidate.commit)
+            self.desk.follow(candidate.commit)
         elif decision.status == "crash" and self._may_repair(experiment):
             self.desk.ask(self._context(), repair=experiment)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import quick
 import studies
 import tiny
 
+from autoresearch_action.agents import Context, Draft
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import Ledger, Study
 from autoresearch_action.past import Past, changed
@@ -60,6 +62,38 @@ def test_device_time_of_trials_in_flight_at_a_kill_counts(tmp_path: Path) -> Non
     study = quick.go(home, quick.Agent(edits), bowl, seconds=7.0)
     assert study.trials > 5 and study.trial_seconds == 7 * study.trials
     assert study.cut_seconds == 3 * 7 * len(quick.Executor.slots) and study.device_seconds == study.trial_seconds + study.cut_seconds
+
+
+def test_an_idea_that_was_thought_of_while_the_incumbent_moved_is_measured_on_the_new_one(tmp_path: Path) -> None:
+    moved = threading.Event()
+
+    class Slow(quick.Agent):
+        def propose(self, context: Context) -> Draft:
+            draft = super().propose(context)
+            assert draft.description.startswith("WIDTH") or moved.wait(60)
+            return draft
+
+    def seen(study: Study) -> str:
+        if study.kept:
+            moved.set()
+        return ""
+
+    home = quick.repository(tmp_path / "home", SOURCE)
+    study = quick.go(home, Slow([("WIDTH = 4", "WIDTH = 8"), ("LR = 0.1", "LR = 0.3")]), bowl, seen)
+    made, measured = (e for e in study.experiments.values() if e.description == "LR = 0.3")
+    assert study.carried == {made.number} and not made.runs
+    assert measured.parent == study.experiments[study.kept[0]].commit and measured.runs
+
+
+def test_an_idea_that_was_displaced_is_no_experiment(tmp_path: Path) -> None:
+    """Made while others ran, and the incumbent moved by a change of its very line: it was never measured."""
+    home = quick.repository(tmp_path / "home", SOURCE)
+    edits = [("WIDTH = 4", f"WIDTH = {value}") for value in (8, 9, 7)] + [("LR = 0.1", f"LR = -{value}") for value in range(1, 9)]
+    study = quick.go(home, quick.Agent(edits), bowl, max_experiments=5)
+    assert study.displaced and study.tried == 5 and "all 5 experiments" in study.stop_reason
+    assert study.displaced == Study.of(study.state / "ledger.jsonl").displaced
+    measured = [e for number, e in study.experiments.items() if number and number not in study.carried and e.runs]
+    assert len(measured) == 5 and not any(study.experiments[number].runs for number in study.displaced)
 
 
 def lucky(literals: dict[str, float], trial: Trial) -> float:

@@ -10,7 +10,7 @@ import tiny
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.errors import InputError
-from autoresearch_action.trials.patch import PatchRefused, matches
+from autoresearch_action.trials.patch import PatchRefused, matches, merge_lines
 from autoresearch_action.trials.workspace import Workspace, remove
 
 
@@ -106,6 +106,8 @@ def test_an_edit_becomes_a_commit_that_carries_to_a_new_incumbent(tmp_path: Path
     carried = space.carry(width, rate)
     assert carried and "NOISE = 0.02" in space.patch(rate, carried) and "\n-LR" not in space.patch(rate, carried)
     assert space.carry(edit(space, "LR = 0.1", "LR = 0.4"), rate) is None
+    pause = space.carry(edit(space, "PAUSE = 0.0", "PAUSE = 0.1"), width)  # the next line: for git a conflict
+    assert pause and space.stat(width, pause) == [("train.py", 1, 1)] and "PAUSE = 0.1" in space.patch(width, pause)
     assert space.frozen(rate) == space.frozen(space.base) != space.tree(rate)
     assert tiny.git(root, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
     assert space.branch("autoresearch/program", carried) == "autoresearch/program"
@@ -204,3 +206,26 @@ def test_what_is_not_committed_is_refused_before_anything_runs(tmp_path: Path) -
 def test_edit_patterns(pattern: str, path: str, named: bool) -> None:
     assert matches(path, [pattern]) is named
     assert not matches(path, [pattern, f"!{path}"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "merged"),
+    [
+        ("A\nb\nc\n", "a\nB\nc\n", "A\nB\nc\n"),  # each its own line
+        ("A\nb\nC", "a\nB\nc\n", "A\nB\nC"),
+        ("b\nc\n", "a\nB\nc\n", "B\nc\n"),  # one goes, the next changes
+        ("A\nB\nc\n", "A\nB\nc\n", "A\nB\nc\n"),  # the same change
+        ("a\nX\nb\nc\n", "a\nb\nC\n", "a\nX\nb\nC\n"),
+        ("A\nb\nc\n", "A2\nb\nc\n", None),
+        ("A\nX\nb\nc\n", "a\nB\nc\n", "A\nX\nB\nc\n"),  # two lines for one
+        ("a\nX\nb\nc\n", "a\nY\nb\nc\n", None),  # which first?
+        ("a\nX\nb\nc\n", "a\nB\nc\n", None),  # does X belong to what was b?
+        ("X\na\nb\nc\n", "A\nb\nc\n", None),
+        ("b\nc\n", "A\nb\nc\n", None),
+        ("", "a\nB\nc\n", None),
+    ],
+)
+def test_changes_merge_line_by_line(ours: str, theirs: str, merged: str | None) -> None:
+    expected = None if merged is None else merged.encode()
+    assert merge_lines(b"a\nb\nc\n", ours.encode(), theirs.encode()) == expected
+    assert merge_lines(b"a\nb\nc\n", theirs.encode(), ours.encode()) == expected

@@ -1,7 +1,8 @@
 """People's own ideas, or another tool's: the *.diff and *.patch files of a folder, in name order, once each.
 
 A patch is made against the run's base and put three-way on the incumbent: per file, `git apply` on the base's
-text and `git merge-file` with the incumbent's. One that does not apply is said so and passed over.
+text and `git merge-file` with the incumbent's, line by line where changes only touch each other. One that does not
+apply is said so and passed over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from autoresearch_action.agents import AgentFailure, Context, Draft, Exhausted
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment
+from autoresearch_action.trials.patch import merge_lines
 
 MAX_BYTES = 1_000_000
 
@@ -143,9 +145,10 @@ def _merge(ours: Path, base: Path, theirs: Path, name: str, scratch: Path) -> by
     mine = scratch / "ours"
     mine.write_bytes(present[0] or b"")
     done = _git(["merge-file", "-p", str(mine), str(base), str(theirs)], scratch)
-    if done.returncode:
+    merged = merge_lines(present[1] or b"", present[0] or b"", present[2] or b"") if done.returncode else done.stdout
+    if merged is None:
         raise AgentFailure(f"conflicts with what was kept since, in {name}")
-    return done.stdout
+    return merged
 
 
 def _name(line: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -18,12 +19,13 @@ from pathlib import Path, PurePosixPath
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.trials.git import GitError, environment, git, line
-from autoresearch_action.trials.patch import PatchRefused, check_patch, editable
+from autoresearch_action.trials.patch import PatchRefused, check_patch, editable, merge_lines
 
 __all__ = ["PatchRefused", "Workspace"]
 MAX_PATCH_BYTES = 250_000  # ten times a long train.py: an edit is no place for weights
 FOLDER = "040000 "  # how git's listing of a folder begins
 REPOSITORY = b"\nnew file mode 160000\n"  # in a patch
+BEFORE = re.compile(r"^index ([0-9a-f]{40,64})\.\.", re.MULTILINE)  # what each file of a patch was
 LFS_POINTER = b"version https://git-lfs"
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README.md"}
 
@@ -240,13 +242,36 @@ class Workspace:
             try:
                 self._git("apply", "--cached", "--whitespace=nowarn", *(["--3way"] if three_way else []), stdin=raw, index=index)
             except GitError as error:
-                said = str(error).splitlines()[0].removeprefix("error: ")
-                raise PatchRefused(f"The patch does not apply: {said}.") from None
+                if not three_way or not self._merged(patch, parent, index):
+                    said = str(error).splitlines()[0].removeprefix("error: ")
+                    raise PatchRefused(f"The patch does not apply: {said}.") from None
             tree = self._git("write-tree", index=index).decode().strip()
         finally:
             index.unlink(missing_ok=True)
         self._refuse_frozen(parent, tree)
         return self._commit_tree(tree, parent, message)
+
+    def _merged(self, patch: str, parent: str, index: Path) -> bool:
+        """Merge line by line what git would not. Whether that could be done; `index` holds the result."""
+        self._git("read-tree", parent, index=index)
+        blobs, paths = BEFORE.findall(patch), check_patch(patch, self.prefix, self.brief)
+        made = index.with_name(f"{index.name}.made")
+        try:
+            for path, blob in zip(paths, blobs, strict=True):
+                self._git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", index=made)
+            self._git("apply", "--cached", "--whitespace=nowarn", stdin=patch.encode("utf-8", "surrogateescape"), index=made)
+            for path, blob in zip(paths, blobs, strict=True):
+                base = self._git("cat-file", "blob", blob)
+                ours, theirs = (self._git("cat-file", "blob", f":{path}", index=at) for at in (index, made))
+                if (merged := merge_lines(base, ours, theirs)) is None:
+                    return False
+                blob = self._git("hash-object", "-w", "--stdin", stdin=merged).decode().strip()
+                self._git("update-index", "--cacheinfo", f"100644,{blob},{path}", index=index)
+        except (GitError, ValueError):  # a file that either made or deleted, or a text that is not at hand
+            return False
+        finally:
+            made.unlink(missing_ok=True)
+        return True
 
     def _refuse_frozen(self, parent: str, tree: str) -> None:
         """What the patch says it touches was checked; what it did touch is checked once more, on the trees."""
