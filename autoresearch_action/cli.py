@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class Commands(click.Group):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             from autoresearch_action.session import at_once
 
-            sys.stdout.flush()
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                sys.stdout.flush()
             at_once()
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -56,7 +58,7 @@ def main() -> None:
 
 def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--max-experiments", type=int, default=100, show_default=True, help="Most experiments."),
+        click.option("--max-experiments", type=int, default=100, show_default=True, help="Most experiments that are measured."),
         click.option("--max-minutes", type=float, default=330.0, show_default=True, help="Most minutes, confirmation and report included."),
         click.option("--max-usd", type=float, default=10.0, show_default=True, help="Most dollars, for models and device."),
         click.option("--gpu-usd-per-hour", type=float, default=0.0, help="What an hour of the device costs; counts towards --max-usd."),

@@ -133,15 +133,16 @@ class Desk:
         if fatal or self.failures >= MAX_FAILURES:
             self.exhausted = reason if fatal else f"{self.failures} calls in a row gave no usable edit, the last: {reason}"
 
-    def again(self, experiment: Experiment, onto: str, first: bool = False) -> Experiment | None:
-        """The same edit as a new candidate on `onto`, before all others if `first`; None where it does not apply there or
-        its code was tried."""
+    def again(self, experiment: Experiment, onto: str, first: bool = False) -> Experiment | str:
+        """The same edit as a new candidate on `onto`, before all others if `first`; else what is in its way."""
         study, proposal = self.ledger.study, experiment.proposal
         assert proposal is not None
         commit = experiment.commit if experiment.parent == onto else self.workspace.carry(experiment.commit, onto)
-        tree = self.workspace.tree(commit) if commit else ""
-        if not commit or study.trees.get(tree, experiment.number) != experiment.number:
-            return None
+        if not commit:
+            return "by a change of the same lines"
+        tree = self.workspace.tree(commit)
+        if (same := study.trees.get(tree, experiment.number)) != experiment.number:
+            return f"and on it this is the code of #{same}"
         number = study.next_number
         moved = proposal.model_copy(update={"parent": onto, "patch": self.workspace.patch(onto, commit), "usage": Usage()})
         self.ledger.propose(number, moved, commit, tree, origin=experiment.number)
@@ -150,11 +151,21 @@ class Desk:
 
     def carry(self, experiment: Experiment, onto: str, reason: str) -> None:
         """Re-apply an edit on a new incumbent as a new candidate; the old number is settled as never measured there."""
-        carried = self.again(experiment, onto)
-        told = f"{reason}; carried on as #{carried.number}" if carried else f"{reason}, by a change of the same lines"
-        if not carried and not experiment.runs:
-            self.ledger.append("displaced", number=experiment.number)
-        self.ledger.append("verdict", settle(experiment, "discard", told))
+        study = self.ledger.study
+        begun = study.unsettled if experiment.number in study.carried else ()  # killed before this was told
+        there = next((one for number in begun if (one := study.experiments[number]).origin == experiment.number), None)
+        carried = there or self.again(experiment, onto)
+        if isinstance(carried, str):
+            self.unmeasured(experiment, f"{reason}, {carried}")
+        else:
+            self.ledger.append("verdict", settle(experiment, "discard", f"{reason}; carried on as #{carried.number}"))
+
+    def unmeasured(self, experiment: Experiment, reason: str) -> Verdict:
+        """Settle what no decision rests on. Where it has no runs either, it counts as no experiment."""
+        if not experiment.runs:
+            self.ledger.append("unmeasured", number=experiment.number)
+        self.ledger.append("verdict", verdict := settle(experiment, "discard", reason))
+        return verdict
 
     def follow(self, onto: str) -> None:
         """Ideas for another incumbent than this, also those that were still being thought of when it moved: what applies

@@ -18,7 +18,7 @@ import click
 from autoresearch_action import brief as briefs
 from autoresearch_action.acceptance.noise import blind
 from autoresearch_action.brief import Brief
-from autoresearch_action.errors import UserError
+from autoresearch_action.errors import InputError, UserError
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.trials import device
 from autoresearch_action.trials.git import uncommitted
@@ -69,7 +69,7 @@ def _examine(directory: Path, program: Path, secrets: Secrets) -> Iterator[Findi
     sandbox = _sandbox(brief)
     yield sandbox if isinstance(sandbox, Finding) else _level(sandbox)
     yield _device()
-    yield _key(secrets)
+    yield _key(secrets, brief)
     yield from _token(secrets.values, os.environ)
     if isinstance(sandbox, Sandbox):
         yield from _try_run(directory, brief, sandbox, secrets)
@@ -94,9 +94,15 @@ def _device() -> Finding:
     return Finding("device", f"no GPU; {len(os.sched_getaffinity(0))} processor cores", advice="Fine for a try; nvidia-smi shows GPUs.")
 
 
-def _key(secrets: Secrets) -> Finding:
+def _key(secrets: Secrets, brief: Brief) -> Finding:
+    from autoresearch_action.agents.optuna import OptunaAgent
+
     if secrets.model_key:
         return Finding("model", "a key is set; --agent claude is the default")
+    try:
+        OptunaAgent(brief, 1)
+    except InputError as error:
+        return Finding("model", f"no key, and {error}", error.exit_code, "Or set ANTHROPIC_API_KEY.")
     return Finding("model", "no key; --agent optuna is the default", advice="Set ANTHROPIC_API_KEY to let a model propose.")
 
 

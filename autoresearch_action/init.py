@@ -1,11 +1,13 @@
 """`autoresearch init`: a program.md and a workflow for the repository at hand. Never overwrites a file.
 
 Knows three kinds of repositories: autoresearch-style checkouts (train.py and prepare.py), suites with
-pytest-benchmark, and a plain script that prints a number. What it guessed is said in the files it writes.
+pytest-benchmark, and a plain script that prints a number: where it imports modules that lie beside it, those are to be
+edited and the script stays as it is. What it guessed is said in the files it writes.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -128,16 +130,28 @@ def _script(directory: Path) -> str:
         names = _PRINTED.findall(file.read_text("utf-8", "replace"))
         if names:
             goal = "minimize" if _LESS.search(names[-1]) else "maximize"
-            return _front(
-                edit=f"[{file.name}]",
-                run=f"python {file.name}",
-                metric=f"{names[-1]}  # guessed: the last `name: value` that it prints",
-                goal=goal,
-            )
+            metric = f"{names[-1]}  # guessed: the last `name: value` that it prints"
+            if beside := _imported(file):
+                return _front(edit=f"[{', '.join(beside)}]", evaluate=f"python {file.name}", metric=metric, goal=goal)
+            own = "  # which prints its own score: better measure it by a file that is not edited, as `evaluate`"
+            return _front(edit=f"[{file.name}]{own}", run=f"python {file.name}", metric=metric, goal=goal)
     raise InputError(
         "No objective was found here (no train.py with prepare.py, no pytest-benchmark tests, no script that prints `name: value`): write"
         " a program.md by hand; the README shows one."
     )
+
+
+def _imported(script: Path) -> list[str]:
+    """Patterns of the modules and packages beside a script that it imports."""
+    try:
+        nodes = [*ast.walk(ast.parse(script.read_bytes()))]
+    except (SyntaxError, ValueError):
+        return []
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    tops = sorted({name.partition(".")[0] for name in names})
+    beside = [(f"{top}.py", f"{top}.py") for top in tops] + [(f"{top}/__init__.py", f"{top}/") for top in tops]
+    return [pattern for file, pattern in beside if (script.parent / file).is_file()]
 
 
 def _uses_gpu(directory: Path) -> bool:

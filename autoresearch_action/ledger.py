@@ -112,7 +112,7 @@ class Study:
         self.statuses: dict[int, str] = {}  # keep, discard or crash by number
         self.trees: dict[str, int] = {}  # git tree → the experiment that tried it
         self.carried: set[int] = set()  # their edit went on as another experiment: on a new incumbent, or measured again
-        self.displaced: set[int] = set()  # before they were measured the incumbent moved, by a change of the same lines
+        self.unmeasured: set[int] = set()  # settled without a run: the incumbent moved, by a change of the same lines, or the run ended
         self.confirmations: list[Confirmation] = []
         self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)  # by Trial.group
         self._spent = dict.fromkeys(_USAGE, 0.0)
@@ -182,8 +182,8 @@ class Study:
         return self.counted(self.statuses)
 
     def counted(self, numbers: Collection[int]) -> int:
-        """How many experiments these are: an edit that went on under another number is one, and one that was displaced none."""
-        return len(numbers) - sum(number in numbers for number in {0} | self.carried | self.displaced)
+        """How many experiments these are: an edit that went on under another number is one, and one that was never measured none."""
+        return len(numbers) - sum(number in numbers for number in {0} | self.carried | self.unmeasured)
 
     @property
     def improved(self) -> bool:
@@ -276,7 +276,7 @@ _RARE: dict[bytes, Callable[[Study, dict[str, Any]], Any]] = {
     b"run": lambda study, event: setattr(study, "run", _parse(Run, event)),
     b"session": Study._session,
     b"cut": Study._cut,
-    b"displaced": lambda study, event: study.displaced.add(event["number"]),
+    b"unmeasured": lambda study, event: study.unmeasured.add(event["number"]),
     b"confirmation": lambda study, event: study.confirmations.append(_parse(Confirmation, event)),
     b"stack": lambda study, event: setattr(study, "kept", list(event["numbers"])),
     b"ask": lambda study, event: study.reserved_usd.__setitem__(event["ask"], event["worst"]),

@@ -96,6 +96,7 @@ class Loop:
         self.incumbent = self.baseline
         self.candidates: dict[int, Candidate] = {}
         self.reason = ""
+        self._said = len(self.study.messages)
 
     # -- the order of things -------------------------------------------------------------------------------------
 
@@ -120,6 +121,7 @@ class Loop:
                 if refused:
                     self._settle(experiment, Decision("discard", refused))
             self.desk.follow(self.incumbent.commit)
+            self._pass_on()
         self._leave_undecided()
 
     def _resume(self) -> None:
@@ -211,7 +213,7 @@ class Loop:
             runs = f"after {len(candidate.runs)} run{'s' * (len(candidate.runs) != 1)}"
             self._settle(experiment, Decision("discard", f"Undecided {runs} when the run ended: {self.reason}."))
         for experiment in self.desk.waiting:
-            self._settle(experiment, Decision("discard", f"Never measured: {self.reason}."))
+            self._tell(self.desk.unmeasured(experiment, f"Never measured: {self.reason}."))
         self.desk.waiting.clear()
 
     # -- ideas ---------------------------------------------------------------------------------------------------
@@ -369,7 +371,8 @@ class Loop:
         self._decide(candidate, answer)
         for number in sorted({*screen.misjudged(candidate.runs, candidate.rival.runs)} - self.study.carried - self.candidates.keys()):
             wronged = self.study.experiments[number]
-            if wronged.origin is None and (second := self.desk.again(wronged, self.incumbent.commit, first=True)):  # once
+            second = self.desk.again(wronged, self.incumbent.commit, first=True) if wronged.origin is None else ""  # once
+            if not isinstance(second, str):
                 self.parts.view.note(f"#{number} is measured again as #{second.number}: the machine had changed its speed meanwhile")
 
     def _calibrate(self) -> None:
@@ -415,6 +418,15 @@ class Loop:
     def _settle(self, experiment: Experiment, decision: Decision) -> None:
         verdict = settle(experiment, decision.status, decision.reason, estimate=decision.estimate, spread=decision.spread)
         self.ledger.append("verdict", verdict)
+        self._tell(verdict)
+
+    def _pass_on(self) -> None:
+        """Say what the desk has to say: of an idea that could not be used there is nothing else to see."""
+        for text in self.study.messages[self._said :]:
+            self.parts.view.note(text)
+        self._said = len(self.study.messages)
+
+    def _tell(self, verdict: Verdict) -> None:
         self.parts.view.note(f"#{verdict.number} {verdict.status}: {verdict.description} ({verdict.reason})")
 
     def _tick(self) -> None:

@@ -153,6 +153,7 @@ class _Proof:
             if loss <= 0:
                 self.notes.append(f"#{number} was left out: the head is no worse without it")
                 self.ledger.append("stack", numbers=list(shorter.numbers), reason=self.notes[-1])
+                self.loop.parts.view.note(f"{self.notes[-1]}.")
                 stack = shorter
         return stack
 

@@ -40,6 +40,9 @@ from autoresearch_action.trials.secrets import Secrets
 from autoresearch_action.trials.setup import SETUP_LOG, run_setup
 from autoresearch_action.trials.workspace import Workspace
 
+AT_ONCE = b"""
+autoresearch: ended at once. What was done is in the ledger: the same command goes on from there, `autoresearch report` shows it.
+"""
 SHOW_CURSOR = b"\x1b[?25h"  # the live view hides it
 FIRST_RUNS = 2 + 2 + 12  # calibration, one candidate, confirmation: the least a run can be
 
@@ -67,12 +70,14 @@ class Options:
 
 def at_once() -> NoReturn:
     """End this process and all below it. Not by an exception: raised between any two steps, it can leave a lock held for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_all()
-    if sys.stdout.isatty():
-        os.write(1, SHOW_CURSOR)
-    os.write(2, b"\nautoresearch: ended at once. What was done is in the ledger; the same command goes on from there.\n")
-    os._exit(130)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_all()
+        os.write(2, AT_ONCE)
+        if os.isatty(1):
+            os.write(1, SHOW_CURSOR)
+    finally:  # whoever read what it said may have gone
+        os._exit(130)
 
 
 class Signals:

@@ -16,7 +16,7 @@ LIMIT = 1200.0  # seconds of one test, its fixtures included, on the slowest mac
 
 
 class Watch:
-    """A test that hangs says where, and costs itself only: its worker ends. Pytest's own leaves teardowns out after a failure."""
+    """A test that hangs says where and ends its worker, which xdist replaces. Pytest's own leaves teardowns out after a failure."""
 
     def __init__(self) -> None:
         self.stderr = os.dup(2)

@@ -40,7 +40,7 @@ SCRIPT = 'import random\nLR = 0.1\nprint("---")\nprint(f"tokens_per_second: {ran
 SUITE = "import package\n\ndef test_speed(benchmark):\n    benchmark(package.work)\n"
 
 
-@pytest.mark.parametrize("kind", ["trio", "suite", "script"])
+@pytest.mark.parametrize("kind", ["trio", "suite", "script", "script of modules"])
 def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -53,14 +53,15 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
         for test in ("test_speed.py", "package/test_more.py"):
             (home / test).write_text(SUITE)
     else:
-        (home / "main.py").write_text(SCRIPT)
+        (home / "main.py").write_text(SCRIPT + ("import work, json\n" if "modules" in kind else ""))
+        (home / "work.py").write_text("RATE = 3\n")
     tiny.git(home, "init", "-q", "-b", "main")
     written = init(home)
     tiny.commit(home)
     brief = briefs.read(Path("program.md"), home)
     assert (brief.metric, brief.goal) == {
         "trio": ("val_bpb", "minimize"), "suite": ("median_seconds", "minimize"), "script": ("tokens_per_second", "maximize"),
-    }[kind]  # fmt: skip
+    }[kind.split()[0]]  # fmt: skip
     if kind == "trio":
         assert brief.time_budget == 120
     elif kind == "suite":
@@ -71,7 +72,8 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
     assert ("ubuntu-latest" in workflow.read_text()) is (kind != "trio")  # which imports torch
     subprocess.run([str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=home)
     assert "already" in autoresearch(home, "init", code=2)
-    if kind == "script":
+    if kind.startswith("script"):
+        assert editable(["main.py", "work.py"], "", brief) == ["work.py" if "modules" in kind else "main.py"]
         said = autoresearch(home, "doctor")
         assert "run: tokens_per_second" in said and "Nothing stands in the way" in said
 
@@ -107,8 +109,11 @@ def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
     assert "FAIL run" in autoresearch(home, "doctor", code=2)
     (home / "train.py").write_text("open('model.txt', 'w').write('1.5')\n")
     tiny.commit(home)
+    assert "FAIL model: no key, and optuna finds no literal to turn" in autoresearch(home, "doctor", code=2)
+    (home / "train.py").write_text("RATE = 1.5\nopen('model.txt', 'w').write(str(RATE))\n")
+    tiny.commit(home)
     assert "AUTORESEARCH_SEED" in autoresearch(home, "doctor") and not (home / ".autoresearch").exists()
-    seeded = "import random\nrandom.seed(7)\nopen('model.txt', 'w').write(str(random.random()))\n"
+    seeded = "RATE = 1.5\nimport random\nrandom.seed(7)\nopen('model.txt', 'w').write(str(random.random()))\n"
     (home / "train.py").write_text(seeded)
     tiny.commit(home)
     said = autoresearch(home, "doctor")

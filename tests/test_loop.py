@@ -354,7 +354,7 @@ def test_a_model_proposes_and_its_key_stays_out_of_everything(tmp_path: Path) ->
 
     with ModelServer(answer) as server:
         said = run(home, "--max-experiments", "4", "--max-minutes", "5", ANTHROPIC_API_KEY=key, ANTHROPIC_BASE_URL=server.url)
-        assert 4 <= len(server.requests) - len(events(home, "displaced")) <= 6
+        assert 4 <= len(server.requests) - len(events(home, "unmeasured")) <= 6
     spend = [event for event in events(home, "spend") if event.get("calls")]
     assert len(spend) >= 4 and all(event["usd"] > 0 for event in spend)
     assert key not in said

@@ -85,15 +85,15 @@ def test_an_idea_that_was_thought_of_while_the_incumbent_moved_is_measured_on_th
     assert measured.parent == study.experiments[study.kept[0]].commit and measured.runs
 
 
-def test_an_idea_that_was_displaced_is_no_experiment(tmp_path: Path) -> None:
+def test_an_idea_that_was_never_measured_is_no_experiment(tmp_path: Path) -> None:
     """Made while others ran, and the incumbent moved by a change of its very line: it was never measured."""
     home = quick.repository(tmp_path / "home", SOURCE)
     edits = [("WIDTH = 4", f"WIDTH = {value}") for value in (8, 9, 7)] + [("LR = 0.1", f"LR = -{value}") for value in range(1, 9)]
     study = quick.go(home, quick.Agent(edits), bowl, max_experiments=5)
-    assert study.displaced and study.tried == 5 and "all 5 experiments" in study.stop_reason
-    assert study.displaced == Study.of(study.state / "ledger.jsonl").displaced
+    assert study.unmeasured and study.tried == 5 and "all 5 experiments" in study.stop_reason
+    assert study.unmeasured == Study.of(study.state / "ledger.jsonl").unmeasured
     measured = [e for number, e in study.experiments.items() if number and number not in study.carried and e.runs]
-    assert len(measured) == 5 and not any(study.experiments[number].runs for number in study.displaced)
+    assert len(measured) == 5 and not any(study.experiments[number].runs for number in study.unmeasured)
 
 
 def lucky(literals: dict[str, float], trial: Trial) -> float:

@@ -10,7 +10,8 @@ import tiny
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.errors import InputError
-from autoresearch_action.trials.patch import PatchRefused, matches, merge_lines
+from autoresearch_action.trials.git import merge
+from autoresearch_action.trials.patch import PatchRefused, matches
 from autoresearch_action.trials.workspace import Workspace, remove
 
 
@@ -211,21 +212,43 @@ def test_edit_patterns(pattern: str, path: str, named: bool) -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "merged"),
     [
-        ("A\nb\nc\n", "a\nB\nc\n", "A\nB\nc\n"),  # each its own line
-        ("A\nb\nC", "a\nB\nc\n", "A\nB\nC"),
-        ("b\nc\n", "a\nB\nc\n", "B\nc\n"),  # one goes, the next changes
-        ("A\nB\nc\n", "A\nB\nc\n", "A\nB\nc\n"),  # the same change
-        ("a\nX\nb\nc\n", "a\nb\nC\n", "a\nX\nb\nC\n"),
-        ("A\nb\nc\n", "A2\nb\nc\n", None),
-        ("A\nX\nb\nc\n", "a\nB\nc\n", "A\nX\nB\nc\n"),  # two lines for one
-        ("a\nX\nb\nc\n", "a\nY\nb\nc\n", None),  # which first?
-        ("a\nX\nb\nc\n", "a\nB\nc\n", None),  # does X belong to what was b?
-        ("X\na\nb\nc\n", "A\nb\nc\n", None),
-        ("b\nc\n", "A\nb\nc\n", None),
-        ("", "a\nB\nc\n", None),
+        ("A b c d e f", "a B c d e f", "A B c d e f"),  # each its own line
+        ("A b C d e f", "a B c d e F", "A B C d e F"),
+        ("A b c d e f", "A b c d e f", "A b c d e f"),  # the same change
+        ("A b c d e f", "A B c d e f", "A B c d e f"),
+        ("A b c d e f X", "a B c d e f", "A B c d e f X"),  # and one elsewhere
+        ("X a b c d E f", "a b c d e F", "X a b c d E F"),
+        ("A b c d e f", "Z b c d e f", None),
+        ("A X b c d e f", "a B c d e f", None),  # two lines for one: is the second what was b?
+        ("a X b c d e f", "a B c d e f", None),
+        ("b c d e f", "a B c d e f", None),
+        ("", "a B c d e f", None),
     ],
 )
-def test_changes_merge_line_by_line(ours: str, theirs: str, merged: str | None) -> None:
-    expected = None if merged is None else merged.encode()
-    assert merge_lines(b"a\nb\nc\n", ours.encode(), theirs.encode()) == expected
-    assert merge_lines(b"a\nb\nc\n", theirs.encode(), ours.encode()) == expected
+def test_changes_that_touch_merge_line_by_line(ours: str, theirs: str, merged: str | None) -> None:
+    base, ours, theirs = ("".join(f"{word}\n" for word in text.split()) for text in ("a b c d e f", ours, theirs))
+    expected = None if merged is None else "".join(f"{word}\n" for word in merged.split()).encode()
+    for end in ("\n", "\r\n"):
+        sides = [text.replace("\n", end).encode() for text in (base, ours, theirs)]
+        wanted = expected and expected.replace(b"\n", end.encode())
+        assert merge(*sides) == merge(sides[0], sides[2], sides[1]) == wanted
+    assert merge(base.encode(), ours.encode().rstrip(), theirs.encode()) in (None, expected, expected and expected.rstrip())
+
+
+def test_equal_lines_are_never_taken_for_each_other() -> None:
+    """Where git sees a conflict and lines were lost or added, nothing is guessed."""
+    for texts in (
+        (b"relu conv conv conv", b"relu conv conv", b"relu conv gelu conv"),
+        (b"step zero log save", b"zero step log save", b"step log save zero"),
+    ):
+        base, ours, theirs = (b"\n".join(text.split()) + b"\n" for text in texts)
+        assert merge(base, ours, theirs) is None
+
+
+def test_a_program_that_may_be_executed_is_carried_as_one(tmp_path: Path) -> None:
+    root = tiny.repository(tmp_path / "r")
+    (root / "train.py").chmod(0o755)
+    tiny.commit(root)
+    space = workspace(root)
+    carried = space.carry(edit(space, "PAUSE = 0.0", "PAUSE = 0.1"), edit(space, "NOISE = 0.01", "NOISE = 0.02"))
+    assert carried and tiny.git(space.repo, "ls-tree", carried, "train.py").startswith("100755")

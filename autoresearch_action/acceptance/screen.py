@@ -167,13 +167,14 @@ class SequentialScreen:
         change = f"{self.brief.sign * evidence.gain:+.3g} ± {evidence.spread:.2g}".replace("-", "−")
         count = f"{evidence.runs} {'pair' if evidence.paired else 'run'}{'s' * (evidence.runs != 1)}"
         if status == "keep":
-            reason = f"{change} over {count}, kept for now"
+            reason = f"{change} against the incumbent over {count}, kept for now"
         elif evidence.gain < 0:
             worse = -evidence.gain / self.noise.sigma if self.noise.sigma else math.inf
             far = f"{worse:.1f}σ" if worse < 100 else "more than 100σ"
-            reason = f"worse than the incumbent by {far} after {count}, stopped"
+            told = f"worse than the incumbent by {far}" if worse >= 0.05 else "no better than the incumbent"
+            reason = f"{told} after {count}, stopped"
         else:
-            reason = f"{change} over {count}, too little to keep"
+            reason = f"{change} against the incumbent over {count}, too little to keep"
         return Decision(status, reason, evidence.gain, evidence.spread)
 
     def _ask(self, candidate: Sequence[Measurement], references: Sequence[Measurement], heads: int, bases: int) -> Ask:

@@ -19,7 +19,7 @@ from autoresearch_action.agents import AgentFailure, Context, Draft, Exhausted
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment
-from autoresearch_action.trials.patch import merge_lines
+from autoresearch_action.trials.git import merge
 
 MAX_BYTES = 1_000_000
 
@@ -122,7 +122,7 @@ def _apply(patch: str, context: Context) -> None:
         if applied.returncode:
             reason = applied.stderr.decode("utf-8", "replace").strip().splitlines() or ["git apply failed"]
             raise AgentFailure(f"does not apply to the base ({reason[0].removeprefix('error: ')[:200]})")
-        merged = {name: _merge(root / name, before / name, after / name, name, Path(scratch)) for name in sorted(names)}
+        merged = {name: _merge(root / name, before / name, after / name, name) for name in sorted(names)}
     for name, content in merged.items():
         if content is None:
             (root / name).unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def _apply(patch: str, context: Context) -> None:
             (root / name).write_bytes(content)
 
 
-def _merge(ours: Path, base: Path, theirs: Path, name: str, scratch: Path) -> bytes | None:
+def _merge(ours: Path, base: Path, theirs: Path, name: str) -> bytes | None:
     """The three-way result for one file; None: it is gone."""
     if theirs.is_symlink():
         raise AgentFailure(f"makes {name} a link")
@@ -142,10 +142,7 @@ def _merge(ours: Path, base: Path, theirs: Path, name: str, scratch: Path) -> by
         return present[0]
     if None in present:
         raise AgentFailure(f"conflicts with what was kept since, in {name}")
-    mine = scratch / "ours"
-    mine.write_bytes(present[0] or b"")
-    done = _git(["merge-file", "-p", str(mine), str(base), str(theirs)], scratch)
-    merged = merge_lines(present[1] or b"", present[0] or b"", present[2] or b"") if done.returncode else done.stdout
+    merged = merge(present[1] or b"", present[0] or b"", present[2] or b"")
     if merged is None:
         raise AgentFailure(f"conflicts with what was kept since, in {name}")
     return merged

@@ -20,7 +20,7 @@ from autoresearch_action.github.event import Dispatch
 from autoresearch_action.github.memory import Branch
 
 FOLDER = "queue"
-TICKET = re.compile(r"\w+-(\d+)\.json")
+TICKET = re.compile(r"\d{8}T\d{6}Z-(\d+)\.json", re.ASCII)
 ATTEMPTS = 3  # of one checkpoint
 
 
@@ -57,8 +57,7 @@ def settle(environ: Mapping[str, str]) -> str:
         try:
             left = Dispatch.model_validate_json(branch.blob(tickets[path]))
         except ValueError:
-            branch.write({f"{FOLDER}/{path}": None}, f"Drop the ticket of run {_run(path)}")
-            told.append(f"The ticket {path} could not be read and is taken out: dispatch its checkpoint anew.")
+            told.append(f"The ticket {FOLDER}/{path} of the memory branch cannot be read: dispatch its checkpoint anew, and delete it.")
             continue
         if left.attempt >= ATTEMPTS:
             branch.write({f"{FOLDER}/{path}": None}, f"Give up the checkpoint of run {_run(path)}")

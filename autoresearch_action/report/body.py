@@ -220,7 +220,8 @@ def cost(study: Study) -> list[tuple[str, str]]:
     run, usage = _run(study), study.usage
     hours = study.device_seconds / 3600
     rate = run.budget.get("gpu_usd_per_hour") or 0.0
-    found = [("experiments", f"{study.tried}, in {study.trials} trials")]
+    rest = len(study.statuses) - (0 in study.statuses) - study.tried
+    found = [("experiments", f"{study.tried}, in {study.trials} trials" + (f"; {rest} more carried on or never measured" if rest else ""))]
     if usage.calls:
         tokens = f"{usage.input_tokens:,} in, {usage.output_tokens:,} out, {usage.cache_read_tokens:,} read from the cache"
         found.append(("model", f"{usage.calls} calls, {tokens}, {study.usd:.2f} dollars"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,9 @@ _SAFE = (
     "-c", "gc.auto=0",
     "-c", "protocol.file.allow=always",
 )  # fmt: skip
+
+
+_MARK = 61  # letters of a conflict's marker: no line of a program begins with as many of one kind
 
 
 class GitError(EnvironmentFault):
@@ -70,3 +74,43 @@ def uncommitted(file: Path) -> bool:
 def line(*words: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None) -> str:
     """Like `git`, as one stripped string."""
     return git(*words, cwd=cwd, extra=extra).decode("utf-8", "surrogateescape").strip()
+
+
+def merge(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
+    """Both changes of one text, three-way; None where they conflict.
+
+    Git takes two changes without an unchanged line between them for a conflict. In a list of settings, one a line, that is
+    none: where neither side has more or fewer lines than before, each line keeps the one change that was made to it.
+    """
+    with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as folder:
+        files = [Path(folder, name) for name in ("ours", "base", "theirs")]
+        for file, content in zip(files, (ours, base, theirs), strict=True):
+            file.write_bytes(content)
+        words = ["git", *_SAFE, "merge-file", "-p", "--diff3", f"--marker-size={_MARK}", *map(str, files)]
+        done = subprocess.run(words, capture_output=True, env=environment())
+    if done.returncode == 0:
+        return done.stdout
+    whole = all(text.endswith(b"\n") for text in (base, ours, theirs))  # else git completes a last line that has no end
+    return _settled(done.stdout) if 0 < done.returncode < 128 and whole else None
+
+
+def _settled(text: bytes) -> bytes | None:
+    """The text with its conflicts settled line by line; None where one cannot be."""
+    merged, parts = list[bytes](), list[list[bytes]]()
+    for line in text.splitlines(keepends=True) if b"\r" not in text.replace(b"\r\n", b"") else ():
+        kind = line[:1] if line[:_MARK] == line[:1] * _MARK else b""
+        if kind == b"<":
+            parts = [[]]
+        elif parts and kind in (b"|", b"="):
+            parts.append([])
+        elif parts and kind == b">":
+            if len(parts) != 3 or len({*map(len, parts)}) != 1:
+                return None
+            for ours, base, theirs in zip(*parts, strict=True):
+                if base not in (ours, theirs) and ours != theirs:
+                    return None
+                merged.append(theirs if ours == base else ours)
+            parts = []
+        else:
+            (parts[-1] if parts else merged).append(line)
+    return b"".join(merged) or None

@@ -1,4 +1,4 @@
-"""Which patches are allowed, decided on their text before anything is applied; and how two changes of one text merge.
+"""Which patches are allowed: decided on their text, before anything is applied.
 
 Paths are relative to the repository's root; `edit` patterns are gitignore patterns anchored at the working
 directory (`train.py` is the one at its top, `**/train.py` any). The workspace looks at the resulting trees once more.
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
 from functools import lru_cache
 from pathlib import PurePosixPath
 
 from autoresearch_action.brief import Brief
 
-MOST_LINES = 20_000  # of a file that is merged line by line
 NEVER = (".git", ".github/workflows", ".gitmodules", ".gitattributes")
 _HEADER = re.compile(r'^diff --git (?:"a/((?:[^"\\]|\\.)*)" "b/((?:[^"\\]|\\.)*)"|a/(.*) b/(.*))$')
 _MODE = re.compile(r"^(?:old mode|new mode|new file mode|deleted file mode) (\d{6})$")
@@ -48,30 +46,6 @@ def check_patch(patch: str, prefix: str, brief: Brief) -> list[str]:
         if path not in allowed:
             raise PatchRefused(f"{path[:200]} is not in `edit` ({', '.join(brief.edit)}): it stays as it is.")
     return paths
-
-
-def merge_lines(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
-    """Both changes of `base`; None where they overlap, or what one inserts touches what the other changes.
-
-    Git takes two changes without an unchanged line between them for a conflict. In a list of settings, one a line, that
-    is no conflict: each line keeps the one change that was made to it.
-    """
-    old, sides = base.splitlines(True), (ours.splitlines(True), theirs.splitlines(True))
-    if max(map(len, (old, *sides))) > MOST_LINES:
-        return None
-    changes = {
-        (start, end, tuple(new[first:last]))
-        for new in sides
-        for kind, start, end, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
-        if kind != "equal"
-    }  # one that both made is one
-    merged, done, inserts = list[bytes](), -1, False
-    for start, end, lines in sorted(changes):
-        if start < done or (start == done and (inserts or start == end)):
-            return None
-        merged += [*old[max(done, 0) : start], *lines]
-        done, inserts = end, start == end
-    return b"".join([*merged, *old[max(done, 0) :]])
 
 
 def _check_header(line: str, path: str) -> None:

@@ -140,9 +140,10 @@ class Process:
         """Read and watch until the tree has ended or a limit is broken, then make sure that nothing of it is left."""
         assert self._popen.stdout is not None
         output = self._popen.stdout.fileno()
-        os.set_blocking(output, False)
-        ended = os.pidfd_open(self._popen.pid)
+        ended = -1
         try:
+            os.set_blocking(output, False)
+            ended = os.pidfd_open(self._popen.pid)
             while True:
                 ready, _, _ = select.select([output, ended], [], [], max(0.0, self._due - time.monotonic()))
                 open_ = self._read(output, on_line) if output in ready else True
@@ -157,7 +158,8 @@ class Process:
             self._end(ended)
             raise
         finally:
-            os.close(ended)
+            if ended >= 0:
+                os.close(ended)
             self._popen.stdout.close()
         self._log.flush()
         if self._buffer and on_line:
@@ -245,7 +247,7 @@ class Process:
     def _end(self, ended: int) -> float:
         """Kill whatever is left; returns the CPU seconds that the kernel accounts to the tree."""
         left = self._look(last=True)
-        if self._popen.returncode is None and not select.select([ended], [], [], 0)[0]:
+        if self._popen.returncode is None and (ended < 0 or not select.select([ended], [], [], 0)[0]):
             for pid in (*children(self._popen.pid), self._popen.pid):  # the first is process 1 of a sandbox: with it all are ended
                 _signal(pid, signal.SIGKILL)
         usage = 0.0

@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.trials.git import GitError, environment, git, line
-from autoresearch_action.trials.patch import PatchRefused, check_patch, editable, merge_lines
+from autoresearch_action.trials.git import GitError, environment, git, line, merge
+from autoresearch_action.trials.patch import PatchRefused, check_patch, editable
 
 __all__ = ["PatchRefused", "Workspace"]
 MAX_PATCH_BYTES = 250_000  # ten times a long train.py: an edit is no place for weights
@@ -262,11 +262,12 @@ class Workspace:
             self._git("apply", "--cached", "--whitespace=nowarn", stdin=patch.encode("utf-8", "surrogateescape"), index=made)
             for path, blob in zip(paths, blobs, strict=True):
                 base = self._git("cat-file", "blob", blob)
-                ours, theirs = (self._git("cat-file", "blob", f":{path}", index=at) for at in (index, made))
-                if (merged := merge_lines(base, ours, theirs)) is None:
+                ours, theirs = (self._git("cat-file", "blob", f":0:{path}", index=at) for at in (index, made))
+                if (merged := merge(base, ours, theirs)) is None:
                     return False
+                mode = self._git("ls-files", "-s", "--", f":(top,literal){path}", index=index).split()[0].decode()
                 blob = self._git("hash-object", "-w", "--stdin", stdin=merged).decode().strip()
-                self._git("update-index", "--cacheinfo", f"100644,{blob},{path}", index=index)
+                self._git("update-index", "--cacheinfo", f"{mode},{blob},{path}", index=index)
         except (GitError, ValueError):  # a file that either made or deleted, or a text that is not at hand
             return False
         finally:
