@@ -64,7 +64,9 @@ def ideas(home: Path, folder: Path) -> None:
 def test_from_a_brief_to_a_branch_and_a_preview(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
     ideas(home, tmp_path / "ideas")
+    (tmp_path / "ideas" / "6.diff").write_text("a note\n")
     said = run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
+    assert "6.diff holds no diff" in said
     state = home / ".autoresearch"
     verdicts = {event["description"]: event for event in events(home, "verdict")}
     assert {name: verdict["status"] for name, verdict in verdicts.items() if not verdict["reason"].startswith("the incumbent moved")} == {
