@@ -95,10 +95,10 @@ def _device() -> Finding:
 
 
 def _key(secrets: Secrets, brief: Brief) -> Finding:
-    from autoresearch_action.agents.optuna import OptunaAgent
-
     if secrets.model_key:
         return Finding("model", "a key is set; --agent claude is the default")
+    from autoresearch_action.agents.optuna import OptunaAgent
+
     try:
         OptunaAgent(brief, 1)
     except InputError as error:

@@ -406,7 +406,6 @@ class Loop:
         self.candidates.pop(candidate.number, None)
         if decision.status == "keep":
             self.incumbent = candidate
-            self.desk.follow(candidate.commit)
         elif decision.status == "crash" and self._may_repair(experiment):
             self.desk.ask(self._context(), repair=experiment)
 

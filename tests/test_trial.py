@@ -298,7 +298,7 @@ def test_cancelling_is_immediate(tmp_path: Path) -> None:
     threading.Timer(0.3, at.cancel).start()
     begin = time.monotonic()
     measured: Measurement = bench.candidate(at, "import time; time.sleep(60)")
-    assert measured.outcome == "lost" and time.monotonic() - begin < 30
+    assert measured.outcome == "lost" and time.monotonic() - begin < patience(5)
 
 
 def test_output_without_end_puts_no_limit_off(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_a_slow_look_at_memory_puts_no_limit_off(tmp_path: Path, monkeypatch: py
     at = bench.make(tiny.repository(tmp_path / "r"))
     at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=1 << 20)
     measured = bench.candidate(at, "import time; time.sleep(60)", limits={"run": 1.0})
-    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < 9.0
+    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < min(9.0, 1.0 + patience(2.0))
 
 
 def started(code: str, folder: Path, log: Path, **limits: float) -> tuple[subprocess.Popen[bytes], Process]:

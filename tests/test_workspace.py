@@ -235,6 +235,12 @@ def test_changes_that_touch_merge_line_by_line(ours: str, theirs: str, merged: s
     assert merge(base.encode(), ours.encode().rstrip(), theirs.encode()) in (None, expected, expected and expected.rstrip())
 
 
+def test_a_line_that_looks_like_a_mark_is_lost_nowhere() -> None:
+    for mark in "<|=>":
+        base, ours, theirs = (f"{mark * 70}\n{text}\n{mark * 70}\n".encode() for text in ("a\nb", "A\nb", "a\nB"))
+        assert merge(base, ours, theirs) in (None, f"{mark * 70}\nA\nB\n{mark * 70}\n".encode())
+
+
 def test_equal_lines_are_never_taken_for_each_other() -> None:
     """Where git sees a conflict and lines were lost or added, nothing is guessed."""
     for texts in (

@@ -20,7 +20,7 @@ from autoresearch_action.github.event import Dispatch
 from autoresearch_action.github.memory import Branch
 
 FOLDER = "queue"
-TICKET = re.compile(r"\d{8}T\d{6}Z-(\d+)\.json", re.ASCII)
+TICKET = re.compile(r"\d{8}T\d{6}Z-\d+\.json", re.ASCII)
 ATTEMPTS = 3  # of one checkpoint
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import tempfile
@@ -22,7 +23,7 @@ _SAFE = (
 )  # fmt: skip
 
 
-_MARK = 61  # letters of a conflict's marker: no line of a program begins with as many of one kind
+_MARK = 61  # letters of a conflict's marker: hardly a line of a program begins with as many of one kind
 
 
 class GitError(EnvironmentFault):
@@ -97,9 +98,11 @@ def merge(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
 def _settled(text: bytes) -> bytes | None:
     """The text with its conflicts settled line by line; None where one cannot be."""
     merged, parts = list[bytes](), list[list[bytes]]()
-    for line in text.splitlines(keepends=True) if b"\r" not in text.replace(b"\r\n", b"") else ():
+    for line in io.BytesIO(text):
         kind = line[:1] if line[:_MARK] == line[:1] * _MARK else b""
         if kind == b"<":
+            if parts:  # one of the two is a line of the text
+                return None
             parts = [[]]
         elif parts and kind in (b"|", b"="):
             parts.append([])
@@ -113,4 +116,4 @@ def _settled(text: bytes) -> bytes | None:
             parts = []
         else:
             (parts[-1] if parts else merged).append(line)
-    return b"".join(merged) or None
+    return None if parts else b"".join(merged)

@@ -25,7 +25,7 @@ __all__ = ["PatchRefused", "Workspace"]
 MAX_PATCH_BYTES = 250_000  # ten times a long train.py: an edit is no place for weights
 FOLDER = "040000 "  # how git's listing of a folder begins
 REPOSITORY = b"\nnew file mode 160000\n"  # in a patch
-BEFORE = re.compile(r"^index ([0-9a-f]{40,64})\.\.", re.MULTILINE)  # what each file of a patch was
+BEFORE = re.compile(rb"^index ([0-9a-f]{40,64})\.\.", re.MULTILINE)  # what each file of a patch was
 LFS_POINTER = b"version https://git-lfs"
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README.md"}
 
@@ -234,7 +234,7 @@ class Workspace:
         raw = patch.encode("utf-8", "surrogateescape")
         if len(raw) > MAX_PATCH_BYTES:
             raise PatchRefused(f"The patch is {len(raw):,} bytes long; {MAX_PATCH_BYTES:,} are allowed.")
-        check_patch(patch, self.prefix, self.brief)
+        paths = check_patch(patch, self.prefix, self.brief)
         index = self.state / "slots" / f"commit-{secrets.token_hex(8)}.index"
         index.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -242,7 +242,7 @@ class Workspace:
             try:
                 self._git("apply", "--cached", "--whitespace=nowarn", *(["--3way"] if three_way else []), stdin=raw, index=index)
             except GitError as error:
-                if not three_way or not self._merged(patch, parent, index):
+                if not three_way or not self._merged(raw, paths, parent, index):
                     said = str(error).splitlines()[0].removeprefix("error: ")
                     raise PatchRefused(f"The patch does not apply: {said}.") from None
             tree = self._git("write-tree", index=index).decode().strip()
@@ -251,15 +251,15 @@ class Workspace:
         self._refuse_frozen(parent, tree)
         return self._commit_tree(tree, parent, message)
 
-    def _merged(self, patch: str, parent: str, index: Path) -> bool:
+    def _merged(self, patch: bytes, paths: list[str], parent: str, index: Path) -> bool:
         """Merge line by line what git would not. Whether that could be done; `index` holds the result."""
         self._git("read-tree", parent, index=index)
-        blobs, paths = BEFORE.findall(patch), check_patch(patch, self.prefix, self.brief)
+        blobs = [blob.decode() for blob in BEFORE.findall(patch)]
         made = index.with_name(f"{index.name}.made")
         try:
             for path, blob in zip(paths, blobs, strict=True):
                 self._git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", index=made)
-            self._git("apply", "--cached", "--whitespace=nowarn", stdin=patch.encode("utf-8", "surrogateescape"), index=made)
+            self._git("apply", "--cached", "--whitespace=nowarn", stdin=patch, index=made)
             for path, blob in zip(paths, blobs, strict=True):
                 base = self._git("cat-file", "blob", blob)
                 ours, theirs = (self._git("cat-file", "blob", f":0:{path}", index=at) for at in (index, made))

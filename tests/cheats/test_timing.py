@@ -16,6 +16,7 @@ import pytest
 import timing
 from candidates import FAKES, Cheat
 from strays import STRAYS
+from test_loop import patience
 from trio import MARK
 
 from autoresearch_action.records import Measurement
@@ -100,7 +101,7 @@ def test_a_cheat_wins_nothing(
         assert cheat.reason in measured.reason and "seconds" not in measured.metrics
     assert cheat.log in log
     assert len(log) < 1_000_000
-    assert measured.seconds < 60
+    assert measured.seconds < 15 or measured.seconds < patience(15)
     assert measured.hashes["frozen"] == honest.hashes["frozen"]
     told = capfd.readouterr()
     assert "::" not in told.out + told.err and "##[" not in told.out + told.err  # nothing that a runner would obey
