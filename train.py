@@ -1,11 +1,13 @@
-"""Train a small GPT for a fixed time and hand it in. This is the file to edit; prepare.py is frozen.
+"""Train a small GPT for a fixed time and hand it in. This is the file to edit; prepare.py is
+frozen.
 
     python train.py        writes model.pt2; `python prepare.py evaluate` scores it
 
-One device: a CUDA card, Apple's GPU, or processor cores. The window is AUTORESEARCH_TIME_BUDGET seconds: wall time on a
-GPU, the process's CPU time divided by its threads on a CPU, so that a busy machine makes no shorter run. Start-up,
-compilation and the hand-in do not count. AUTORESEARCH_SEED seeds data order and initialisation apart, and
-AUTORESEARCH_CHECKPOINT names a file whose weights are taken over where name and shape match.
+One device: a CUDA card, Apple's GPU, or processor cores. The window is AUTORESEARCH_TIME_BUDGET
+seconds: wall time on a GPU, the process's CPU time divided by its threads on a CPU, so that a busy
+machine makes no shorter run. Start-up, compilation and the hand-in do not count. AUTORESEARCH_SEED
+seeds data order and initialisation apart, and AUTORESEARCH_CHECKPOINT names a file whose weights
+are taken over where name and shape match.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 START = time.perf_counter()
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin for one another collapse on a shared machine
+# Threads that spin for one another collapse on a shared machine
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
@@ -38,43 +41,56 @@ MPS = not CUDA and torch.backends.mps.is_available()
 CPU = not CUDA and not MPS
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Knobs. Plain literals, meant to be edited. Where there are two values, the second is for processor cores and Apple's GPU.
+# Knobs. Plain literals, meant to be edited. Where there are two values, the second is for processor
+# cores and Apple's GPU.
 
 # The model
 DEPTH = 8 if CUDA else 2
 WIDTH = 512 if CUDA else 128
-HEAD_DIM = 128 if CUDA else 64  # at least; the heads share WIDTH evenly
+# At least; the heads share WIDTH evenly
+HEAD_DIM = 128 if CUDA else 64
 MLP_RATIO = 4
-WINDOW_PATTERN = "SSSL"  # per layer, repeated: S sees SHORT_WINDOW of the sequence, L all of it; the last is always L
+# Per layer, repeated: S sees SHORT_WINDOW of the sequence, L all of it; the last is always L
+WINDOW_PATTERN = "SSSL"
 SHORT_WINDOW = 0.5
 ROPE_BASE = 10000.0
-SOFTCAP = 15.0  # logits stay within ±SOFTCAP
-VALUE_EMBEDDINGS = True  # on every other layer, gated per head
-VALUE_GATE_WIDTH = 32  # channels that the gate looks at
-X0_LAMBDA = 0.1  # how much of the embedding each layer starts by adding back
+# Logits stay within ±SOFTCAP
+SOFTCAP = 15.0
+# On every other layer, gated per head
+VALUE_EMBEDDINGS = True
+# Channels that the gate looks at
+VALUE_GATE_WIDTH = 32
+# How much of the embedding each layer starts by adding back
+X0_LAMBDA = 0.1
 
-# The optimisers: Muon for matrices, AdamW for the rest. Rates but MATRIX_LR and SCALAR_LR scale with (WIDTH/768)^-1/2.
+# The optimisers: Muon for matrices, AdamW for the rest. Rates but MATRIX_LR and SCALAR_LR scale
+# with (WIDTH/768)^-1/2.
 TOKENS_PER_STEP = 2**18 if CUDA else 2**11
-DEVICE_ROWS = 128 if CUDA else 16  # windows per forward pass at most; less on a card of less than 64 GB
+# Windows per forward pass at most; less on a card of less than 64 GB
+DEVICE_ROWS = 128 if CUDA else 16
 MATRIX_LR = 0.04
 EMBEDDING_LR = 0.6
 UNEMBEDDING_LR = 0.004
 SCALAR_LR = 0.5
-MATRIX_WEIGHT_DECAY = 0.2  # cautious, and falling to nothing over the run
+# Cautious, and falling to nothing over the run
+MATRIX_WEIGHT_DECAY = 0.2
 ADAM_BETA1 = 0.8
 ADAM_BETA2 = 0.95
-MOMENTUM = 0.95  # of Muon, from 0.85 on over the first MOMENTUM_STEPS
+# Of Muon, from 0.85 on over the first MOMENTUM_STEPS
+MOMENTUM = 0.95
 MOMENTUM_STEPS = 300
 NORMUON_BETA2 = 0.95
 POLAR_STEPS = 5
-GRADIENT_CLIP = 0.0  # largest norm; 0: none
+# Largest norm; 0: none
+GRADIENT_CLIP = 0.0
 
 # The schedule, over the share of the time that is gone
 WARMUP_RATIO = 0.0
 WARMDOWN_RATIO = 0.5
 FINAL_LR_RATIO = 0.0
 
-LOG_LINES = 40  # of progress
+# Of progress
+LOG_LINES = 40
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Device
@@ -88,7 +104,9 @@ def bf16_pays() -> bool:
 
 
 def flash_attention_3() -> Callable[..., Any] | None:
-    """FlashAttention 3 where it is installed and the card is a Hopper; else scaled_dot_product_attention is used."""
+    """FlashAttention 3 where it is installed and the card is a Hopper; else
+    scaled_dot_product_attention is used.
+    """
     if not CUDA or torch.cuda.get_device_capability() != (9, 0):
         return None
     try:
@@ -144,18 +162,29 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal attention with QK-norm, a sliding window, and a gated value embedding where the layer has one."""
+    """Causal attention with QK-norm, a sliding window, and a gated value embedding where the layer
+    has one.
+    """
 
     def __init__(self, width: int, heads: int, window: int, length: int, gated: bool) -> None:
         super().__init__()
         self.heads, self.window, self.full = heads, window, window >= length
-        self.query, self.key, self.value = Linear(width, width), Linear(width, width), Linear(width, width)
+        self.query, self.key, self.value = (
+            Linear(width, width),
+            Linear(width, width),
+            Linear(width, width),
+        )
         self.output = Linear(width, width)
         self.gate = Linear(min(VALUE_GATE_WIDTH, width), self.heads) if gated else None
 
-    def forward(self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, band: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, band: Tensor
+    ) -> Tensor:
         rows, length, width = x.shape
-        q, k, v = (layer(x).view(rows, length, self.heads, -1) for layer in (self.query, self.key, self.value))
+        q, k, v = (
+            layer(x).view(rows, length, self.heads, -1)
+            for layer in (self.query, self.key, self.value)
+        )
         if self.gate is not None and extra is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
             v = v + gate.unsqueeze(-1) * extra.view(rows, length, self.heads, -1)
@@ -180,7 +209,9 @@ class Block(nn.Module):
         self.attention = Attention(width, heads, window, length, gated)
         self.up, self.down = Linear(width, MLP_RATIO * width), Linear(MLP_RATIO * width, width)
 
-    def forward(self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, band: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, band: Tensor
+    ) -> Tensor:
         x = x + self.attention(norm(x), extra, cos, sin, band)
         return x + self.down(F.relu(self.up(norm(x))).square())
 
@@ -194,18 +225,26 @@ class GPT(nn.Module):
 
     def __init__(self, vocabulary: int, length: int, generator: torch.Generator) -> None:
         super().__init__()
-        heads = next((n for n in range(max(1, WIDTH // HEAD_DIM), 0, -1) if WIDTH % (2 * n) == 0), 0)
+        heads = next(
+            (n for n in range(max(1, WIDTH // HEAD_DIM), 0, -1) if WIDTH % (2 * n) == 0), 0
+        )
         if not heads or DEPTH < 1:
-            raise ValueError(f"there is no model of depth {DEPTH} and width {WIDTH}: it takes a layer and an even width")
+            raise ValueError(
+                f"there is no model of depth {DEPTH} and width {WIDTH}: it takes a layer and an even width"
+            )
         short = max(1, int(SHORT_WINDOW * length))
         if CUDA and FA3 is None:
-            short = length  # a masked window loses the fused kernel and costs more than it saves
+            # A masked window loses the fused kernel and costs more than it saves
+            short = length
         kinds = [WINDOW_PATTERN[i % len(WINDOW_PATTERN)] for i in range(DEPTH - 1)] + ["L"]
         gated = [VALUE_EMBEDDINGS and (DEPTH - 1 - i) % 2 == 0 for i in range(DEPTH)]
         self.embedding = nn.Embedding(vocabulary, WIDTH)
-        self.value_embeddings = nn.ModuleDict({str(i): nn.Embedding(vocabulary, WIDTH) for i in range(DEPTH) if gated[i]})
+        self.value_embeddings = nn.ModuleDict(
+            {str(i): nn.Embedding(vocabulary, WIDTH) for i in range(DEPTH) if gated[i]}
+        )
         self.blocks = nn.ModuleList(
-            Block(WIDTH, heads, short if kind == "S" else length, length, has) for kind, has in zip(kinds, gated, strict=True)
+            Block(WIDTH, heads, short if kind == "S" else length, length, has)
+            for kind, has in zip(kinds, gated, strict=True)
         )
         self.head = Linear(WIDTH, vocabulary)
         self.residual_lambdas = nn.Parameter(torch.ones(DEPTH))
@@ -220,7 +259,9 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Uniform with standard deviation WIDTH^-1/2; what writes into the residual stream and the gates start at zero."""
+        """Uniform with standard deviation WIDTH^-1/2; what writes into the residual stream and the
+        gates start at zero.
+        """
         bound = (3 / WIDTH) ** 0.5
         self.embedding.weight.normal_(0, 1, generator=generator)
         self.head.weight.normal_(0, 0.001, generator=generator)
@@ -236,7 +277,11 @@ class GPT(nn.Module):
         x = x0 = norm(self.embedding(idx).to(DTYPE))
         for i, block in enumerate(self.blocks):
             x = self.residual_lambdas[i].to(DTYPE) * x + self.x0_lambdas[i].to(DTYPE) * x0
-            extra = self.value_embeddings[str(i)](idx).to(DTYPE) if str(i) in self.value_embeddings else None
+            extra = (
+                self.value_embeddings[str(i)](idx).to(DTYPE)
+                if str(i) in self.value_embeddings
+                else None
+            )
             x = block(x, extra, cos, sin, self.band)
         logits = self.head(norm(x)).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
@@ -251,7 +296,8 @@ class GPT(nn.Module):
 # ----------------------------------------------------------------------------------------------------------------------
 # Optimisers
 
-# Polar Express (Amsel et al. 2025): the best odd quintic of each of the first five iterations towards U Vᵀ.
+# Polar Express (Amsel et al. 2025): the best odd quintic of each of the first five iterations
+# towards U Vᵀ.
 POLAR = (
     8.156554524902461, -22.48329292557795, 15.878769915207462,
     4.042929935166739, -2.808917465908714, 0.5000178451051316,
@@ -273,18 +319,34 @@ def orthogonalised(g: Tensor) -> Tensor:
     return (x.mT if tall else x).to(g.dtype)
 
 
-def muon_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: Tensor, momentum: Tensor, decay: Tensor, beta2: float) -> None:
-    """One step of matrices of one shape, stacked: Nesterov momentum, Polar Express, NorMuon, cautious weight decay."""
+def muon_update(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    momentum: Tensor,
+    decay: Tensor,
+    beta2: float,
+) -> None:
+    """One step of matrices of one shape, stacked: Nesterov momentum, Polar Express, NorMuon,
+    cautious weight decay.
+    """
     m.mul_(momentum).add_(g * (1 - momentum))
     update = orthogonalised(g + momentum * (m - g))
-    # NorMuon (Li et al. 2025): each row, or column if those are fewer, is divided by its running size; the whole keeps its norm.
+    # NorMuon (Li et al. 2025): each row, or column if those are fewer, is divided by its running
+    # size; the whole keeps its norm.
     axis = -1 if p.size(-2) >= p.size(-1) else -2
     size = update.square().mean(axis, keepdim=True)
     v.lerp_(size, 1 - beta2)
     scaled = update * v.clamp_min(1e-10).rsqrt()
-    update = scaled * (update.norm(dim=(-2, -1), keepdim=True) / scaled.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-10))
+    update = scaled * (
+        update.norm(dim=(-2, -1), keepdim=True)
+        / scaled.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-10)
+    )
     lr = lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5
-    agree = (update * p >= 0).to(p.dtype)  # cautious: decay only where the step shrinks the weight anyway
+    # Cautious: decay only where the step shrinks the weight anyway
+    agree = (update * p >= 0).to(p.dtype)
     p.sub_(lr * update + lr * decay * p * agree)
 
 
@@ -292,9 +354,14 @@ class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised (Jordan et al. 2024), for the matrices inside the blocks."""
 
     def __init__(self, params: list[nn.Parameter], lr: float, decay: float) -> None:
-        groups = [{"params": [p for p in params if p.shape == shape]} for shape in dict.fromkeys(p.shape for p in params)]
+        groups = [
+            {"params": [p for p in params if p.shape == shape]}
+            for shape in dict.fromkeys(p.shape for p in params)
+        ]
         super().__init__(groups, {"lr": lr, "weight_decay": decay, "momentum": MOMENTUM})
-        self.update = torch.compile(muon_update, dynamic=False, fullgraph=True) if CUDA else muon_update
+        self.update = (
+            torch.compile(muon_update, dynamic=False, fullgraph=True) if CUDA else muon_update
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -304,9 +371,15 @@ class Muon(torch.optim.Optimizer):
             p, g = torch.stack(params), torch.stack([p.grad for p in params])
             if not state:
                 axis = -1 if p.size(-2) >= p.size(-1) else -2
-                state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p.mean(axis, keepdim=True))
+                state["m"], state["v"] = (
+                    torch.zeros_like(p),
+                    torch.zeros_like(p.mean(axis, keepdim=True)),
+                )
             # Tensors on the host: a number would be compiled in, and its every change compile anew.
-            lr, momentum, decay = (torch.tensor(group[key], dtype=torch.float32) for key in ("lr", "momentum", "weight_decay"))
+            lr, momentum, decay = (
+                torch.tensor(group[key], dtype=torch.float32)
+                for key in ("lr", "momentum", "weight_decay")
+            )
             self.update(p, g, state["m"], state["v"], lr, momentum, decay, NORMUON_BETA2)
             torch._foreach_copy_(params, list(p.unbind()))
 
@@ -315,12 +388,17 @@ def optimisers(model: GPT) -> list[torch.optim.Optimizer]:
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     scale = (WIDTH / 768) ** -0.5
     groups = [
-        {"params": [model.embedding.weight, *model.value_embeddings.parameters()], "lr": EMBEDDING_LR * scale},
+        {
+            "params": [model.embedding.weight, *model.value_embeddings.parameters()],
+            "lr": EMBEDDING_LR * scale,
+        },
         {"params": [model.head.weight], "lr": UNEMBEDDING_LR * scale},
         {"params": [model.residual_lambdas], "lr": SCALAR_LR * 0.01},
         {"params": [model.x0_lambdas], "lr": SCALAR_LR, "betas": (0.96, 0.95)},
     ]
-    adam = torch.optim.AdamW(groups, betas=(ADAM_BETA1, ADAM_BETA2), eps=1e-10, weight_decay=0.0, fused=not MPS)
+    adam = torch.optim.AdamW(
+        groups, betas=(ADAM_BETA1, ADAM_BETA2), eps=1e-10, weight_decay=0.0, fused=not MPS
+    )
     both = [adam, Muon(matrices, MATRIX_LR, MATRIX_WEIGHT_DECAY)]
     for optimiser in both:
         for group in optimiser.param_groups:
@@ -329,7 +407,9 @@ def optimisers(model: GPT) -> list[torch.optim.Optimizer]:
 
 
 def lr_multiplier(progress: float) -> float:
-    """Of every rate, `progress` in [0, 1] being the share of the time gone: flat, then a straight line down."""
+    """Of every rate, `progress` in [0, 1] being the share of the time gone: flat, then a straight
+    line down.
+    """
     if progress < WARMUP_RATIO:
         return progress / WARMUP_RATIO
     if progress < 1 - WARMDOWN_RATIO:
@@ -354,13 +434,17 @@ def schedule(both: list[torch.optim.Optimizer], step: int, progress: float) -> N
 def batches(rows: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(inputs, targets) [rows, length] on DEVICE for ever, in an order of its own seed.
 
-    Every row starts with BOS. Documents are cut into pieces of at most a row, each with a BOS before it; a row takes
-    the largest piece of a buffer that fits, again and again, and the first part of the shortest when none does.
+    Every row starts with BOS. Documents are cut into pieces of at most a row, each with a BOS
+    before it; a row takes the largest piece of a buffer that fits, again and again, and the first
+    part of the shortest when none does.
     """
     tokens, starts = prepare.train_tokens()
-    begins, ends = np.asarray(starts[:-1]) + 1, np.asarray(starts[1:])  # without BOS
+    # Without BOS
+    begins, ends = np.asarray(starts[:-1]) + 1, np.asarray(starts[1:])
     pieces = np.maximum(1, -(-(ends - begins) // length))
-    first = np.repeat(begins, pieces) + length * (np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces))
+    first = np.repeat(begins, pieces) + length * (
+        np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    )
     sizes = np.minimum(length, np.repeat(ends, pieces) - first)
     dice = np.random.default_rng([seed, 1])
 
@@ -374,13 +458,15 @@ def batches(rows: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
     copied = [torch.cuda.Event() for _ in pages] if CUDA else []
     for turn in itertools.cycle(range(2)):
         if CUDA:
-            copied[turn].synchronize()  # this page's last copy has left it; the other's may still wait for the card
+            # This page's last copy has left it; the other's may still wait for the card
+            copied[turn].synchronize()
         for row in pages[turn].numpy():
             at = 0
             while at <= length:
                 while len(buffer) < 512:
                     bisect.insort(buffer, next(queue))
-                room = length - at  # after a BOS
+                # After a BOS
+                room = length - at
                 fit = bisect.bisect_right(buffer, (room, sys.maxsize)) - 1
                 size, start = buffer.pop(max(fit, 0))
                 size = min(size, room)
@@ -398,11 +484,17 @@ def batches(rows: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
 
 
 def continue_from(model: GPT, path: Path) -> None:
-    """Take over the weights of a checkpoint (a state dict, bare or under `model`) where names and shapes match."""
+    """Take over the weights of a checkpoint (a state dict, bare or under `model`) where names and
+    shapes match.
+    """
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     loaded = loaded.get("model", loaded)
     own = model.state_dict()
-    fitting = {name: weight for name, weight in loaded.items() if name in own and own[name].shape == weight.shape}
+    fitting = {
+        name: weight
+        for name, weight in loaded.items()
+        if name in own and own[name].shape == weight.shape
+    }
     model.load_state_dict(fitting, strict=False)
     print(f"Checkpoint {path.name}: {len(fitting)} of {len(own)} tensors taken over.", flush=True)
 
@@ -424,7 +516,8 @@ def peak_flops() -> float | None:
         "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12,
         "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A6000": 155e12, "5090": 210e12, "4090": 165e12, "3090": 71e12,
     }  # fmt: skip
-    return next((flops for part, flops in known.items() if part in name), None)  # the longer names come first
+    # The longer names come first
+    return next((flops for part, flops in known.items() if part in name), None)
 
 
 def main() -> int:
@@ -459,7 +552,8 @@ def main() -> int:
         for optimiser in both:
             optimiser.zero_grad(set_to_none=True)
 
-    # An untimed pass first: kernels compile and memory is laid out; with a rate of 0 it leaves no trace.
+    # An untimed pass first: kernels compile and memory is laid out; with a rate of 0 it leaves no
+    # trace.
     x, y = next(data)
     for _ in range(2 if CUDA else 1):
         backward(x, y)
@@ -471,9 +565,11 @@ def main() -> int:
     for optimiser in both:
         optimiser.state.clear()
     gc.collect()
-    gc.freeze()  # what compilation left is not gone through again: that would halt the card for half a second
+    # What compilation left is not gone through again: that would halt the card for half a second
+    gc.freeze()
 
-    step, told, smooth, limit = 0, 0, 0.0, math.log(vocabulary) + 3  # guessing, and e³ times worse
+    # Guessing, and e³ times worse
+    step, told, smooth, limit = 0, 0, 0.0, math.log(vocabulary) + 3
     begun, wall = clock(), time.perf_counter()
     progress = 0.0
     while progress < 1:
@@ -481,7 +577,8 @@ def main() -> int:
         loss = torch.zeros((), device=DEVICE)
         for _ in range(passes):
             loss += backward(x, y)
-            x, y = next(data)  # packed while the card computes
+            # Packed while the card computes
+            x, y = next(data)
         if GRADIENT_CLIP:
             nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
         for optimiser in both:

@@ -1,8 +1,9 @@
-"""The steps of action.yml: inputs from the environment, validated, handed to a session; errors in annotation and summary.
+"""The steps of action.yml: inputs from the environment, validated, handed to a session; errors in
+annotation and summary.
 
-`python -m autoresearch_action.action recall | research | publish | enqueue | settle`. A composite action gives no INPUT_ variables and
-enforces nothing, so every input comes as AUTORESEARCH_IN_NAME and is checked here. Only `research` runs trials, and it
-never holds a token.
+`python -m autoresearch_action.action recall | research | publish | enqueue | settle`. A composite
+action gives no INPUT_ variables and enforces nothing, so every input comes as AUTORESEARCH_IN_NAME
+and is checked here. Only `research` runs trials, and it never holds a token.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def main(step: str) -> int:
     except UserError as error:
         outputs.failed(step, str(error), os.environ)
         return error.exit_code
-    except OSError as error:  # no permission, no room
+    except OSError as error:
+        # No permission, no room
         outputs.failed(step, _told(error), os.environ)
         return EnvironmentFault.exit_code
     return 0
@@ -40,7 +42,9 @@ def _told(error: OSError) -> str:
 
 
 def _forget_own_path() -> None:
-    """The harness was started with its own folder alone for PYTHONPATH; trials are to see the user's."""
+    """The harness was started with its own folder alone for PYTHONPATH; trials are to see the
+    user's.
+    """
     os.environ.pop("PYTHONPATH", None)
     if theirs := os.environ.pop("AUTORESEARCH_PYTHONPATH", ""):
         os.environ["PYTHONPATH"] = theirs
@@ -85,16 +89,30 @@ def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -
         raise InputError(f"shard: {shard[:60]!r} is not a number.")
     if given:
         return Path(given).expanduser().resolve()
-    home = environ.get("RUNNER_TOOL_CACHE") or environ.get("RUNNER_TEMP") or os.path.expanduser("~/.local/state")
+    home = (
+        environ.get("RUNNER_TOOL_CACHE")
+        or environ.get("RUNNER_TEMP")
+        or os.path.expanduser("~/.local/state")
+    )
     repository = re.sub(r"[^\w.-]+", "-", environ.get("GITHUB_REPOSITORY", "local"))
-    return Path(home) / "autoresearch" / "state" / repository / (f"{brief_id}-shard-{shard}" if shard else brief_id)
+    return (
+        Path(home)
+        / "autoresearch"
+        / "state"
+        / repository
+        / (f"{brief_id}-shard-{shard}" if shard else brief_id)
+    )
 
 
 def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | None, Path]:
-    """(brief, its prose if given, state folder); the process is in the working directory afterwards."""
+    """(brief, its prose if given, state folder); the process is in the working directory
+    afterwards.
+    """
     directory = Path(environ.get("GITHUB_WORKSPACE", ".")) / inputs.text("working-directory", ".")
     if not directory.is_dir():
-        raise InputError(f"working-directory: {inputs.text('working-directory')} is not there; was the repository checked out?")
+        raise InputError(
+            f"working-directory: {inputs.text('working-directory')} is not there; was the repository checked out?"
+        )
     os.chdir(directory)
     prose = inputs.text("brief") or event.read(environ).brief
     brief = briefs.read(Path(inputs.text("program", "program.md")), Path.cwd(), prose)
@@ -102,7 +120,9 @@ def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | Non
 
 
 def recall(environ: Mapping[str, str]) -> None:
-    """What earlier runs of this brief found, from the memory branch into the state folder. Never fails the job."""
+    """What earlier runs of this brief found, from the memory branch into the state folder. Never
+    fails the job.
+    """
     from autoresearch_action.github import memory
 
     try:
@@ -110,7 +130,8 @@ def recall(environ: Mapping[str, str]) -> None:
         if environ.get("GITHUB_TOKEN", "").strip():
             print(f"{memory.recall(state, brief.id, environ)} earlier runs of {brief.id} recalled.")
     except InputError:
-        return  # the research says it
+        # The research says it
+        return
     except (EnvironmentFault, OSError) as error:
         told = _told(error) if isinstance(error, OSError) else str(error)
         outputs.annotate("warning", f"Earlier runs are not known here: {told}")
@@ -118,7 +139,7 @@ def recall(environ: Mapping[str, str]) -> None:
 
 def research(environ: Mapping[str, str]) -> None:
     """The research step: one session in the working directory."""
-    from autoresearch_action.session import Options, run_session
+    from autoresearch_action.commands.run import Options, run_session
 
     inputs = Inputs(environ)
     brief, prose, state = _place(inputs, environ)
@@ -147,20 +168,27 @@ def research(environ: Mapping[str, str]) -> None:
         require_sandbox=inputs.truth("publish"),
     )
     with outputs.fenced():
-        study = run_session(options, Path.cwd())
-    outputs.write(study, environ)
+        run_state = run_session(options, Path.cwd())
+    outputs.write(run_state, environ)
 
 
 def _merged(inputs: Inputs, brief: Brief, state: Path) -> list[str]:
     """The agent that proposes what the shards kept; none where they kept nothing."""
-    from autoresearch_action.merge import gather
-    from autoresearch_action.trials.workspace import Workspace
+    from autoresearch_action.research.fleet import gather
+    from autoresearch_action.workspace.trees import Workspace
 
     folder, target = Path(inputs.text("merge")), state / "merged"
     if not folder.is_dir():
         raise InputError(f"merge: {folder} is not there; did any shard upload its artifact?")
-    count = gather(folder, Workspace(Path.cwd(), state, brief), target, lambda text: outputs.annotate("warning", text))
-    print(f"{count} kept change{'s' * (count != 1)} of {len(list(folder.glob('*/ledger.jsonl')))} shards to measure again.")
+    count = gather(
+        folder,
+        Workspace(Path.cwd(), state, brief),
+        target,
+        lambda text: outputs.annotate("warning", text),
+    )
+    print(
+        f"{count} kept change{'s' * (count != 1)} of {len(list(folder.glob('*/ledger.jsonl')))} shards to measure again."
+    )
     return [f"patches:{target}"] if count else []
 
 
@@ -173,14 +201,21 @@ def _agents(inputs: Inputs) -> list[str]:
 
 
 def publish(environ: Mapping[str, str]) -> None:
-    """The publishing step: the ledger to the memory branch, the pull request, and whatever comes of it, the queue."""
-    from autoresearch_action.github.pull_request import Wishes
+    """The publishing step: the ledger to the memory branch, the pull request, and whatever comes of
+    it, the queue.
+    """
+    from autoresearch_action.github.pull_request import PullRequestOptions
     from autoresearch_action.github.pull_request import publish as deliver
 
-    dry_run, given = Wishes.of(environ).dry_run, environ.get("AUTORESEARCH_STATE", "").strip()
+    dry_run, given = (
+        PullRequestOptions.of(environ).dry_run,
+        environ.get("AUTORESEARCH_STATE", "").strip(),
+    )
     try:
         if not given or not (Path(given) / "ledger.jsonl").exists():
-            raise InputError(f"state-directory: {given or 'nothing'} holds no ledger; did the research job upload its artifact?")
+            raise InputError(
+                f"state-directory: {given or 'nothing'} holds no ledger; did the research job upload its artifact?"
+            )
         state = Path(given).resolve()
         done = deliver(state, environ, dry_run, "" if dry_run else _remember(state, environ))
         print(done.describe())
@@ -192,7 +227,9 @@ def publish(environ: Mapping[str, str]) -> None:
 
 
 def _remember(state: Path, environ: Mapping[str, str]) -> str:
-    """The run on the memory branch: the address of its picture. What is proven is published even where that cannot be written."""
+    """The run on the memory branch: the address of its picture. What is proven is published even
+    where that cannot be written.
+    """
     from autoresearch_action.github import memory
 
     try:
@@ -211,12 +248,18 @@ def enqueue(environ: Mapping[str, str]) -> None:
     try:
         ticket = queue.enqueue(environ)
         print(f"Queued as {ticket}." if ticket else "Nothing to queue.")
-    except EnvironmentFault as error:  # the research goes on all the same
-        outputs.annotate("warning", f"Not queued: should this run be cancelled while it waits, dispatch its checkpoint again. {error}")
+    except EnvironmentFault as error:
+        # The research goes on all the same
+        outputs.annotate(
+            "warning",
+            f"Not queued: should this run be cancelled while it waits, dispatch its checkpoint again. {error}",
+        )
 
 
 def settle(environ: Mapping[str, str]) -> None:
-    """This run's checkpoint leaves the queue, and one that was left behind is sent on its way. Never fails the job."""
+    """This run's checkpoint leaves the queue, and one that was left behind is sent on its way.
+    Never fails the job.
+    """
     from autoresearch_action.github import queue
 
     try:
@@ -226,7 +269,13 @@ def settle(environ: Mapping[str, str]) -> None:
         outputs.annotate("warning", f"The queue of checkpoints was not looked after: {error}")
 
 
-_STEPS = {"recall": recall, "research": research, "publish": publish, "enqueue": enqueue, "settle": settle}
+_STEPS = {
+    "recall": recall,
+    "research": research,
+    "publish": publish,
+    "enqueue": enqueue,
+    "settle": settle,
+}
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in _STEPS:

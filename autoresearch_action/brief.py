@@ -1,7 +1,8 @@
-"""Brief: program.md, read and checked. The front matter is the contract, the prose is for the agent.
+"""Brief: program.md, read and checked. The front matter is the contract, the prose is for the
+agent.
 
-Covers parsing, types, ranges, defaults and the informal program.md of a plain autoresearch checkout.
-Does not cover whether the commands work: `doctor` runs them.
+Covers parsing, types, ranges, defaults and the informal program.md of a plain autoresearch
+checkout. Does not cover whether the commands work: `doctor` runs them.
 """
 
 from __future__ import annotations
@@ -16,24 +17,42 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Record
 from autoresearch_action.syntax import parsed
 
 MAX_PROGRAM_BYTES = 1_000_000
-LONGEST = 5 * 24 * 3600.0  # seconds; a self-hosted job cannot run longer
+# Seconds; a self-hosted job cannot run longer
+LONGEST = 5 * 24 * 3600.0
 DEFAULT_TIME_BUDGET = 300.0
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|ACCESS_KEY", re.IGNORECASE)
-_TIMING = re.compile(
-    r"(^|[_./-])(seconds?|secs?|ms|us|ns|time|latency|duration|throughput|per_s(ec(ond)?)?|qps|fps)($|[_./-])", re.IGNORECASE
+SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|ACCESS_KEY", re.IGNORECASE
 )
-_LIMIT = re.compile(r"^\s*(?:(?P<op><=|>=)\s*(?P<bound>[-+]?[\d.]+(?:e[-+]?\d+)?)|(?P<rel>[-+]\s*[\d.]+)\s*%)\s*$", re.IGNORECASE)
+_TIMING = re.compile(
+    r"(^|[_./-])(seconds?|secs?|ms|us|ns|time|latency|duration|throughput|per_s(ec(ond)?)?|qps|fps)($|[_./-])",
+    re.IGNORECASE,
+)
+_LIMIT = re.compile(
+    r"^\s*(?:(?P<op><=|>=)\s*(?P<bound>[-+]?[\d.]+(?:e[-+]?\d+)?)|(?P<rel>[-+]\s*[\d.]+)\s*%)\s*$",
+    re.IGNORECASE,
+)
 
 
 class Limit(Record):
-    """A guardrail on another metric. Relative: at most `relative` × the base's value away (+0.10: 10 % more)."""
+    """A guardrail on another metric. Relative: at most `relative` × the base's value away (+0.10:
+    10 % more).
+    """
 
     text: str
     upper: float | None = None
@@ -41,9 +60,14 @@ class Limit(Record):
     relative: float | None = None
 
     def bounds(self, base: float | None) -> tuple[float, float]:
-        """(lowest, highest) value allowed, given the base's. A zero base allows no worsening; no base, anything."""
+        """(lowest, highest) value allowed, given the base's. A zero base allows no worsening; no
+        base, anything.
+        """
         if self.relative is None:
-            return (-math.inf if self.lower is None else self.lower, math.inf if self.upper is None else self.upper)
+            return (
+                -math.inf if self.lower is None else self.lower,
+                math.inf if self.upper is None else self.upper,
+            )
         if base is None:
             return (-math.inf, math.inf)
         edge = base + abs(base) * self.relative
@@ -63,7 +87,9 @@ def _limit(value: Any) -> Any:
             return Limit(text=value.strip(), relative=float(found["rel"].replace(" ", "")) / 100)
         bound = float(found["bound"])
     except ValueError:
-        raise ValueError('is not a limit: write a number, "+10%", "-5%", "<= 45000" or ">= 0.9"') from None
+        raise ValueError(
+            'is not a limit: write a number, "+10%", "-5%", "<= 45000" or ">= 0.9"'
+        ) from None
     return Limit(text=value.strip(), **{"upper" if found["op"] == "<=" else "lower": bound})
 
 
@@ -91,7 +117,9 @@ def _public_variable(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", value):
         raise ValueError(f"holds {value!r}, which is no name of a variable")
     if SECRET_NAME.search(value):
-        raise ValueError(f"holds {value}, which looks like a secret: trials never see secrets; setup-env gives one to setup")
+        raise ValueError(
+            f"holds {value}, which looks like a secret: trials never see secrets; setup-env gives one to setup"
+        )
     return value
 
 
@@ -104,7 +132,8 @@ def _variable(value: str) -> str:
 def _folder(value: Any) -> Any:
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise ValueError("must name folders")
-    path = Path(os.path.expanduser(value))  # pathlib's raises for an unknown ~user
+    # Pathlib's raises for an unknown ~user
+    path = Path(os.path.expanduser(value))
     if not path.is_absolute():
         raise ValueError(f"holds {str(value)!r}: give an absolute path or one that begins with ~")
     if len(path.parts) < 3:
@@ -119,7 +148,9 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 class Transfer(Record):
-    """Does the win hold at a larger scale? `run` takes the run command's place, `set` edits module-level literals."""
+    """Does the win hold at a larger scale? `run` takes the run command's place, `set` edits
+    module-level literals.
+    """
 
     run: Command | None = None
     set: dict[str, bool | int | float | str] = Field(default_factory=dict)
@@ -133,13 +164,21 @@ class Transfer(Record):
 
 
 class Brief(Record):
-    """The contract of one research run. Keys of the front matter are the kebab-case of these fields."""
+    """The contract of one research run. Keys of the front matter are the kebab-case of these
+    fields.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True, strict=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        strict=True,
     )
 
-    edit: Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1)] = ["train.py"]
+    edit: Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1)] = [
+        "train.py"
+    ]
     run: Command | None = None
     evaluate: Command | None = None
     check: Command | None = None
@@ -148,13 +187,17 @@ class Brief(Record):
     goal: Literal["minimize", "maximize"] = "minimize"
     time_budget: Seconds = DEFAULT_TIME_BUDGET
     timeout: Seconds | None = None
-    limits: dict[Annotated[str, AfterValidator(_name)], Annotated[Limit, BeforeValidator(_limit)]] = Field(default_factory=dict)
+    limits: dict[
+        Annotated[str, AfterValidator(_name)], Annotated[Limit, BeforeValidator(_limit)]
+    ] = Field(default_factory=dict)
     exact: bool = False
     transfer: Transfer | None = None
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
     data: list[Folder] = Field(default_factory=list)
-    evaluate_data: list[Folder] = Field(default_factory=list)  # only `evaluate` sees these
-    decoy: Folder | None = None  # stands in for the first of `data` where a candidate compiles, untimed
+    # Only `evaluate` sees these
+    evaluate_data: list[Folder] = Field(default_factory=list)
+    # Stands in for the first of `data` where a candidate compiles, untimed
+    decoy: Folder | None = None
     env: list[Annotated[str, AfterValidator(_public_variable)]] = Field(default_factory=list)
     network: bool = False
     sandbox: Literal["auto", "require", "none"] = "auto"
@@ -163,11 +206,14 @@ class Brief(Record):
 
     # Not keys of the front matter:
     path: Path = Field(default=Path("program.md"), exclude=True)
-    directory: Path = Field(default=Path("."), exclude=True)  # absolute working directory
-    place: Path = Field(default=Path("."), exclude=True)  # of the working directory in its repository
+    # Absolute working directory
+    directory: Path = Field(default=Path("."), exclude=True)
+    # Of the working directory in its repository
+    place: Path = Field(default=Path("."), exclude=True)
     prose: str = Field(default="", exclude=True)
     informal: bool = Field(default=False, exclude=True)
-    dispatched: bool = Field(default=False, exclude=True)  # the prose came with the event, not from the file
+    # The prose came with the event, not from the file
+    dispatched: bool = Field(default=False, exclude=True)
 
     @field_validator("decoy")
     @classmethod
@@ -182,13 +228,15 @@ class Brief(Record):
         return 1 if self.goal == "maximize" else -1
 
     @property
-    def timed(self) -> bool:
+    def fixed_time(self) -> bool:
         """Whether training time is fixed, so that every candidate must be held to the same clock."""
-        return (self.informal or "time_budget" in self.model_fields_set) and not self.timing
+        return (self.informal or "time_budget" in self.model_fields_set) and not self.measures_time
 
     @property
-    def timing(self) -> bool:
-        """Whether the metric is a duration or a rate: then two trials never share a machine's cores."""
+    def measures_time(self) -> bool:
+        """Whether the metric is a duration or a rate: then two trials never share a machine's
+        cores.
+        """
         return bool(_TIMING.search(self.metric))
 
     @property
@@ -198,10 +246,21 @@ class Brief(Record):
 
     @property
     def id(self) -> str:
-        """Names this line of research: the working directory's place, the program's file, and the prose when dispatched."""
-        stem = re.sub(r"[^a-z0-9]+", "-", str(self.path.with_suffix("")).lower()).strip("-") or "program"
-        stem = "--".join([*(re.sub(r"\W+", "-", part).strip("-") or "-" for part in self.place.parts), stem])
-        return f"{stem}-{hashlib.sha256(self.prose.encode()).hexdigest()[:8]}" if self.dispatched else stem
+        """Names this line of research: the working directory's place, the program's file, and the
+        prose when dispatched.
+        """
+        stem = (
+            re.sub(r"[^a-z0-9]+", "-", str(self.path.with_suffix("")).lower()).strip("-")
+            or "program"
+        )
+        stem = "--".join(
+            [*(re.sub(r"\W+", "-", part).strip("-") or "-" for part in self.place.parts), stem]
+        )
+        return (
+            f"{stem}-{hashlib.sha256(self.prose.encode()).hexdigest()[:8]}"
+            if self.dispatched
+            else stem
+        )
 
 
 _INTERNAL = {"path", "directory", "place", "prose", "informal", "dispatched"}
@@ -209,13 +268,15 @@ KEYS = [field.alias or name for name, field in Brief.model_fields.items() if nam
 
 
 def read(program: Path, directory: Path, prose: str | None = None) -> Brief:
-    """Read `program` (relative to `directory`). `prose` replaces what the file says below the front matter.
+    """Read `program` (relative to `directory`). `prose` replaces what the file says below the front
+    matter.
 
     Raises InputError with one sentence that names the key and the line.
     """
     file = directory / program
     try:
-        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device: it may never end
+        # A pipe or a device: it may never end
+        if file.exists() and not (file.is_file() or file.is_dir()):
             raise InputError(f"{program} is no file.")
         with file.open("rb") as stream:
             raw = stream.read(MAX_PROGRAM_BYTES + 1)
@@ -226,16 +287,21 @@ def read(program: Path, directory: Path, prose: str | None = None) -> Brief:
         raise InputError(f"{program} cannot be read: {error.strerror}.") from None
     if size > MAX_PROGRAM_BYTES:
         raise InputError(f"{program} has {size:,} bytes; a brief may have {MAX_PROGRAM_BYTES:,}.")
-    prose = prose and prose.encode("utf-8", "replace").decode()  # half a surrogate cannot be written down
+    # Half a surrogate cannot be written down
+    prose = prose and prose.encode("utf-8", "replace").decode()
     brief = parse(raw, program, directory, prose)
     _files_exist(brief, program, _front(raw))
     return brief
 
 
 def parse(raw: bytes, program: Path, directory: Path, prose: str | None = None) -> Brief:
-    """The brief that `raw`, the bytes of `program`, holds; what it names need not be in `directory`. Raises InputError."""
+    """The brief that `raw`, the bytes of `program`, holds; what it names need not be in
+    `directory`. Raises InputError.
+    """
     if len(raw) > MAX_PROGRAM_BYTES:
-        raise InputError(f"{program} has {len(raw):,} bytes; a brief may have {MAX_PROGRAM_BYTES:,}.")
+        raise InputError(
+            f"{program} has {len(raw):,} bytes; a brief may have {MAX_PROGRAM_BYTES:,}."
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -243,14 +309,21 @@ def parse(raw: bytes, program: Path, directory: Path, prose: str | None = None) 
     if "\0" in text:
         raise InputError(f"{program} holds a NUL byte: it is no text file.")
     front, body = _split(text.replace("\r\n", "\n"), program)
-    extra = {"path": program, "directory": directory.resolve(), "prose": (prose if prose is not None else body).strip()}
+    extra = {
+        "path": program,
+        "directory": directory.resolve(),
+        "prose": (prose if prose is not None else body).strip(),
+    }
     extra |= {"place": _place(directory.resolve()), "dispatched": prose is not None}
     return _informal(directory, extra) if front is None else _formal(front, program, extra)
 
 
 def _place(directory: Path) -> Path:
     """`directory` relative to the top of its repository; "." outside of one."""
-    top = next((folder for folder in (directory, *directory.parents) if (folder / ".git").exists()), directory)
+    top = next(
+        (folder for folder in (directory, *directory.parents) if (folder / ".git").exists()),
+        directory,
+    )
     return directory.relative_to(top)
 
 
@@ -263,7 +336,9 @@ def _split(text: str, program: Path) -> tuple[str | None, str]:
         return None, text
     end = re.search(r"^---[ \t]*$", text[4:], re.MULTILINE)
     if not end:
-        raise InputError(f"{program}, line 1: the front matter begins with --- and is never closed by a second ---.")
+        raise InputError(
+            f"{program}, line 1: the front matter begins with --- and is never closed by a second ---."
+        )
     return text[text.index("\n") + 1 : 4 + end.start()], text[4 + end.end() :]
 
 
@@ -273,9 +348,13 @@ def _formal(front: str, program: Path, extra: dict[str, Any]) -> Brief:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else f"; the keys are {', '.join(KEYS)}."
-            raise InputError(f"{program}, line {lines.get(key, 2)}: `{str(key)[:60]}` is not a key{hint}")
+            raise InputError(
+                f"{program}, line {lines.get(key, 2)}: `{str(key)[:60]}` is not a key{hint}"
+            )
     if values.get("run") is None and values.get("evaluate") is None:
-        raise InputError(f"{program}, line 1: give `run` (one experiment) or `evaluate` (the scorer), or both.")
+        raise InputError(
+            f"{program}, line 1: give `run` (one experiment) or `evaluate` (the scorer), or both."
+        )
     try:
         return Brief.model_validate({k: v for k, v in values.items() if v is not None} | extra)
     except ValidationError as error:
@@ -288,29 +367,43 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The mapping and the line (in the file, from 1) of each key."""
     try:
         loader = Loader(front)
-        if any(isinstance(token, (yaml.AnchorToken, yaml.AliasToken)) for token in yaml.scan(front, Loader=Loader)):
-            raise InputError(f"{program}: YAML anchors and aliases (& and *) are not allowed in a brief; quote the value.")
+        if any(
+            isinstance(token, (yaml.AnchorToken, yaml.AliasToken))
+            for token in yaml.scan(front, Loader=Loader)
+        ):
+            raise InputError(
+                f"{program}: YAML anchors and aliases (& and *) are not allowed in a brief; quote the value."
+            )
         node = loader.get_single_node()
         if node is None:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
-            raise InputError(f"{program}, line {node.start_mark.line + 2}: the front matter must be `key: value` lines.")
+            raise InputError(
+                f"{program}, line {node.start_mark.line + 2}: the front matter must be `key: value` lines."
+            )
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 2
             if not isinstance(key, yaml.ScalarNode):
                 raise InputError(f"{program}, line {line}: a key must be a word.")
             if key.value in lines:
-                raise InputError(f"{program}, line {line}: `{key.value[:60]}` stands twice (first on line {lines[key.value]}).")
+                raise InputError(
+                    f"{program}, line {line}: `{key.value[:60]}` stands twice (first on line {lines[key.value]})."
+                )
             lines[key.value] = line
         values = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
-        mark = error.context_mark if isinstance(error, yaml.scanner.ScannerError) else None  # where it begins
+        # Where it begins
+        mark = error.context_mark if isinstance(error, yaml.scanner.ScannerError) else None
         mark = mark or error.problem_mark
         line = mark.line + 2 if mark else 2
-        raise InputError(f"{program}, line {line}: not valid YAML: {error.problem or error.context}.") from None
+        raise InputError(
+            f"{program}, line {line}: not valid YAML: {error.problem or error.context}."
+        ) from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
-        raise InputError(f"{program}: the front matter is not valid YAML: {' '.join(str(error).split())[:200]}.") from None
+        raise InputError(
+            f"{program}: the front matter is not valid YAML: {' '.join(str(error).split())[:200]}."
+        ) from None
     except RecursionError:
         raise InputError(f"{program}: the front matter is nested too deeply.") from None
     return {str(key): value for key, value in values.items()}, lines
@@ -350,7 +443,10 @@ def literal_time_budget(file: Path) -> float | None:
     for statement in module.body if module else ():
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
             value = statement.value.value
-            named = any(isinstance(target, ast.Name) and target.id == "TIME_BUDGET" for target in statement.targets)
+            named = any(
+                isinstance(target, ast.Name) and target.id == "TIME_BUDGET"
+                for target in statement.targets
+            )
             if named and isinstance(value, (int, float)) and 0 < value <= LONGEST:
                 return float(value)
     return None
@@ -358,15 +454,25 @@ def literal_time_budget(file: Path) -> float | None:
 
 def _files_exist(brief: Brief, program: Path, front: str) -> None:
     def line(key: str) -> int:
-        return next((n for n, text in enumerate(front.split("\n"), 2) if text.startswith(f"{key}:")), 1)
+        return next(
+            (n for n, text in enumerate(front.split("\n"), 2) if text.startswith(f"{key}:")), 1
+        )
 
     for pattern in brief.edit:
         plain = not pattern.startswith("!") and not re.search(r"[*?\[\]]", pattern)
         if plain and not (brief.directory / pattern.strip("/")).exists():
-            raise InputError(f"{program}, line {line('edit')}: `edit` names {pattern}, which is not in {brief.directory.name}/.")
+            raise InputError(
+                f"{program}, line {line('edit')}: `edit` names {pattern}, which is not in {brief.directory.name}/."
+            )
     for key in ("run", "evaluate", "check", "setup"):
         words = (getattr(brief, key) or "").split()
-        script = words[1] if len(words) > 1 and re.fullmatch(r"(uv|python[\d.]*|bash|sh)", words[0]) else ""
+        script = (
+            words[1]
+            if len(words) > 1 and re.fullmatch(r"(uv|python[\d.]*|bash|sh)", words[0])
+            else ""
+        )
         script = words[2] if script == "run" and len(words) > 2 else script
         if re.fullmatch(r"[\w./-]+\.(py|sh)", script) and not (brief.directory / script).exists():
-            raise InputError(f"{program}, line {line(key)}: `{key}` runs {script}, which is not in {brief.directory.name}/.")
+            raise InputError(
+                f"{program}, line {line(key)}: `{key}` runs {script}, which is not in {brief.directory.name}/."
+            )

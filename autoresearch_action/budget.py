@@ -1,7 +1,8 @@
-"""Budget: experiments, minutes, dollars. "May another one start, and still leave time to confirm and publish?"
+"""Budget: experiments, minutes, dollars. "May another one start, and still leave time to confirm
+and publish?"
 
-Owns the three hard caps and the reserve. Does not own a trial's own limits (trials/trial.py) and reads no clock
-but the one it is given.
+Owns the three hard caps and the reserve. Does not own a trial's own limits (trials/trial.py) and
+reads no clock but the one it is given.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from dataclasses import dataclass, field
 
 from autoresearch_action.errors import InputError
 
-PUBLISH_SECONDS = 20.0  # report, outputs and summary at the end
-REPORT_SECONDS = 6.0  # of these the part that even an interrupted run needs
-LONGEST = 1_000_000  # minutes of a run: two years
-START_UP = 2.0  # seconds of a trial beside its training window that are assumed before one was measured
+# Report, outputs and summary at the end
+PUBLISH_SECONDS = 20.0
+# Of these the part that even an interrupted run needs
+REPORT_SECONDS = 6.0
+# Minutes of a run: two years
+LONGEST = 1_000_000
+# Seconds of a trial beside its training window that are assumed before one was measured
+START_UP = 2.0
 
 
 @dataclass
@@ -28,18 +33,23 @@ class Budget:
     gpu_usd_per_hour: float = 0.0
     clock: Callable[[], float] = lambda: 0.0
     started: float = field(init=False)
-    trial_seconds: float = 0.0  # of an honest trial, on average; 0 until one was seen
+    # Of an honest trial, on average; 0 until one was seen
+    trial_seconds: float = 0.0
     slots: int = 1
 
     def __post_init__(self) -> None:
         if self.max_experiments < 1:
             raise InputError(f"--max-experiments {self.max_experiments}: at least 1 is needed.")
         if not 0 < self.max_minutes <= LONGEST:
-            raise InputError(f"--max-minutes {self.max_minutes:g}: give a number of minutes above 0, at most {LONGEST:,}.")
+            raise InputError(
+                f"--max-minutes {self.max_minutes:g}: give a number of minutes above 0, at most {LONGEST:,}."
+            )
         if not math.isfinite(self.max_usd) or self.max_usd < 0:
             raise InputError(f"--max-usd {self.max_usd}: give a number of dollars, 0 or more.")
         if not math.isfinite(self.gpu_usd_per_hour) or self.gpu_usd_per_hour < 0:
-            raise InputError(f"--gpu-usd-per-hour {self.gpu_usd_per_hour}: give a number of dollars, 0 or more.")
+            raise InputError(
+                f"--gpu-usd-per-hour {self.gpu_usd_per_hour}: give a number of dollars, 0 or more."
+            )
         self.started = self.clock()
 
     @property
@@ -48,7 +58,11 @@ class Budget:
 
     def over(self) -> str:
         """Why everything must stop now, "" while there is time: what is left is for the report."""
-        return "" if self.seconds_left > REPORT_SECONDS else f"the {self.max_minutes:g} minutes are over"
+        return (
+            ""
+            if self.seconds_left > REPORT_SECONDS
+            else f"the {self.max_minutes:g} minutes are over"
+        )
 
     def device_usd(self, seconds: float) -> float:
         return seconds / 3600 * self.gpu_usd_per_hour
@@ -62,7 +76,9 @@ class Budget:
         return self.rounds(confirm_runs) * self.trial_seconds * 1.1 + PUBLISH_SECONDS
 
     def trials_left(self, spent: float) -> float:
-        """Trials of the usual length that the dollars pay for when `spent` are gone; without end where the device costs nothing."""
+        """Trials of the usual length that the dollars pay for when `spent` are gone; without end
+        where the device costs nothing.
+        """
         price = self.device_usd(self.trial_seconds)
         return (self.max_usd - spent) / price if price else math.inf
 
@@ -72,7 +88,9 @@ class Budget:
         return self.seconds_left >= seconds and self.trials_left(spent) >= trials + confirm_runs
 
     def check_size(self, time_budget: float, runs: int) -> None:
-        """Refuse a run that cannot calibrate, try one candidate and confirm it: `runs` trials in all."""
+        """Refuse a run that cannot calibrate, try one candidate and confirm it: `runs` trials in
+        all.
+        """
         self.trial_seconds = self.trial_seconds or time_budget + START_UP
         need = self.rounds(runs) * self.trial_seconds + PUBLISH_SECONDS
         if need > self.max_minutes * 60:
@@ -87,11 +105,13 @@ class Budget:
                 f" {self.trial_seconds:.3g} s, which cost {self.device_usd(runs * self.trial_seconds):.2f} dollars of the device."
             )
 
-    def why_not(self, experiments: int, spent: float, trials: int, confirm_runs: int, worst_usd: float = 0.0) -> str:
+    def why_not(
+        self, experiments: int, spent: float, trials: int, confirm_runs: int, worst_usd: float = 0.0
+    ) -> str:
         """Why no further experiment may start, in a few words; "" when one may.
 
-        `spent`: dollars, calls and trials in flight included; `trials`: that ideas at hand and the new one still need;
-        `worst_usd`: the price of the next call.
+        `spent`: dollars, calls and trials in flight included; `trials`: that ideas at hand and the
+        new one still need; `worst_usd`: the price of the next call.
         """
         if experiments >= self.max_experiments:
             return f"all {self.max_experiments} experiments are done"

@@ -21,7 +21,13 @@ STATE = click.option(
     show_default=True,
     help="Folder of the ledger and the reports.",
 )
-PROGRAM = click.option("--program", type=click.Path(path_type=Path), default=Path("program.md"), show_default=True, help="The brief.")
+PROGRAM = click.option(
+    "--program",
+    type=click.Path(path_type=Path),
+    default=Path("program.md"),
+    show_default=True,
+    help="The brief.",
+)
 
 
 class Commands(click.Group):
@@ -32,9 +38,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            from autoresearch_action.session import at_once
+            from autoresearch_action.commands.run import at_once
 
-            with suppress(OSError, ValueError):  # nobody reads it any more
+            # Nobody reads it any more
+            with suppress(OSError, ValueError):
                 sys.stdout.flush()
             at_once()
 
@@ -50,19 +57,51 @@ class Commands(click.Group):
             sys.exit(3)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="autoresearch")
 def main() -> None:
-    """Propose edits, measure them honestly, keep what is promising, prove what is claimed, open a pull request."""
+    """Propose edits, measure them honestly, keep what is promising, prove what is claimed, open a
+    pull request.
+    """
 
 
 def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--max-experiments", type=int, default=100, show_default=True, help="Most experiments that are measured."),
-        click.option("--max-minutes", type=float, default=330.0, show_default=True, help="Most minutes, confirmation and report included."),
-        click.option("--max-usd", type=float, default=10.0, show_default=True, help="Most dollars, for models and device."),
-        click.option("--gpu-usd-per-hour", type=float, default=0.0, help="What an hour of the device costs; counts towards --max-usd."),
-        click.option("--usd-per-call", type=float, default=None, help="Price of one agent call, where no price list knows it."),
+        click.option(
+            "--max-experiments",
+            type=int,
+            default=100,
+            show_default=True,
+            help="Most experiments that are measured.",
+        ),
+        click.option(
+            "--max-minutes",
+            type=float,
+            default=330.0,
+            show_default=True,
+            help="Most minutes, confirmation and report included.",
+        ),
+        click.option(
+            "--max-usd",
+            type=float,
+            default=10.0,
+            show_default=True,
+            help="Most dollars, for models and device.",
+        ),
+        click.option(
+            "--gpu-usd-per-hour",
+            type=float,
+            default=0.0,
+            help="What an hour of the device costs; counts towards --max-usd.",
+        ),
+        click.option(
+            "--usd-per-call",
+            type=float,
+            default=None,
+            help="Price of one agent call, where no price list knows it.",
+        ),
     ):
         command = option(command)
     return command
@@ -70,20 +109,34 @@ def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command()
 @PROGRAM
-@click.option("--brief", default=None, metavar="TEXT", help="Replaces the prose of the brief, never its front matter.")
+@click.option(
+    "--brief",
+    default=None,
+    metavar="TEXT",
+    help="Replaces the prose of the brief, never its front matter.",
+)
 @click.option(
     "--agent", "agents", multiple=True, metavar="SPEC",
     help="claude[:MODEL], optuna, command:CMD or patches:DIR; several form an ensemble. Default: claude with a key, optuna without.",
 )  # fmt: skip
 @_budget
-@click.option("--slots", default="auto", show_default=True, help="auto, a number, or devices: cuda:0,cuda:1.")
-@click.option("--executor", default="local", show_default=True, help="local, ray://HOST:PORT, or ray://auto.")
-@click.option("--checkpoint", default=None, metavar="URI", help="Model checkpoint that every trial starts from.")
+@click.option(
+    "--slots", default="auto", show_default=True, help="auto, a number, or devices: cuda:0,cuda:1."
+)
+@click.option(
+    "--executor", default="local", show_default=True, help="local, ray://HOST:PORT, or ray://auto."
+)
+@click.option(
+    "--checkpoint",
+    default=None,
+    metavar="URI",
+    help="Model checkpoint that every trial starts from.",
+)
 @STATE
 @click.option("--fresh", is_flag=True, help="Begin anew instead of resuming.")
 def run(**options: Any) -> None:
     """Run experiments until a limit is reached, then confirm and report. Resumes by default."""
-    from autoresearch_action.session import Options, run_session
+    from autoresearch_action.commands.run import Options, run_session
 
     run_session(Options(**options), Path.cwd())
 
@@ -92,7 +145,7 @@ def run(**options: Any) -> None:
 @STATE
 def report(state: Path) -> None:
     """Rewrite results.tsv, progress.png, report.html and PULL_REQUEST.md from the ledger."""
-    from autoresearch_action.session import rewrite_report
+    from autoresearch_action.commands.run import rewrite_report
 
     rewrite_report(state)
     click.echo(f"Wrote results.tsv, progress.png, report.html and PULL_REQUEST.md in {state}.")
@@ -103,19 +156,32 @@ def report(state: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done; make no write request.")
 def publish(state: Path, dry_run: bool) -> None:
     """Open or update the pull request of a run that proved something."""
-    from autoresearch_action.session import publish_session
+    from autoresearch_action.commands.run import publish_session
 
     publish_session(state, dry_run)
 
 
 @main.command()
 @PROGRAM
-@click.option("--pairs", type=click.IntRange(2, 1000), default=4, show_default=True, metavar="K", help="Pairs of runs to measure.")
-@click.option("--max-minutes", type=float, default=330.0, show_default=True, help="The night that the forecast is for.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(2, 1000),
+    default=4,
+    show_default=True,
+    metavar="K",
+    help="Pairs of runs to measure.",
+)
+@click.option(
+    "--max-minutes",
+    type=float,
+    default=330.0,
+    show_default=True,
+    help="The night that the forecast is for.",
+)
 @STATE
 def measure(program: Path, pairs: int, max_minutes: float, state: Path) -> None:
     """Measure the noise of this brief, and say how many runs a gain of 0.1, 0.5, 1 or 5 % needs."""
-    from autoresearch_action.session import measure_noise
+    from autoresearch_action.commands.run import measure_noise
 
     click.echo(measure_noise(program, Path.cwd(), state, pairs, max_minutes))
 
@@ -124,7 +190,7 @@ def measure(program: Path, pairs: int, max_minutes: float, state: Path) -> None:
 @PROGRAM
 def doctor(program: Path) -> None:
     """Say what a first run needs and lacks here, and what to do."""
-    from autoresearch_action.doctor import doctor as examine
+    from autoresearch_action.commands.doctor import doctor as examine
 
     sys.exit(examine(Path.cwd(), program))
 
@@ -132,12 +198,14 @@ def doctor(program: Path) -> None:
 @main.command()
 def init() -> None:
     """Write program.md and a workflow for the repository at hand."""
-    from autoresearch_action.init import init as write
+    from autoresearch_action.commands.init import init as write
 
     written = write(Path.cwd())
     for path in written:
         click.echo(f"Wrote {path}.")
-    click.echo(f"Read and commit: git add {' '.join(map(str, written))} && git commit; then `autoresearch doctor`.")
+    click.echo(
+        f"Read and commit: git add {' '.join(map(str, written))} && git commit; then `autoresearch doctor`."
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The errors a user can cause or meet, each one sentence: what is wrong, where, what to do.
 
-The command line turns them into one line on standard error and an exit code; anything else is a bug.
+The command line turns them into one line on standard error and an exit code; anything else is a
+bug.
 """
 
 
@@ -23,4 +24,6 @@ class EnvironmentFault(UserError):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived, or the deadline passed: stop now, keep what is there. The text is the reason."""
+    """SIGINT or SIGTERM arrived, or the deadline passed: stop now, keep what is there. The text is
+    the reason.
+    """

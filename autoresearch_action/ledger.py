@@ -1,9 +1,10 @@
-"""The ledger: an append-only journal of events, one JSON object a line, fsynced; and Study, the fold over it.
+"""The ledger: an append-only journal of events, one JSON object a line, fsynced; and RunState, the
+fold over it.
 
-A line is complete or it is not there: a torn last line (kill -9, full disk) is cut off at the next start.
-Every line begins with its small facts (event, number, status, …) in a fixed order, so that a ledger of
-100,000 experiments is indexed in about a second without parsing the rest. results.tsv and the reports are
-views made by `report`; nothing here renders anything.
+A line is complete or it is not there: a torn last line (kill -9, full disk) is cut off at the next
+start. Every line begins with its small facts (event, number, status, …) in a fixed order, so that a
+ledger of 100,000 experiments is indexed in about a second without parsing the rest. results.tsv and
+the reports are views made by `report`; nothing here renders anything.
 """
 
 from __future__ import annotations
@@ -19,17 +20,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoresearch_action.errors import EnvironmentFault
-from autoresearch_action.records import Confirmation, Experiment, Measurement, Proposal, Record, Run, Usage, Verdict
+from autoresearch_action.records import (
+    Confirmation,
+    Experiment,
+    Measurement,
+    Proposal,
+    Record,
+    Run,
+    Usage,
+    Verdict,
+)
 
 T = TypeVar("T", bound=Record)
-_WRONG = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what a line that no version wrote ends in
-CACHE = 2_000  # folded experiments kept in memory
+# What a line that no version wrote ends in
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+# Folded experiments kept in memory
+CACHE = 2_000
 _BEGINNING = b'{"event":"'
 _FREQUENT = re.compile(
     rb'\{"event":"(?:(proposal|trial|verdict)","number":(\d+)(?:,"status":"(\w+)")?(?:,"seconds":([-\d.e+]+))?(?:,"usd":[-\d.e+]+)?'
     rb'(?:,"tree":"(\w*)")?(?:,"origin":(\d+))?|ask","at":\d+\.?\d*,"ask":(\d+),"worst":([-\d.e+]+)\}\Z)'
 )
-BLOCK = 1 << 18  # bytes read at a time: what fits into a processor's cache
+# Bytes read at a time: what fits into a processor's cache
+BLOCK = 1 << 18
 _USAGE = tuple(Usage.model_fields)
 _HEADER = ("number", "status", "seconds", "usd", "tree", "origin")
 
@@ -39,11 +52,15 @@ class DamagedLedger(EnvironmentFault, ValueError):
 
     def __init__(self, path: Path, offset: int, error: Exception) -> None:
         where = f"{path}, byte {offset}: this line is damaged ({type(error).__name__})"
-        super().__init__(f"{where}; put the file elsewhere or mend the line, then run again. Nothing was changed.")
+        super().__init__(
+            f"{where}; put the file elsewhere or mend the line, then run again. Nothing was changed."
+        )
 
 
 class Experiments(Mapping[int, Experiment]):
-    """Experiments by number, folded from their lines when asked for; the most recent ones stay in memory."""
+    """Experiments by number, folded from their lines when asked for; the most recent ones stay in
+    memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -86,7 +103,12 @@ class Experiments(Mapping[int, Experiment]):
 
     def _add(self, facts: dict[str, Any], number: int, event: dict[str, Any]) -> None:
         if event["event"] == "proposal":
-            facts |= {"commit": event["commit"], "parent": event["parent"], "origin": event.get("origin"), "started": event["at"]}
+            facts |= {
+                "commit": event["commit"],
+                "parent": event["parent"],
+                "origin": event.get("origin"),
+                "started": event["at"],
+            }
             facts["proposal"] = _parse(Proposal, event | {"patch": self._patch(number)})
         elif event["event"] == "trial":
             facts["runs"].append(_parse(Measurement, event))
@@ -94,49 +116,73 @@ class Experiments(Mapping[int, Experiment]):
             facts["verdict"] = _parse(Verdict, event)
 
     def _patch(self, number: int) -> str:
-        folder = "trials" if self._path.stem == "ledger" else f"{self._path.stem}-trials"  # put aside by `restart`
+        # Put aside by `restart`
+        folder = "trials" if self._path.stem == "ledger" else f"{self._path.stem}-trials"
         try:
-            return (self._path.parent / folder / f"{number:04d}" / "patch.diff").read_bytes().decode("utf-8", "surrogateescape")
+            return (
+                (self._path.parent / folder / f"{number:04d}" / "patch.diff")
+                .read_bytes()
+                .decode("utf-8", "surrogateescape")
+            )
         except OSError:
             return ""
 
 
-class Study:
-    """What the ledger says: the fold over all its events. Read by the loop, the agents, the report and `publish`."""
+class RunState:
+    """What the ledger says: the fold over all its events. Read by the loop, the agents, the report
+    and `publish`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.state = path.parent
         self.run: Run | None = None
         self.experiments = Experiments(path)
-        self.kept: list[int] = []  # experiments whose patches, in order, make up the present head
-        self.statuses: dict[int, str] = {}  # keep, discard or crash by number
-        self.trees: dict[str, int] = {}  # git tree → the experiment that tried it
-        self.carried: set[int] = set()  # their edit went on as another experiment: on a new incumbent, or measured again
-        self.unmeasured: set[int] = set()  # settled without a run: the incumbent moved, by a change of the same lines, or the run ended
+        # Experiments whose patches, in order, make up the present head
+        self.kept: list[int] = []
+        # Keep, discard or crash by number
+        self.statuses: dict[int, str] = {}
+        # Git tree → the experiment that tried it
+        self.trees: dict[str, int] = {}
+        # Their edit went on as another experiment: on a new incumbent, or measured again
+        self.carried: set[int] = set()
+        # Settled without a run: the incumbent moved, by a change of the same lines, or the run
+        # ended
+        self.unmeasured: set[int] = set()
         self.confirmations: list[Confirmation] = []
-        self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)  # by Trial.group
+        # By Trial.group
+        self.confirm_runs: dict[str, list[Measurement]] = defaultdict(list)
         self._spent = dict.fromkeys(_USAGE, 0.0)
-        self.reserved_usd: dict[int, float] = {}  # calls asked and not (yet) answered, at their worst price
-        self.trials, self.trial_seconds = 0, 0.0  # measured ones
-        self.cut_seconds = 0.0  # of the device, that trials took which gave no measurement
-        self.unended = 0  # slots of a session that was killed, or goes on
+        # Calls asked and not (yet) answered, at their worst price
+        self.reserved_usd: dict[int, float] = {}
+        # Measured ones
+        self.trials, self.trial_seconds = 0, 0.0
+        # Of the device, that trials took which gave no measurement
+        self.cut_seconds = 0.0
+        # Slots of a session that was killed, or goes on
+        self.unended = 0
         self.messages: list[str] = []
-        self.facts: dict[str, Any] = {}  # last value of each "fact" event: noise, claims, transfer, audit, …
+        # Last value of each "fact" event: noise, claims, transfer, audit, …
+        self.facts: dict[str, Any] = {}
         self.stop_reason = ""
         self.finished = False
-        self._place = 0  # of the line that is being taken in
-        self.first = self.last = 0.0  # unix seconds of the first and last event
-        self.stopped = 0.0  # … and of the end of the last session
+        # Of the line that is being taken in
+        self._place = 0
+        # Unix seconds of the first and last event
+        self.first = self.last = 0.0
+        # … and of the end of the last session
+        self.stopped = 0.0
 
     @classmethod
-    def of(cls, path: Path) -> Study:
-        """The study of any ledger file, without a lock."""
-        study = cls(path)
-        study.fold()
-        return study
+    def of(cls, path: Path) -> RunState:
+        """The run_state of any ledger file, without a lock."""
+        run_state = cls(path)
+        run_state.fold()
+        return run_state
 
     def fold(self) -> int:
-        """Take in every whole line of the file. Returns where the last one ends (bytes). Raises DamagedLedger."""
+        """Take in every whole line of the file. Returns where the last one ends (bytes). Raises
+        DamagedLedger.
+        """
         end, rest = 0, b""
         with self.experiments._path.open("rb") as file:
             while block := file.read(BLOCK):
@@ -146,7 +192,8 @@ class Study:
                 except _WRONG as error:
                     raise DamagedLedger(self.experiments._path, self._place, error) from None
                 end, rest = end + taken, block[taken:]
-        if rest.strip(b"\0") and not rest.startswith(_BEGINNING[: len(rest)]):  # zeros: of a machine that went down
+        # Zeros: of a machine that went down
+        if rest.strip(b"\0") and not rest.startswith(_BEGINNING[: len(rest)]):
             raise DamagedLedger(self.experiments._path, end, ValueError())
         return end
 
@@ -182,15 +229,21 @@ class Study:
         return self.counted(self.statuses)
 
     def counted(self, numbers: Collection[int]) -> int:
-        """How many experiments these are: an edit that went on under another number is one, and one that was never measured none."""
-        return len(numbers) - sum(number in numbers for number in {0} | self.carried | self.unmeasured)
+        """How many experiments these are: an edit that went on under another number is one, and one
+        that was never measured none.
+        """
+        return len(numbers) - sum(
+            number in numbers for number in {0} | self.carried | self.unmeasured
+        )
 
     @property
     def improved(self) -> bool:
         return bool(self.confirmation and self.confirmation.held)
 
     def recent(self, most: int = 300) -> list[Experiment]:
-        """The baseline, the kept and the last `most` experiments, in order of number: bounded whatever the size."""
+        """The baseline, the kept and the last `most` experiments, in order of number: bounded
+        whatever the size.
+        """
         wanted = {0, *self.kept, *list(self.experiments)[-most:]}
         return [self.experiments[number] for number in sorted(wanted) if number in self.experiments]
 
@@ -202,7 +255,9 @@ class Study:
                     try:
                         verdict = _parse(Verdict, json.loads(line))
                     except _WRONG as error:
-                        raise DamagedLedger(self.experiments._path, file.tell() - len(line), error) from None
+                        raise DamagedLedger(
+                            self.experiments._path, file.tell() - len(line), error
+                        ) from None
                     yield verdict
 
     def patch(self, number: int) -> str:
@@ -214,9 +269,11 @@ class Study:
         return sorted((self.state / "proven").glob("*.diff")) if self.improved else []
 
     def _take(self, block: bytes, at: int) -> int:
-        """Take in the whole lines of a block that begins at byte `at` of the file. Returns where the rest begins in it.
+        """Take in the whole lines of a block that begins at byte `at` of the file. Returns where
+        the rest begins in it.
 
-        Half a million lines may be read at a start: those that there are most of take as few steps as they can.
+        Half a million lines may be read at a start: those that there are most of take as few steps
+        as they can.
         """
         begin, match, find, index = 0, _FREQUENT.match, block.find, self.experiments._index
         while (end := find(b"\n", begin)) >= 0:
@@ -245,11 +302,19 @@ class Study:
         return begin
 
     def _other(self, line: bytes) -> None:
-        """Of a kind that is not known: a line of a later version, kept in the file, not understood here."""
-        kind = line[len(_BEGINNING) : line.find(b'"', len(_BEGINNING))] if line.startswith(_BEGINNING) else b""
+        """Of a kind that is not known: a line of a later version, kept in the file, not understood
+        here.
+        """
+        kind = (
+            line[len(_BEGINNING) : line.find(b'"', len(_BEGINNING))]
+            if line.startswith(_BEGINNING)
+            else b""
+        )
         if kind in _RARE:
-            _RARE[kind](self, json.loads(line.decode()))  # of bytes it would guess the encoding anew each time
-        elif kind == b"trial":  # of a claim
+            # Of bytes it would guess the encoding anew each time
+            _RARE[kind](self, json.loads(line.decode()))
+        elif kind == b"trial":
+            # Of a claim
             measured = _parse(Measurement, json.loads(line))
             self.confirm_runs[measured.trial.group].append(measured)
             self.trials += 1
@@ -261,7 +326,11 @@ class Study:
             self._spent[name] += event.get(name, 0)
 
     def _stop(self, event: dict[str, Any]) -> None:
-        self.stop_reason, self.finished, self.stopped = event["reason"], event["finished"], event["at"]
+        self.stop_reason, self.finished, self.stopped = (
+            event["reason"],
+            event["finished"],
+            event["at"],
+        )
         self.unended = 0
 
     def _session(self, event: dict[str, Any]) -> None:
@@ -272,34 +341,42 @@ class Study:
         self.cut_seconds += event.get("seconds", 0.0)
 
 
-_RARE: dict[bytes, Callable[[Study, dict[str, Any]], Any]] = {
-    b"run": lambda study, event: setattr(study, "run", _parse(Run, event)),
-    b"session": Study._session,
-    b"cut": Study._cut,
-    b"unmeasured": lambda study, event: study.unmeasured.add(event["number"]),
-    b"confirmation": lambda study, event: study.confirmations.append(_parse(Confirmation, event)),
-    b"stack": lambda study, event: setattr(study, "kept", list(event["numbers"])),
-    b"ask": lambda study, event: study.reserved_usd.__setitem__(event["ask"], event["worst"]),
-    b"spend": Study._spend,
-    b"message": lambda study, event: study.messages.append(event["text"]),
-    b"fact": lambda study, event: study.facts.__setitem__(event["name"], event["value"]),
-    b"stop": Study._stop,
+_RARE: dict[bytes, Callable[[RunState, dict[str, Any]], Any]] = {
+    b"run": lambda run_state, event: setattr(run_state, "run", _parse(Run, event)),
+    b"session": RunState._session,
+    b"cut": RunState._cut,
+    b"unmeasured": lambda run_state, event: run_state.unmeasured.add(event["number"]),
+    b"confirmation": lambda run_state, event: run_state.confirmations.append(
+        _parse(Confirmation, event)
+    ),
+    b"stack": lambda run_state, event: setattr(run_state, "kept", list(event["numbers"])),
+    b"ask": lambda run_state, event: run_state.reserved_usd.__setitem__(
+        event["ask"], event["worst"]
+    ),
+    b"spend": RunState._spend,
+    b"message": lambda run_state, event: run_state.messages.append(event["text"]),
+    b"fact": lambda run_state, event: run_state.facts.__setitem__(event["name"], event["value"]),
+    b"stop": RunState._stop,
 }
 
 
 def _parse(kind: type[T], event: Mapping[str, Any]) -> T:
-    return kind.model_validate({key: value for key, value in event.items() if key in kind.model_fields})
+    return kind.model_validate(
+        {key: value for key, value in event.items() if key in kind.model_fields}
+    )
 
 
 class Ledger:
-    """The journal of one state folder, open for appending, and the Study that follows it.
+    """The journal of one state folder, open for appending, and the RunState that follows it.
 
     Raises EnvironmentFault when another process has it open or it cannot be written.
     """
 
-    def __init__(self, state: Path, read_only: bool = False, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, state: Path, read_only: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
         self.path = state / "ledger.jsonl"
-        self.study = Study(self.path)
+        self.run_state = RunState(self.path)
         self._clock = clock
         self._file = None
         if not read_only:
@@ -311,7 +388,9 @@ class Ledger:
                 self._file = self.path.open("ab")
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise EnvironmentFault(f"Another run is using {state}: wait for it, or give this one its own --state.") from None
+                raise EnvironmentFault(
+                    f"Another run is using {state}: wait for it, or give this one its own --state."
+                ) from None
             except OSError as error:
                 raise EnvironmentFault(f"{state} cannot be written: {error.strerror}.") from None
         self._end = 0
@@ -321,32 +400,43 @@ class Ledger:
             self._file.truncate(self._end)
 
     def _read(self) -> None:
-        self._end = self.study.fold()
+        self._end = self.run_state.fold()
         if self._end:
             with self.path.open("rb") as file:
-                self.study.first = _at(file.readline())
+                self.run_state.first = _at(file.readline())
                 file.seek(max(0, self._end - 65_536))
-                self.study.last = _at(file.read(self._end - file.tell()).rstrip(b"\n").rsplit(b"\n", 1)[-1])
+                self.run_state.last = _at(
+                    file.read(self._end - file.tell()).rstrip(b"\n").rsplit(b"\n", 1)[-1]
+                )
 
     def append(self, event: str, record: Record | None = None, **fields: Any) -> None:
-        """Write one event, safe on disk when this returns, and fold it into the study."""
+        """Write one event, safe on disk when this returns, and fold it into the run state."""
         assert self._file is not None
         data = (record.model_dump(mode="json") if record else {}) | fields
         head = {key: data.pop(key) for key in _HEADER if data.get(key) is not None}
         now = self._clock()
-        line = json.dumps({"event": event, **head, "at": round(now, 3), **data}, separators=(",", ":")).encode() + b"\n"
+        line = (
+            json.dumps(
+                {"event": event, **head, "at": round(now, 3), **data}, separators=(",", ":")
+            ).encode()
+            + b"\n"
+        )
         try:
             self._file.write(line)
             self._file.flush()
             os.fdatasync(self._file.fileno())
         except OSError as error:
-            raise EnvironmentFault(f"The ledger cannot be written ({error.strerror}): make room at {self.path.parent}.") from None
-        self.study._take(line, self._end)
+            raise EnvironmentFault(
+                f"The ledger cannot be written ({error.strerror}): make room at {self.path.parent}."
+            ) from None
+        self.run_state._take(line, self._end)
         self._end += len(line)
-        self.study.first = self.study.first or round(now, 3)
-        self.study.last = round(now, 3)
+        self.run_state.first = self.run_state.first or round(now, 3)
+        self.run_state.last = round(now, 3)
 
-    def propose(self, number: int, proposal: Proposal, commit: str, tree: str, origin: int | None = None) -> None:
+    def propose(
+        self, number: int, proposal: Proposal, commit: str, tree: str, origin: int | None = None
+    ) -> None:
         """Journal a candidate; its patch goes to trials/NNNN/patch.diff first."""
         folder = self.path.parent / "trials" / f"{number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -358,7 +448,9 @@ class Ledger:
         self.append("proposal", number=number, tree=tree, commit=commit, origin=origin, **shown)
 
     def measured(self, measurement: Measurement) -> None:
-        """Journal a trial. Runs for a claim belong to the attempt (Trial.group), not to an experiment."""
+        """Journal a trial. Runs for a claim belong to the attempt (Trial.group), not to an
+        experiment.
+        """
         number = None if measurement.trial.group else measurement.trial.number
         self.append("trial", measurement, number=number)
 
@@ -366,7 +458,9 @@ class Ledger:
         self.append("spend", agent=agent, ask=ask, **usage.model_dump(exclude_defaults=True))
 
     def restart(self, name: str) -> None:
-        """Put this ledger aside (history/NAME.jsonl) and begin an empty one; patches and logs go with it."""
+        """Put this ledger aside (history/NAME.jsonl) and begin an empty one; patches and logs go
+        with it.
+        """
         assert self._file is not None
         history = self.path.parent / "history"
         history.mkdir(exist_ok=True)
@@ -379,7 +473,7 @@ class Ledger:
             trials.rename(history / f"{name}-trials")
         fresh.rename(self.path)
         self._file.close()
-        self._file, self._end, self.study = file, 0, Study(self.path)
+        self._file, self._end, self.run_state = file, 0, RunState(self.path)
 
     def close(self) -> None:
         if self._file:
@@ -394,6 +488,6 @@ def _at(line: bytes) -> float:
         return 0.0
 
 
-def read(state: Path) -> Study:
-    """The study in a state folder, without a lock."""
-    return Ledger(state, read_only=True).study
+def read(state: Path) -> RunState:
+    """The run_state in a state folder, without a lock."""
+    return Ledger(state, read_only=True).run_state

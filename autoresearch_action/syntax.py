@@ -1,7 +1,8 @@
 """Python source as a syntax tree, by one thread at a time.
 
-CPython's parser counts the depth of a tree in one place for all threads: where two of them parse at once, ideas here and
-a trial's copy there, one can end in `SystemError: AST constructor recursion depth mismatch`.
+CPython's parser counts the depth of a tree in one place for all threads: where two of them parse at
+once, ideas here and a trial's copy there, one can end in `SystemError: AST constructor recursion
+depth mismatch`.
 """
 
 from __future__ import annotations

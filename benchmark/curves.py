@@ -1,18 +1,21 @@
-"""Early stops held against real training curves: how many losers they end, how many winners they cost, what they save.
+"""Early stops held against real training curves: how many losers they end, how many winners they
+cost, what they save.
 
-    python benchmark/curves.py record [--window 6] [--edits 67] [--others 8] [--minutes 25] [--jobs 1] [--seed 1] [--more]
-    python benchmark/curves.py tune                        the table by which the rule's constants were chosen
-    python benchmark/curves.py [replay] [--write]
+    python benchmark/curves.py record [--window 6] [--edits 67] [--others 8] [--minutes 25] [--jobs
+    1] [--seed 1] [--more] python benchmark/curves.py tune                        the table by which
+    the rule's constants were chosen python benchmark/curves.py [replay] [--write]
 
-`replay` puts acceptance/curves.py's own rule over the recorded curves (results/curves.json.gz). The rule was chosen on three
-earlier recordings, too disturbed to be kept, but for SPREADS (see LIMITS). Incumbent and candidate share a seed, as in the
-loop; an incumbent's band comes from its runs on four seeds, or on two. A candidate is a variant's one run; the incumbent is
-the best code that the climb found or, so that there are enough true winners, an earlier stage.
+`replay` puts acceptance/curves.py's own rule over the recorded curves (results/curves.json.gz). The
+rule was chosen on three earlier recordings, too disturbed to be kept, but for SPREADS (see LIMITS).
+Incumbent and candidate share a seed, as in the loop; an incumbent's band comes from its runs on
+four seeds, or on two. A candidate is a variant's one run; the incumbent is the best code that the
+climb found or, so that there are enough true winners, an earlier stage.
 
-bpb = code + seed + noise: seeds' effects and the noise come from the incumbents, all run on the same four seeds. A true winner
-lies below the incumbent by more than that noise explains (one-sided 5 %), a true loser above. Every variant counts at most once
-among the winners: against the strongest incumbent that it truly beats, the closest call that the data hold. Edits whose losses
-cannot be compared are run to the end.
+bpb = code + seed + noise: seeds' effects and the noise come from the incumbents, all run on the
+same four seeds. A true winner lies below the incumbent by more than that noise explains (one-sided
+5 %), a true loser above. Every variant counts at most once among the winners: against the strongest
+incumbent that it truly beats, the closest call that the data hold. Edits whose losses cannot be
+compared are run to the end.
 """
 
 from __future__ import annotations
@@ -32,15 +35,19 @@ from typing import Any
 
 from small import RESULTS, machine, publish, table
 
-from autoresearch_action.acceptance import curves
+from autoresearch_action.acceptance import early_stop
 from autoresearch_action.acceptance.noise import t_quantile
 from autoresearch_action.records import Measurement, Trial
 
 FILE = RESULTS / "curves.json.gz"
-NEEDED, MOST_LOST, FASTER = 60, 0.05, 1.3  # true winners for the bound; share of them lost; first looks per hour
-GPU_TRIAL, GPU_TRAINING = 325.9, 300.1  # seconds of one experiment on an H100, autoresearch's own figures
-OWN = "incumbent"  # the kind of runs that make an incumbent
-LIMITS = (  # about the recorded curves, as they were found; not recomputed
+# True winners for the bound; share of them lost; first looks per hour
+NEEDED, MOST_LOST, FASTER = 60, 0.05, 1.3
+# Seconds of one experiment on an H100, autoresearch's own figures
+GPU_TRIAL, GPU_TRAINING = 325.9, 300.1
+# The kind of runs that make an incumbent
+OWN = "incumbent"
+# About the recorded curves, as they were found; not recomputed
+LIMITS = (
     "## What limits it",
     "",
     "- The choice. START, SHARE and SMOOTHING were fixed before this recording was made, from three earlier ones (CPU, 139, 185 and",
@@ -57,7 +64,8 @@ LIMITS = (  # about the recorded curves, as they were found; not recomputed
     "- Not covered: a GPU, windows of minutes, other programs, an incumbent that moves. A run without one on its own seed has a",
     "  wider margin (UNPAIRED), set without curves.",
 )
-AGENTS = ("random", "wide", "optuna")  # … and of variants that no language model proposed
+# … and of variants that no language model proposed
+AGENTS = ("random", "wide", "optuna")
 CONSTANTS = ("START", "SHARE", "SPREADS", "SMOOTHING")
 GRID = {"START": (0.1, 0.15, 0.2, 0.3), "SHARE": (0.02, 0.05, 0.1), "SPREADS": (0.25, 0.5, 1.0)}
 
@@ -80,7 +88,12 @@ class Run:
 
     def measurement(self) -> Measurement:
         trial = Trial(number=self.id, commit="", seed=self.seed)
-        return Measurement(trial=trial, outcome="ok" if self.bpb else "crash", value=self.bpb, curve=list(self.curve))
+        return Measurement(
+            trial=trial,
+            outcome="ok" if self.bpb else "crash",
+            value=self.bpb,
+            curve=list(self.curve),
+        )
 
 
 @dataclass(frozen=True)
@@ -90,10 +103,13 @@ class Incumbent:
     name: str
     changes: dict[str, Any]
     runs: tuple[Run, ...]
-    bpb: float  # mean over seeds
+    # Mean over seeds
+    bpb: float
 
     def bands(self, seed: int) -> list[Any]:
-        """The rules for a first look with this seed: from one run a seed on all of them, and on two."""
+        """The rules for a first look with this seed: from one run a seed on all of them, and on
+        two.
+        """
         by_seed: dict[int, list[Run]] = defaultdict(list)
         for run in self.runs:
             by_seed[run.seed].append(run)
@@ -101,14 +117,26 @@ class Incumbent:
         sets = []
         for index in range(len(by_seed[seed])):
             sets += [[seed, *others], [seed, others[index % len(others)]]]
-        chosen = [[by_seed[s][index // 2 % len(by_seed[s])] for s in some] for index, some in enumerate(sets)]
-        return [band for some in chosen if (band := curves.band([run.measurement() for run in some], seed))]
+        chosen = [
+            [by_seed[s][index // 2 % len(by_seed[s])] for s in some]
+            for index, some in enumerate(sets)
+        ]
+        return [
+            band
+            for some in chosen
+            if (band := early_stop.band([run.measurement() for run in some], seed))
+        ]
 
 
 class Records:
     def __init__(self, file: Path = FILE) -> None:
         told = json.loads(gzip.decompress(file.read_bytes()))
-        self.window, self.gos, self.best, self.incomparable = told["window"], told["gos"], told["best"], set(told["incomparable"])
+        self.window, self.gos, self.best, self.incomparable = (
+            told["window"],
+            told["gos"],
+            told["best"],
+            set(told["incomparable"]),
+        )
         self.start, self.end = (statistics.fmean(cold[i] for cold in told["cold"]) for i in (0, 1))
         keys = Run.__dataclass_fields__
         self.runs = [Run(**{key: value for key, value in run.items() if key in keys and key != "curve"},
@@ -123,19 +151,37 @@ class Records:
         self.variants = list(first.values())
 
     def _incumbents(self) -> tuple[list[Incumbent], dict[int, float], float, int]:
-        """Incumbents, best first; the seeds' effects; the noise of one run and its degrees of freedom (two-way layout)."""
+        """Incumbents, best first; the seeds' effects; the noise of one run and its degrees of
+        freedom (two-way layout).
+        """
         groups: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs:
             if run.kind == OWN and run.bpb:
                 groups[run.key].append(run)
         seeds = sorted({run.seed for runs in groups.values() for run in runs})
         full = [runs for runs in groups.values() if {run.seed for run in runs} == set(seeds)]
-        cells = [[statistics.fmean(run.bpb for run in runs if run.seed == seed and run.bpb) for seed in seeds] for runs in full]
+        cells = [
+            [
+                statistics.fmean(run.bpb for run in runs if run.seed == seed and run.bpb)
+                for seed in seeds
+            ]
+            for runs in full
+        ]
         means = [statistics.fmean(row) for row in cells]
-        effects = {seed: statistics.fmean(row[i] - mean for row, mean in zip(cells, means, strict=True)) for i, seed in enumerate(seeds)}
-        errors = [(run.bpb or 0) - mean - effects[run.seed] for runs, mean in zip(full, means, strict=True) for run in runs]
+        effects = {
+            seed: statistics.fmean(row[i] - mean for row, mean in zip(cells, means, strict=True))
+            for i, seed in enumerate(seeds)
+        }
+        errors = [
+            (run.bpb or 0) - mean - effects[run.seed]
+            for runs, mean in zip(full, means, strict=True)
+            for run in runs
+        ]
         dof = len(errors) - len(full) - len(seeds) + 1
-        found = [Incumbent(self._name(runs[0].changes), runs[0].changes, tuple(runs), mean) for runs, mean in zip(full, means, strict=True)]
+        found = [
+            Incumbent(self._name(runs[0].changes), runs[0].changes, tuple(runs), mean)
+            for runs, mean in zip(full, means, strict=True)
+        ]
         sigma = math.sqrt(math.fsum(error * error for error in errors) / dof)
         return sorted(found, key=lambda incumbent: incumbent.bpb), effects, sigma, dof
 
@@ -143,12 +189,19 @@ class Records:
         if changes == self.best:
             return "the best"
         new = {key: value for key, value in changes.items() if self.best.get(key) != value}
-        told = [key[5:] if key.startswith("edit:") else f"{key.split(':')[1]} {value}" for key, value in new.items()]
-        return ", ".join(told + [f"{key.split(':')[1]} as at first" for key in self.best if key not in changes])
+        told = [
+            key[5:] if key.startswith("edit:") else f"{key.split(':')[1]} {value}"
+            for key, value in new.items()
+        ]
+        return ", ".join(
+            told + [f"{key.split(':')[1]} as at first" for key in self.best if key not in changes]
+        )
 
     @property
     def climbed(self) -> Incumbent:
-        """What the climb ended with; the strongest in fact may be another, and run again at quieter times."""
+        """What the climb ended with; the strongest in fact may be another, and run again at quieter
+        times.
+        """
         return next(incumbent for incumbent in self.incumbents if incumbent.changes == self.best)
 
     def comparable(self, run: Run, incumbent: Incumbent) -> bool:
@@ -158,7 +211,9 @@ class Records:
 
 @dataclass(frozen=True)
 class Look:
-    """One replayed first look: the gain in standard errors, and for each band the second at which it was stopped."""
+    """One replayed first look: the gain in standard errors, and for each band the second at which
+    it was stopped.
+    """
 
     variant: Run
     incumbent: Incumbent
@@ -174,7 +229,11 @@ class Look:
 
 def replay(records: Records) -> list[Look]:
     """Every variant against every incumbent but itself. Incumbents come best first."""
-    return [look for incumbent in records.incumbents for look in against(records, incumbent, records.variants)]
+    return [
+        look
+        for incumbent in records.incumbents
+        for look in against(records, incumbent, records.variants)
+    ]
 
 
 def against(records: Records, incumbent: Incumbent, runs: Iterable[Run]) -> list[Look]:
@@ -183,13 +242,17 @@ def against(records: Records, incumbent: Incumbent, runs: Iterable[Run]) -> list
     for run in runs:
         if run.changes != incumbent.changes:
             gain = incumbent.bpb + records.seeds[run.seed] - run.bpb if run.bpb else -math.inf
-            stops = tuple(curves.would_stop(band, run.curve) for band in bands[run.seed])
-            looks.append(Look(run, incumbent, gain / error, records.comparable(run, incumbent), stops))
+            stops = tuple(early_stop.would_stop(band, run.curve) for band in bands[run.seed])
+            looks.append(
+                Look(run, incumbent, gain / error, records.comparable(run, incumbent), stops)
+            )
     return looks
 
 
 def proven(records: Records, least: float) -> list[Look]:
-    """Every run of one incumbent against every other that it beats by the mean of its runs, this run's luck good or bad."""
+    """Every run of one incumbent against every other that it beats by the mean of its runs, this
+    run's luck good or bad.
+    """
     looks = []
     for better, worse in itertools.combinations(records.incumbents, 2):
         error = records.sigma * math.sqrt(1 / len(better.runs) + 1 / len(worse.runs))
@@ -199,7 +262,9 @@ def proven(records: Records, least: float) -> list[Look]:
 
 
 def winners(looks: Iterable[Look], least: float) -> list[Look]:
-    """One look for each distinct variant: against the strongest incumbent that it beats by `least` standard errors."""
+    """One look for each distinct variant: against the strongest incumbent that it beats by `least`
+    standard errors.
+    """
     chosen: dict[int, Look] = {}
     for look in looks:
         if look.gain >= least and look.comparable:
@@ -208,47 +273,82 @@ def winners(looks: Iterable[Look], least: float) -> list[Look]:
 
 
 def lost(looks: Sequence[Look]) -> tuple[float, float]:
-    """(expected number lost over the bands, upper 95 % bound on the share): the number is rounded up for the bound."""
+    """(expected number lost over the bands, upper 95 % bound on the share): the number is rounded
+    up for the bound.
+    """
     count = sum(look.stopped for look in looks)
-    return count, curves.clopper_pearson(min(len(looks), math.ceil(count - 1e-9)), len(looks), 0.05)[1]
+    return count, early_stop.clopper_pearson(
+        min(len(looks), math.ceil(count - 1e-9)), len(looks), 0.05
+    )[1]
 
 
 @dataclass(frozen=True)
 class Saving:
-    """What the rule saves on a stream of first looks against one incumbent, exempt ones and audited ones included."""
+    """What the rule saves on a stream of first looks against one incumbent, exempt ones and audited
+    ones included.
+    """
 
     tried: int
     exempt: int
-    stopped: float  # share of all looks
+    # Share of all looks
+    stopped: float
     losers: int
-    caught: float  # share of the true losers
+    # Share of the true losers
+    caught: float
     training: float
-    here: float  # factor in first looks per hour at this window's own overheads
-    gpu: float  # … at those of an H100
-    ideal: float  # … there, if every look that is not exempt and not a true winner's ended as soon as the rule looks
-    ideal_losers: float  # … if only the true losers' did
+    # Factor in first looks per hour at this window's own overheads
+    here: float
+    # … at those of an H100
+    gpu: float
+    # … there, if every look that is not exempt and not a true winner's ended as soon as the rule
+    # looks
+    ideal: float
+    # … if only the true losers' did
+    ideal_losers: float
 
     @classmethod
     def of(cls, records: Records, looks: Sequence[Look], least: float) -> Saving:
         """Over looks that ended ok; a crash is as short with the rule as without."""
         looks = [look for look in looks if look.variant.bpb]
         losers = [look for look in looks if look.gain <= -least]
-        rest = statistics.fmean(cls._left(records, look) for look in looks)  # share of the window that is not trained
-        cut = statistics.fmean(look.stopped for look in looks) * (1 - curves.AUDIT_SHARE)
+        # Share of the window that is not trained
+        rest = statistics.fmean(cls._left(records, look) for look in looks)
+        cut = statistics.fmean(look.stopped for look in looks) * (1 - early_stop.AUDIT_SHARE)
         whole = records.start + records.window + records.end + records.scored
         here = whole - rest * records.window - cut * (records.end + records.scored)
         share = statistics.fmean(look.stopped for look in losers) if losers else 0.0
         exempt = sum(not look.comparable for look in looks)
         rule, known, plain = (cls._faster(part) for part in (
             rest,
-            statistics.fmean(look.comparable and look.gain < least for look in looks) * (1 - curves.START),
-            statistics.fmean(look.comparable and look.gain <= -least for look in looks) * (1 - curves.START),
+            statistics.fmean(look.comparable and look.gain < least for look in looks) * (1 - early_stop.START),
+            statistics.fmean(look.comparable and look.gain <= -least for look in looks) * (1 - early_stop.START),
         ))  # fmt: skip
-        return cls(len(looks), exempt, cut / (1 - curves.AUDIT_SHARE), len(losers), share, rest, whole / here, rule, known, plain)
+        return cls(
+            len(looks),
+            exempt,
+            cut / (1 - early_stop.AUDIT_SHARE),
+            len(losers),
+            share,
+            rest,
+            whole / here,
+            rule,
+            known,
+            plain,
+        )
 
     def cells(self) -> list[str]:
-        counts = [str(self.tried), str(self.exempt), f"{100 * self.stopped:.0f} %", str(self.losers), f"{100 * self.caught:.0f} %"]
-        return [*counts, f"{100 * self.training:.0f} %", *(f"{factor:.2f}×" for factor in (self.gpu, self.ideal_losers, self.ideal))]
+        counts = [
+            str(self.tried),
+            str(self.exempt),
+            f"{100 * self.stopped:.0f} %",
+            str(self.losers),
+            f"{100 * self.caught:.0f} %",
+        ]
+        return [
+            *counts,
+            f"{100 * self.training:.0f} %",
+            *(f"{factor:.2f}×" for factor in (self.gpu, self.ideal_losers, self.ideal)),
+        ]
 
     @staticmethod
     def _faster(spared: float) -> float:
@@ -259,20 +359,36 @@ class Saving:
         if not look.comparable:
             return 0.0
         end = look.variant.curve[-1][0]
-        spared = [0.0 if stop is None else max(0.0, end - stop) / records.window for stop in look.stops]
-        return statistics.fmean(spared) * (1 - curves.AUDIT_SHARE)
+        spared = [
+            0.0 if stop is None else max(0.0, end - stop) / records.window for stop in look.stops
+        ]
+        return statistics.fmean(spared) * (1 - early_stop.AUDIT_SHARE)
 
 
-SAVING = ["tried", "exempt", "stopped", "losers", "of them stopped", "training saved", "looks, H100", "ideal: losers", "ideal: all"]
+SAVING = [
+    "tried",
+    "exempt",
+    "stopped",
+    "losers",
+    "of them stopped",
+    "training saved",
+    "looks, H100",
+    "ideal: losers",
+    "ideal: all",
+]
 
 
 def report(records: Records) -> list[str]:
     looks, least = replay(records), t_quantile(0.95, records.dof)
     true = winners(looks, least)
     first = [look for look in looks if look.incumbent is records.climbed]
-    edits = Saving.of(records, [look for look in first if look.variant.kind not in (*AGENTS, "climb")], least)
+    edits = Saving.of(
+        records, [look for look in first if look.variant.kind not in (*AGENTS, "climb")], least
+    )
     mixed = Saving.of(records, first, least)
-    kinds = {kind: sum(run.kind == kind for run in records.runs) for kind in (OWN, "climb", *AGENTS)}
+    kinds = {
+        kind: sum(run.kind == kind for run in records.runs) for kind in (OWN, "climb", *AGENTS)
+    }
     made = [run.steps for run in records.climbed.runs if run.steps]
     lines = [f"{go['minutes']:g} min: `{go['command']}`, {go['machine']}." for go in records.gos]
     lines += [
@@ -292,13 +408,19 @@ def report(records: Records) -> list[str]:
         [
             [f"true winners lost: ≤ {100 * MOST_LOST:.0f} %, upper 95 % bound", *_bounded(true)],
             [f"distinct true winners: ≥ {NEEDED}", str(len(true)), _yes(len(true) >= NEEDED)],
-            [f"more first looks per hour: ≥ {FASTER}×; the language model's edits, an H100's overheads", *_faster(edits.gpu)],
+            [
+                f"more first looks per hour: ≥ {FASTER}×; the language model's edits, an H100's overheads",
+                *_faster(edits.gpu),
+            ],
             ["… all kinds of edits as recorded", *_faster(mixed.gpu)],
-            ["… at this window's own overheads: the language model's, all", *_faster(edits.here, mixed.here)],
+            [
+                "… at this window's own overheads: the language model's, all",
+                *_faster(edits.here, mixed.here),
+            ],
         ],
     )
     lines += [
-        f"First looks are held against the best code that the climb found. {100 * curves.AUDIT_SHARE:.0f} % of those that may be compared"
+        f"First looks are held against the best code that the climb found. {100 * early_stop.AUDIT_SHARE:.0f} % of those that may be compared"
         " are run to the end for the audit.",
         f"At an H100's overheads: a stopped run pays all of the {GPU_TRIAL - GPU_TRAINING:.1f} s that are not training.",
         "",
@@ -310,13 +432,21 @@ def report(records: Records) -> list[str]:
         ("true winners", true),
         ("… by less than twice the least", [look for look in true if look.gain < 2 * least]),
         ("… by more", [look for look in true if look.gain >= 2 * least]),
-        ("… that a language model proposed", [look for look in true if look.variant.kind not in (*AGENTS, "climb")]),
+        (
+            "… that a language model proposed",
+            [look for look in true if look.variant.kind not in (*AGENTS, "climb")],
+        ),
         ("… against the best", [look for look in true if look.incumbent is records.climbed]),
         ("any gain, luck included", winners(looks, 0.0)),
-        ("over every incumbent that it beats", [look for look in looks if look.gain >= least and look.comparable]),
+        (
+            "over every incumbent that it beats",
+            [look for look in looks if look.gain >= least and look.comparable],
+        ),
     ):
         some_lost, some_bound = lost(some)
-        rows.append([name, str(len(some)), f"{some_lost:.1f}", f"{100 * some_bound:.1f} %" if some else "–"])
+        rows.append(
+            [name, str(len(some)), f"{some_lost:.1f}", f"{100 * some_bound:.1f} %" if some else "–"]
+        )
     lines += table(["winners", "distinct", "lost", "upper 95 % bound"], rows)
     sure = proven(records, least)
     anyway = sum(look.stopped for look in sure if look.gain <= 0)
@@ -332,8 +462,15 @@ def report(records: Records) -> list[str]:
         at = min(stop for stop in look.stops if stop is not None)
         name = records.labels[look.variant.id] or look.variant.kind
         share = 100 * (at - records.start) / records.window
-        lines.append(f"- lost: {name} against {look.incumbent.name}, {look.gain:.1f} standard errors better, at {share:.0f} %")
-    lines += ["" if missed else "No true winner is lost to any band of any incumbent.", "", *LIMITS, ""]
+        lines.append(
+            f"- lost: {name} against {look.incumbent.name}, {look.gain:.1f} standard errors better, at {share:.0f} %"
+        )
+    lines += [
+        "" if missed else "No true winner is lost to any band of any incumbent.",
+        "",
+        *LIMITS,
+        "",
+    ]
     lines += ["## What it saves, by kind of edit, against the best", ""]
     lines += table(["edits", *SAVING], _by_kind(records, first, least))
     lines += [
@@ -348,7 +485,13 @@ def report(records: Records) -> list[str]:
         mine = [look for look in looks if look.incumbent is incumbent]
         wins = [look for look in mine if look.gain >= least and look.comparable]
         told = Saving.of(records, mine, least)
-        facts = [incumbent.name, f"{incumbent.bpb:.4f}", str(len(incumbent.runs)), str(len(wins)), f"{lost(wins)[0]:.1f}"]
+        facts = [
+            incumbent.name,
+            f"{incumbent.bpb:.4f}",
+            str(len(incumbent.runs)),
+            str(len(wins)),
+            f"{lost(wins)[0]:.1f}",
+        ]
         rows.append([*facts, *told.cells()])
     return lines + table(["incumbent", "bpb", "runs", "true winners", "lost", *SAVING], rows)
 
@@ -359,23 +502,42 @@ def _by_kind(records: Records, looks: Sequence[Look], least: float) -> list[list
         kind = look.variant.kind
         groups["the language model's"] += [look] if kind not in (*AGENTS, "climb") else []
         groups.setdefault(("… " if kind not in (*AGENTS, "climb") else "") + kind, []).append(look)
-    order = sorted(groups, key=lambda name: (name != "the language model's", not name.startswith("…"), name == "all", name))
-    return [[name, *Saving.of(records, groups[name], least).cells()] for name in order if any(look.variant.bpb for look in groups[name])]
+    order = sorted(
+        groups,
+        key=lambda name: (
+            name != "the language model's",
+            not name.startswith("…"),
+            name == "all",
+            name,
+        ),
+    )
+    return [
+        [name, *Saving.of(records, groups[name], least).cells()]
+        for name in order
+        if any(look.variant.bpb for look in groups[name])
+    ]
 
 
 def tune(records: Records) -> list[str]:
-    """Every setting of GRID: what it loses and what it saves. For a recording of its own, made for that."""
+    """Every setting of GRID: what it loses and what it saves. For a recording of its own, made for
+    that.
+    """
     least, rows = t_quantile(0.95, records.dof), []
     for values in itertools.product(*GRID.values()):
         for name, value in zip(GRID, values, strict=True):
-            setattr(curves, name, value)
+            setattr(early_stop, name, value)
         looks = replay(records)
         true, gains = winners(looks, least), winners(looks, 0.0)
-        told = Saving.of(records, [look for look in looks if look.incumbent is records.climbed], least)
+        told = Saving.of(
+            records, [look for look in looks if look.incumbent is records.climbed], least
+        )
         rows.append((told.gpu, [" ".join(map(str, values)), f"{lost(true)[0]:.1f} of {len(true)}", f"{lost(gains)[0]:.1f} of {len(gains)}",
                      f"{100 * told.stopped:.0f} %", f"{told.gpu:.2f}×"]))  # fmt: skip
     rows.sort(key=lambda row: -row[0])
-    return table([" ".join(GRID), "true winners lost", "any gain lost", "stopped", "looks, H100"], [row for _, row in rows])
+    return table(
+        [" ".join(GRID), "true winners lost", "any gain lost", "stopped", "looks, H100"],
+        [row for _, row in rows],
+    )
 
 
 def _bounded(looks: Sequence[Look]) -> list[str]:
@@ -394,21 +556,49 @@ def _yes(met: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("task", nargs="?", choices=["record", "tune", "replay"], default="replay")
-    parser.add_argument("--window", type=float, default=6.0, help="record: seconds of training (default 6)")
-    parser.add_argument("--edits", type=int, default=67, help="record: of the language model's edits (default 67)")
-    parser.add_argument("--others", type=int, default=8, help="record: random, wide and the optuna agent's, of each (default 8)")
-    parser.add_argument("--minutes", type=float, default=25.0, help="record: most that it takes (default 25)")
-    parser.add_argument("--jobs", type=int, default=1, help="record: trainings side by side, of one thread each (default 1)")
+    parser.add_argument(
+        "--window", type=float, default=6.0, help="record: seconds of training (default 6)"
+    )
+    parser.add_argument(
+        "--edits", type=int, default=67, help="record: of the language model's edits (default 67)"
+    )
+    parser.add_argument(
+        "--others",
+        type=int,
+        default=8,
+        help="record: random, wide and the optuna agent's, of each (default 8)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=25.0, help="record: most that it takes (default 25)"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="record: trainings side by side, of one thread each (default 1)",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--more", action="store_true", help="record: go on with the curves that are there")
-    parser.add_argument("--write", action="store_true", help="replay: also write benchmark/results/curves.md")
+    parser.add_argument(
+        "--more", action="store_true", help="record: go on with the curves that are there"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="replay: also write benchmark/results/curves.md"
+    )
     options = parser.parse_args()
     if options.task == "record":
         from record import record
 
         words = f"--window {options.window:g} --edits {options.edits} --others {options.others} --seed {options.seed}"
         words += f" --minutes {options.minutes:g} --jobs {options.jobs}" + " --more" * options.more
-        numbers = (options.window, options.edits, options.others, options.seed, options.minutes, options.jobs, options.more)
+        numbers = (
+            options.window,
+            options.edits,
+            options.others,
+            options.seed,
+            options.minutes,
+            options.jobs,
+            options.more,
+        )
         record(*numbers, command=f"python benchmark/curves.py record {words}")
         return
     if not FILE.exists():
@@ -417,8 +607,13 @@ def main() -> None:
         publish("tune", tune(Records()), False)
         return
     command = "python benchmark/curves.py replay" + " --write" * options.write
-    rule = ", ".join(f"{name} {getattr(curves, name)}" for name in CONSTANTS)
-    head = ["# Early stops on recorded curves", "", f"`{command}` ({machine()}); the rule: {rule}.", ""]
+    rule = ", ".join(f"{name} {getattr(early_stop, name)}" for name in CONSTANTS)
+    head = [
+        "# Early stops on recorded curves",
+        "",
+        f"`{command}` ({machine()}); the rule: {rule}.",
+        "",
+    ]
     publish("curves", head + report(Records()), options.write)
 
 

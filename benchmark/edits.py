@@ -1,9 +1,11 @@
-"""Edits of train.py as a language model proposes them, for the recorded curves: a name, what it does to the source, its kind.
+"""Edits of train.py as a language model proposes them, for the recorded curves: a name, what it
+does to the source, its kind.
 
-Written by one, asked once for what it would try on this file, before any of them was measured; none was taken out afterwards.
-Many are ablations of what the file has, many are what is known from speed runs and papers, some go together. `comparable` is
-what the prompt asks for: false where the edit changes the loss, the context, the tokenizer or the schedule (here also where it
-adds dropout). Numbers turn by a factor (`*2`) or to a value (`=0.9`), so that they fit every incumbent.
+Written by one, asked once for what it would try on this file, before any of them was measured; none
+was taken out afterwards. Many are ablations of what the file has, many are what is known from speed
+runs and papers, some go together. `comparable` is what the prompt asks for: false where the edit
+changes the loss, the context, the tokenizer or the schedule (here also where it adds dropout).
+Numbers turn by a factor (`*2`) or to a value (`=0.9`), so that they fit every incumbent.
 """
 
 # ruff: noqa: E501 - what is replaced is whole lines of source
@@ -17,13 +19,18 @@ from dataclasses import dataclass, field
 class Edit:
     name: str
     kind: str
-    turns: Mapping[str, str] = field(default_factory=dict)  # literal → factor or value
-    swaps: tuple[tuple[str, str], ...] = ()  # source text → other text
+    # Literal → factor or value
+    turns: Mapping[str, str] = field(default_factory=dict)
+    # Source text → other text
+    swaps: tuple[tuple[str, str], ...] = ()
     comparable: bool = True
 
 
 def _turned(kind: str, *lines: str, comparable: bool = True) -> list[Edit]:
-    return [Edit(line, kind, dict(part.split(" ") for part in line.split(", ")), comparable=comparable) for line in lines]  # type: ignore[misc]
+    return [
+        Edit(line, kind, dict(part.split(" ") for part in line.split(", ")), comparable=comparable)
+        for line in lines
+    ]  # type: ignore[misc]
 
 
 MLP = "x + self.down(F.relu(self.up(norm(x))).square())"
@@ -47,7 +54,10 @@ SHIFT = "F.pad({0}, (0, 0, 1, 0))[:, :-1]"
 def _glu(function: str) -> tuple[tuple[str, str], ...]:
     wide = "MLP_RATIO * width * 2 // 3"
     layers = f"self.up, self.down = Linear(width, 2 * ({wide})), Linear({wide}, width)"
-    return (LAYERS, layers), (MLP, f"x + self.down(torch.mul(*(lambda a, b: ({function}(a), b))(*self.up(norm(x)).chunk(2, -1))))")
+    return (LAYERS, layers), (
+        MLP,
+        f"x + self.down(torch.mul(*(lambda a, b: ({function}(a), b))(*self.up(norm(x)).chunk(2, -1))))",
+    )
 
 
 def _adam(rate: float) -> tuple[tuple[str, str], ...]:
@@ -128,10 +138,17 @@ _OPTIMISER: Mapping[str, tuple[tuple[str, str], ...]] = {
 }  # fmt: skip
 _LOSS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "z-loss": (
-        (LOSS, "z = model(x).flatten(0, 1)\n        return F.cross_entropy(z, y.flatten()) + 1e-4 * z.logsumexp(-1).square().mean()"),
+        (
+            LOSS,
+            "z = model(x).flatten(0, 1)\n        return F.cross_entropy(z, y.flatten()) + 1e-4 * z.logsumexp(-1).square().mean()",
+        ),
     ),
-    "label smoothing": ((LOSS, LOSS.replace("y.flatten())", "y.flatten(), label_smoothing=0.05)")),),
-    "dropout of 0.1 in the MLP": _mlp("F.dropout(F.relu(self.up(norm(x))).square(), 0.1, self.training)"),
+    "label smoothing": (
+        (LOSS, LOSS.replace("y.flatten())", "y.flatten(), label_smoothing=0.05)")),
+    ),
+    "dropout of 0.1 in the MLP": _mlp(
+        "F.dropout(F.relu(self.up(norm(x))).square(), 0.1, self.training)"
+    ),
 }
 _SCHEDULE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "cosine warm-down": ((DOWN, "return 0.5 - 0.5 * math.cos(math.pi * left)"),),
@@ -139,7 +156,9 @@ _SCHEDULE: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def _swapped(kind: str, some: Mapping[str, tuple[tuple[str, str], ...]], comparable: bool = True) -> list[Edit]:
+def _swapped(
+    kind: str, some: Mapping[str, tuple[tuple[str, str], ...]], comparable: bool = True
+) -> list[Edit]:
     return [Edit(name, kind, swaps=swaps, comparable=comparable) for name, swaps in some.items()]
 
 

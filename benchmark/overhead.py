@@ -1,11 +1,13 @@
-"""The harness's own cost: time per experiment on a trial that does nothing, start-up, and peak memory.
+"""The harness's own cost: time per experiment on a trial that does nothing, start-up, and peak
+memory.
 
     python benchmark/overhead.py [--experiments 60]
 
-Everything is on: checkout, sandbox, fsynced journal, verdict. The trial prints one number through /bin/sh, so what is
-left is ours. Prints medians over the experiments of one run, and start-up and memory of that very process; and what the
-sandbox alone costs over the same command started bare. Most of that is waiting for the kernel's grace periods when
-mounts are taken away, which a busy machine makes longer: see the load that is printed with it.
+Everything is on: checkout, sandbox, fsynced journal, verdict. The trial prints one number through
+/bin/sh, so what is left is ours. Prints medians over the experiments of one run, and start-up and
+memory of that very process; and what the sandbox alone costs over the same command started bare.
+Most of that is waiting for the kernel's grace periods when mounts are taken away, which a busy
+machine makes longer: see the load that is printed with it.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from model_server import ModelServer, reply  # noqa: E402
 
-from autoresearch_action.trials.process import Limits, Log  # noqa: E402
-from autoresearch_action.trials.sandbox import Job, Sandbox  # noqa: E402
+from autoresearch_action.isolation.process import Limits, Log  # noqa: E402
+from autoresearch_action.isolation.sandbox import Job, Sandbox  # noqa: E402
 
-MOST_MS, MOST_START, MOST_MB = 60, 1, 120  # per experiment (median), to the first trial, peak of the harness
-MOST_SANDBOX_MS, STARTS = 30, 30  # over a bare subprocess (median)
+# Per experiment (median), to the first trial, peak of the harness
+MOST_MS, MOST_START, MOST_MB = 60, 1, 120
+# Over a bare subprocess (median)
+MOST_SANDBOX_MS, STARTS = 30, 30
 PEAK = """import atexit, resource, sys
 atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))
 from autoresearch_action.cli import main
@@ -59,34 +63,54 @@ def repository(directory: Path, experiments: int, run: str = "echo 'score: 1'") 
     (directory.parent / "patches").mkdir()
     for number in range(1, experiments + 1):
         (directory / "train.py").write_text(f"x = {number}\n")
-        diff = subprocess.run(["git", "diff"], cwd=directory, check=True, capture_output=True).stdout
+        diff = subprocess.run(
+            ["git", "diff"], cwd=directory, check=True, capture_output=True
+        ).stdout
         (directory.parent / "patches" / f"{number:04d}.diff").write_bytes(diff)
     (directory / "train.py").write_text("x = 0\n")
 
 
 def measure(experiments: int) -> dict[str, float]:
-    """One whole run of the product on a trial that does nothing, and the sandbox alone. Milliseconds, seconds and megabytes by name."""
+    """One whole run of the product on a trial that does nothing, and the sandbox alone.
+    Milliseconds, seconds and megabytes by name.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place) / "r"
         repository(directory, experiments)
         made = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "autoresearch_action", "run", "--agent", "patches:../patches"]
+        command = [
+            sys.executable,
+            "-m",
+            "autoresearch_action",
+            "run",
+            "--agent",
+            "patches:../patches",
+        ]
         command += ["--max-experiments", str(experiments), "--max-minutes", "10"]
         begin = time.time()
         environment = os.environ | {"CI": "true", "PYTHONPATH": str(ROOT)}
-        subprocess.run(command, cwd=directory, check=True, stdout=subprocess.DEVNULL, env=environment)
-        events = [json.loads(line) for line in (directory / ".autoresearch" / "ledger.jsonl").read_text().splitlines()]
+        subprocess.run(
+            command, cwd=directory, check=True, stdout=subprocess.DEVNULL, env=environment
+        )
+        events = [
+            json.loads(line)
+            for line in (directory / ".autoresearch" / "ledger.jsonl").read_text().splitlines()
+        ]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     trials = [event for event in events if event["event"] == "trial"]
     verdicts = [event["at"] for event in events if event["event"] == "verdict" and event["number"]]
-    gaps = [1000 * (later - earlier) for earlier, later in zip(verdicts, verdicts[1:], strict=False)]
+    gaps = [
+        1000 * (later - earlier) for earlier, later in zip(verdicts, verdicts[1:], strict=False)
+    ]
     return {
         "experiments": len(verdicts),
         "median": statistics.median(gaps),
         "tenth": statistics.quantiles(gaps, n=10)[-1],
         "trial": 1000 * statistics.median(t["seconds"] for t in trials),
-        "cpu": 1000 * (after.ru_utime + after.ru_stime - made.ru_utime - made.ru_stime) / len(verdicts),
+        "cpu": 1000
+        * (after.ru_utime + after.ru_stime - made.ru_utime - made.ru_stime)
+        / len(verdicts),
         "start": trials[0]["started"] - begin,
         "memory": (after.ru_maxrss if after.ru_maxrss > before.ru_maxrss else float("nan")) / 1024,
         **sandboxed(),
@@ -95,37 +119,68 @@ def measure(experiments: int) -> dict[str, float]:
 
 
 def starts() -> dict[str, float]:
-    """Seconds to the first trial and peak megabytes of the harness, by agent: a run of a few ideas each.
+    """Seconds to the first trial and peak megabytes of the harness, by agent: a run of a few ideas
+    each.
 
     Claude's answers come from the tests' server on loopback.
     """
     told: dict[str, float] = {}
-    edits = [reply([("train.py", "X = ", f"X = {number} + ")], f"Plus {number}") for number in range(1, 5)]
+    edits = [
+        reply([("train.py", "X = ", f"X = {number} + ")], f"Plus {number}")
+        for number in range(1, 5)
+    ]
     with tempfile.TemporaryDirectory() as place, ModelServer(edits) as server:
         directory = Path(place) / "r"
         repository(directory, 1)
         (directory / "train.py").write_text("X = 0.5\n")
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qam", "X"], cwd=directory, check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qam", "X"],
+            cwd=directory,
+            check=True,
+        )
         for agent in ("optuna", "claude"):
-            key = {"ANTHROPIC_API_KEY": "nothing", "ANTHROPIC_BASE_URL": server.url} if agent == "claude" else {}
-            state, words = Path(place) / agent, ["--agent", agent, "--max-experiments", "3", "--max-minutes", "5"]
+            key = (
+                {"ANTHROPIC_API_KEY": "nothing", "ANTHROPIC_BASE_URL": server.url}
+                if agent == "claude"
+                else {}
+            )
+            state, words = (
+                Path(place) / agent,
+                ["--agent", agent, "--max-experiments", "3", "--max-minutes", "5"],
+            )
             begin = time.time()
             shown = subprocess.run(
                 [sys.executable, "-c", PEAK, "run", *words, "--state", str(state)],
                 cwd=directory, check=True, capture_output=True, text=True, env=os.environ | {"CI": "true", "PYTHONPATH": str(ROOT)} | key,
             )  # fmt: skip
-            trials = (event for line in (state / "ledger.jsonl").open() if (event := json.loads(line))["event"] == "trial")
-            told |= {f"{agent} start": next(trials)["started"] - begin, f"{agent} memory": float(shown.stderr.split()[-1]) / 1024}
+            trials = (
+                event
+                for line in (state / "ledger.jsonl").open()
+                if (event := json.loads(line))["event"] == "trial"
+            )
+            told |= {
+                f"{agent} start": next(trials)["started"] - begin,
+                f"{agent} memory": float(shown.stderr.split()[-1]) / 1024,
+            }
     return told
 
 
 def sandboxed() -> dict[str, float]:
-    """Median milliseconds of /bin/sh that does nothing: bare, and as a trial is started, watched and ended."""
+    """Median milliseconds of /bin/sh that does nothing: bare, and as a trial is started, watched
+    and ended.
+    """
     sandbox, taken = Sandbox(), {"bare": [], "sandboxed": []}  # type: ignore[var-annotated]
     with tempfile.TemporaryDirectory() as place:
         tree = Path(place) / "tree"
         tree.mkdir()
-        job = Job("true", tree, tree, Path(), {"PATH": os.environ["PATH"]}, cores=sorted(os.sched_getaffinity(0)))
+        job = Job(
+            "true",
+            tree,
+            tree,
+            Path(),
+            {"PATH": os.environ["PATH"]},
+            cores=sorted(os.sched_getaffinity(0)),
+        )
         for _ in range(STARTS):
             begin = time.perf_counter()
             subprocess.run(["/bin/sh", "-c", "true"], check=True)

@@ -1,9 +1,11 @@
-"""What the acceptance benchmark simulates: noisy worlds, a night of the product in each, and the rules of others.
+"""What the acceptance benchmark simulates: noisy worlds, a night of the product in each, and the
+rules of others.
 
-Ours is the product's own code: calibrate, SequentialScreen, PairedConfirmation, Claims and the hold-out's slices are
-driven run by run with simulated measurements, around them the order of loop.py and proof.py (prune, one fallback); the
-proof has the time that it asks for. The metric is minimised, effects are in σ of single runs. The others' rules claim
-whatever they kept, and spend no runs on proof. Not covered: early stops, guardrails, trials side by side.
+Ours is the product's own code: calibrate, SequentialScreen, PairedConfirmation, Claims and the
+hold-out's slices are driven run by run with simulated measurements, around them the order of
+research/search.py and confirmation.py (prune, one fallback); the proof has the time that it asks for. The metric is
+minimised, effects are in σ of single runs. The others' rules claim whatever they kept, and spend no
+runs on proof. Not covered: early stops, guardrails, trials side by side.
 """
 
 from __future__ import annotations
@@ -20,24 +22,36 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from autoresearch_action.acceptance import Ask, Want
+from autoresearch_action.acceptance import NeedRuns, RunRequest
 from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
 from autoresearch_action.acceptance.confirm import FIRST_SHARE, PairedConfirmation
+from autoresearch_action.acceptance.keep import SequentialScreen
 from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, calibrate
-from autoresearch_action.acceptance.screen import SequentialScreen
 from autoresearch_action.brief import Brief
 
-KINDS = ("gaussian", "student t3", "log-normal timing", "AR(1)+trend", "speed step", "pairing holds", "pairing breaks")
+KINDS = (
+    "gaussian",
+    "student t3",
+    "log-normal timing",
+    "AR(1)+trend",
+    "speed step",
+    "pairing holds",
+    "pairing breaks",
+)
 ALL = (*KINDS, "seed-blind", "exact")
 DRIFTING = ("log-normal timing", "AR(1)+trend", "speed step")
 SIZES = (0.5, 1.0, 2.0, 4.0)
-SECOND = 1000  # added to an idea's number where it is measured again
-HEAD, FALLBACK, SLICES = 0.025, 0.01, 20  # proof.py's caps, and the slices of its hold-out
+# Added to an idea's number where it is measured again
+SECOND = 1000
+# confirmation.py's caps, and the slices of its hold-out
+HEAD, FALLBACK, SLICES = 0.025, 0.01, 20
 
 
 @dataclass
 class Run:
-    """What the rules read of records.Measurement and its Trial; the real ones validate, which is slow here."""
+    """What the rules read of records.Measurement and its Trial; the real ones validate, which is
+    slow here.
+    """
 
     number: int
     seed: int
@@ -60,7 +74,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Code:
-    """A version of the program: its true gain over the base, and which random stream its seeds give."""
+    """A version of the program: its true gain over the base, and which random stream its seeds
+    give.
+    """
 
     gain: float
     stream: int
@@ -70,7 +86,7 @@ class World:
     """Noise with σ = 1 of single runs, on a clock that ticks once per run."""
 
     def __init__(self, kind: str, rng: np.random.Generator, ideas: int) -> None:
-        self.kind, self.rng, self.now, self.timing = kind, rng, 0, kind in DRIFTING
+        self.kind, self.rng, self.now, self.measures_time = kind, rng, 0, kind in DRIFTING
         self.seeded: dict[tuple[int, int], float] = {}
         self.drift = [0.0]
         if kind == "AR(1)+trend":
@@ -78,14 +94,19 @@ class World:
             for i, shock in enumerate(rng.normal(size=8 * ideas + 200).tolist()):
                 state = 0.7 * state + math.sqrt(1 - 0.49) * shock
                 self.drift.append(0.8 * state + 3.0 * i / (2 * ideas))
-        elif kind == "speed step":  # around the middle of the night, by three σ
-            self.drift += [0.0] * int(ideas * rng.uniform(0.6, 1.4)) + [3.0 if rng.random() < 0.5 else -3.0]
+        elif kind == "speed step":
+            # Around the middle of the night, by three σ
+            self.drift += [0.0] * int(ideas * rng.uniform(0.6, 1.4)) + [
+                3.0 if rng.random() < 0.5 else -3.0
+            ]
 
     def base(self) -> Code:
         return Code(0.0, 0)
 
     def edit(self, code: Code, gain: float) -> Code:
-        moves = self.kind == "seed-blind" or (self.kind == "pairing breaks" and self.rng.random() < 0.5)
+        moves = self.kind == "seed-blind" or (
+            self.kind == "pairing breaks" and self.rng.random() < 0.5
+        )
         return Code(code.gain + gain, int(self.rng.integers(1, 2**40)) if moves else code.stream)
 
     def spread(self, base: Code, head: Code) -> float:
@@ -106,16 +127,28 @@ class World:
         elif self.kind == "seed-blind":
             noise = self.seeded.setdefault((code.stream, 0), normal())
         elif self.kind in ("pairing holds", "pairing breaks"):
-            noise = 0.9 * self.seeded.setdefault((code.stream, seed), normal()) + math.sqrt(0.19) * normal()
+            noise = (
+                0.9 * self.seeded.setdefault((code.stream, seed), normal())
+                + math.sqrt(0.19) * normal()
+            )
         else:
             noise = drift + (0.6 if self.kind == "AR(1)+trend" else 1.0) * normal()
         return 100.0 - code.gain + noise
 
-    def run(self, code: Code, want: Want, number: int, asked_by: int, reseed: bool) -> Run:
-        return Run(number, want.seed, want.side, asked_by, reseed, self.measure(code, want.seed), float(self.now))
+    def run(self, code: Code, want: RunRequest, number: int, asked_by: int, reseed: bool) -> Run:
+        return Run(
+            number,
+            want.seed,
+            want.side,
+            asked_by,
+            reseed,
+            self.measure(code, want.seed),
+            float(self.now),
+        )
 
 
-Change = tuple[int, float, float]  # number, true effect, estimate
+# Number, true effect, estimate
+Change = tuple[int, float, float]
 
 
 @dataclass
@@ -123,13 +156,17 @@ class Night:
     """What came of one run of the loop."""
 
     claimed: bool = False
-    gain: float = 0.0  # true gain of what was claimed
-    kept: list[float] = field(default_factory=list)  # true effects kept, and claimed
+    # True gain of what was claimed
+    gain: float = 0.0
+    # True effects kept, and claimed
+    kept: list[float] = field(default_factory=list)
     shown: list[float] = field(default_factory=list)
     trials: dict[float, list[int]] = field(default_factory=lambda: defaultdict(list))
-    runs: int = 0  # all of the night, calibration and proof included
+    # All of the night, calibration and proof included
+    runs: int = 0
     claims: Claims = field(default_factory=Claims)
-    used: list[int] = field(default_factory=list)  # slices of the hold-out
+    # Slices of the hold-out
+    used: list[int] = field(default_factory=list)
 
 
 Rule = Callable[[World, Sequence[float], Night], Night]
@@ -138,22 +175,28 @@ Rule = Callable[[World, Sequence[float], Night], Night]
 def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool = False) -> Night:
     """A night of the product after another: calibrate, screen, prune, confirm, one fallback.
 
-    `sigma_known`: the same, told σ; its proof is a z test with the same two looks. What knowing σ could buy.
+    `sigma_known`: the same, told σ; its proof is a z test with the same two looks. What knowing σ
+    could buy.
     """
     night, rng = Night(claims=before.claims, used=list(before.used)), world.rng
-    facts = {"run": "true", "metric": "seconds" if world.timing else "val_bpb", "exact": world.kind == "exact"}
+    facts = {
+        "run": "true",
+        "metric": "seconds" if world.measures_time else "val_bpb",
+        "exact": world.kind == "exact",
+    }
     brief = Brief.model_validate(facts)
     dice = int(rng.integers(2**31))
 
     base = world.base()
     baseline: list[Any] = []
-    while isinstance(noise := calibrate(baseline, brief, seed=dice), Ask):
+    while isinstance(noise := calibrate(baseline, brief, seed=dice), NeedRuns):
         baseline += [world.run(base, want, 0, 0, noise.reseed) for want in noise.runs]
     if sigma_known and not (noise.exact or noise.blind):
         noise = noise.model_copy(update={"sigma": 1.0, "dof": 10**6})
     incumbent, incumbent_runs, incumbent_number = base, list(baseline), 0
     stack: list[Change] = []
-    siblings: list[Any] = []  # first runs of the others on this incumbent
+    # First runs of the others on this incumbent
+    siblings: list[Any] = []
     waiting, cost = deque(enumerate(ideas, 1)), [0] * len(ideas)
     again: set[int] = set()
     while waiting:
@@ -161,22 +204,33 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
         candidate, asked = world.edit(incumbent, effect), 0
         runs: list[Any] = []
         rule = SequentialScreen(brief, noise, seed=dice + number, siblings=siblings)
-        while isinstance(answer := rule.decide(runs, incumbent_runs), Ask):
-            asked += len(answer.runs) if runs else 1  # a new incumbent's first references are its own cost
+        while isinstance(answer := rule.decide(runs, incumbent_runs), NeedRuns):
+            # A new incumbent's first references are its own cost
+            asked += len(answer.runs) if runs else 1
             for want in answer.runs:
                 if want.side == "head":
                     runs.append(world.run(candidate, want, number, number, noise.reseed))
                 else:
-                    incumbent_runs.append(world.run(incumbent, want, incumbent_number, number, noise.reseed))
+                    incumbent_runs.append(
+                        world.run(incumbent, want, incumbent_number, number, noise.reseed)
+                    )
         cost[(number - 1) % SECOND] += asked
         siblings.append(runs[0])
-        for wrong in SequentialScreen(brief, noise, seed=dice, siblings=siblings).misjudged(runs, incumbent_runs):
-            if wrong < SECOND and wrong not in again:  # measured again, once
+        for wrong in SequentialScreen(brief, noise, seed=dice, siblings=siblings).misjudged(
+            runs, incumbent_runs
+        ):
+            # Measured again, once
+            if wrong < SECOND and wrong not in again:
                 again.add(wrong)
                 waiting.appendleft((wrong + SECOND, ideas[wrong - 1]))
         if answer.status == "keep":
             stack.append((number, effect, answer.estimate or 0.0))
-            incumbent, incumbent_runs, incumbent_number, siblings = candidate, list(runs), number, []
+            incumbent, incumbent_runs, incumbent_number, siblings = (
+                candidate,
+                list(runs),
+                number,
+                [],
+            )
     for effect, trials in zip(ideas, cost, strict=True):
         night.trials[effect].append(trials)
     night.kept = [effect for _, effect, _ in stack]
@@ -186,8 +240,10 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
     return night
 
 
-def _prove(world: World, brief: Brief, noise: Noise, stack: list[Change], night: Night, sigma_known: bool) -> None:
-    """proof.py's: the head, or else one fallback that was chosen before."""
+def _prove(
+    world: World, brief: Brief, noise: Noise, stack: list[Change], night: Night, sigma_known: bool
+) -> None:
+    """confirmation.py's: the head, or else one fallback that was chosen before."""
     base = world.base()
     fallback = _fallback(stack)
     for chosen, cap in ((stack, HEAD), (fallback, FALLBACK))[: 2 if fallback else 1]:
@@ -206,16 +262,25 @@ def _prove(world: World, brief: Brief, noise: Noise, stack: list[Change], night:
             if said.p_value is not None:
                 night.claims = night.claims.after(said.p_value, level)
         if held:
-            night.claimed, night.gain, night.shown = True, head.gain, [effect for _, effect, _ in chosen]
+            night.claimed, night.gain, night.shown = (
+                True,
+                head.gain,
+                [effect for _, effect, _ in chosen],
+            )
             return
 
 
-def confirmed(world: World, brief: Brief, noise: Noise, base: Code, head: Code, level: float) -> Any:
+def confirmed(
+    world: World, brief: Brief, noise: Noise, base: Code, head: Code, level: float
+) -> Any:
     """One confirmation by the product's test, on fresh seeds."""
     test = PairedConfirmation(brief, noise, level=level, seed=int(world.rng.integers(2**31)))
     runs: list[Any] = []
-    while isinstance(said := test.decide(runs), Ask):
-        runs += [world.run(base if want.side == "base" else head, want, 0, 0, noise.reseed) for want in said.runs]
+    while isinstance(said := test.decide(runs), NeedRuns):
+        runs += [
+            world.run(base if want.side == "base" else head, want, 0, 0, noise.reseed)
+            for want in said.runs
+        ]
     return said
 
 
@@ -224,7 +289,10 @@ def _z_test(world: World, base: Code, head: Code, noise: Noise, level: float) ->
     gains: list[float] = []
     looks = noise.reserve_pairs(level) - MORE_PAIRS, noise.reserve_pairs(level)
     for n, bound in zip(looks, z_bounds(*looks, level), strict=True):
-        gains += [world.measure(base, -1000 - i) - world.measure(head, -1000 - i) for i in range(len(gains), n)]
+        gains += [
+            world.measure(base, -1000 - i) - world.measure(head, -1000 - i)
+            for i in range(len(gains), n)
+        ]
         z = statistics.fmean(gains) * math.sqrt(n) / world.spread(base, head)
         if z >= bound:
             return min(level, float(ndtr(-z)))
@@ -239,13 +307,18 @@ def z_bounds(first: int, last: int, level: float) -> tuple[float, float]:
     weights = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
 
     def excess(bound: float) -> float:
-        return float((weights * ndtr((rho * z - bound) / math.sqrt(1 - rho * rho))).sum()) - (1 - FIRST_SHARE) * level
+        return (
+            float((weights * ndtr((rho * z - bound) / math.sqrt(1 - rho * rho))).sum())
+            - (1 - FIRST_SHARE) * level
+        )
 
     return early, float(brentq(excess, 0, 8))
 
 
 def _pruned(world: World, stack: list[Change], noise: Noise) -> list[Change]:
-    """proof.py's: leave out, from the weakest on, what the head is no worse without (two runs each)."""
+    """confirmation.py's: leave out, from the weakest on, what the head is no worse without (two runs
+    each).
+    """
 
     def runs(changes: list[Change]) -> float:
         code = world.edit(world.base(), sum(effect for _, effect, _ in changes))
@@ -263,7 +336,7 @@ def _pruned(world: World, stack: list[Change], noise: Noise) -> list[Change]:
 
 
 def _fallback(stack: list[Change]) -> list[Change]:
-    """proof.py's: the shortest prefix with half of the estimated gain."""
+    """confirmation.py's: the shortest prefix with half of the estimated gain."""
     if len(stack) < 2:
         return []
     reached, total = 0.0, sum(max(0.0, estimate) for _, _, estimate in stack)
@@ -274,8 +347,12 @@ def _fallback(stack: list[Change]) -> list[Change]:
     return stack[:-1]
 
 
-def peer(world: World, ideas: Sequence[float], runs: int, start: int, keep: Callable[..., bool]) -> Night:
-    """A night under another's rule: `runs` of each idea on the same seeds, `start` of the base; what is kept is claimed."""
+def peer(
+    world: World, ideas: Sequence[float], runs: int, start: int, keep: Callable[..., bool]
+) -> Night:
+    """A night under another's rule: `runs` of each idea on the same seeds, `start` of the base;
+    what is kept is claimed.
+    """
     night, code = Night(), world.base()
     first = [world.measure(code, seed) for seed in range(start)]
     best, history = first, list(first)
@@ -287,7 +364,12 @@ def peer(world: World, ideas: Sequence[float], runs: int, start: int, keep: Call
         if keep(values, best, first, history):
             code, best = candidate, values
             night.kept.append(effect)
-    night.claimed, night.gain, night.shown, night.runs = bool(night.kept), code.gain, night.kept, world.now
+    night.claimed, night.gain, night.shown, night.runs = (
+        bool(night.kept),
+        code.gain,
+        night.kept,
+        world.now,
+    )
     return night
 
 

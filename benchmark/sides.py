@@ -1,8 +1,9 @@
-"""The plain sequential loop and ours on the same stream of edits, for throughput.py; and what each did.
+"""The plain sequential loop and ours on the same stream of edits, for throughput.py; and what each
+did.
 
-The plain loop is what autoresearch's program.md describes: propose, commit, train, grep, keep or reset. Ours is the real
-Loop with its workspace, sandbox, pool and journal, and an agent that hands the same edits out after thinking for as long
-as a model would.
+The plain loop is what autoresearch's program.md describes: propose, commit, train, grep, keep or
+reset. Ours is the real Loop with its workspace, sandbox, pool and journal, and an agent that hands
+the same edits out after thinking for as long as a model would.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from autoresearch_action import brief as briefs
 from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.agents import Context, Draft, Exhausted
 from autoresearch_action.budget import Budget
+from autoresearch_action.isolation.device import Slot
+from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.ledger import Ledger, read
-from autoresearch_action.loop import Loop, Parts
 from autoresearch_action.records import Usage
-from autoresearch_action.trials.device import Slot
+from autoresearch_action.research.search import Loop, Parts
 from autoresearch_action.trials.pool import LocalPool
-from autoresearch_action.trials.sandbox import Sandbox
-from autoresearch_action.trials.workspace import Workspace
+from autoresearch_action.workspace.trees import Workspace
 
-Edit = Mapping[str, Any]  # literal → value
+# Literal → value
+Edit = Mapping[str, Any]
 
 
 @dataclass
@@ -42,19 +44,28 @@ class Told:
     """What one loop did."""
 
     name: str
-    share: float  # model time, of the latest trial's
-    looks: int = 0  # candidates that were measured at all
+    # Model time, of the latest trial's
+    share: float
+    # Candidates that were measured at all
+    looks: int = 0
     decisions: int = 0
-    runs: int = 0  # trials, baseline and replicates included
-    busy: float = 0.0  # seconds of the slot, first trial's start to the last one's end
+    # Trials, baseline and replicates included
+    runs: int = 0
+    # Seconds of the slot, first trial's start to the last one's end
+    busy: float = 0.0
     span: float = 0.0
-    useful: float = 0.0  # seconds in which the program itself ran and was scored, from the baseline's end on
+    # Seconds in which the program itself ran and was scored, from the baseline's end on
+    useful: float = 0.0
     search_span: float = 0.0
-    wasted: float = 0.0  # training seconds of candidates that ended discarded
-    cpu: float = 0.0  # of the harness's own process
+    # Training seconds of candidates that ended discarded
+    wasted: float = 0.0
+    # Of the harness's own process
+    cpu: float = 0.0
     best: float = 0.0
-    kept: list[str] = field(default_factory=list)  # edits, in words
-    head: bytes = b""  # train.py with all that was kept
+    # Edits, in words
+    kept: list[str] = field(default_factory=list)
+    # train.py with all that was kept
+    head: bytes = b""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -77,18 +88,22 @@ HEAD = ["loop", "model / trial", "first looks", "trials", "a trial, s", "first l
         "training s on discarded", "harness CPU, ms / experiment"]  # fmt: skip
 
 
-USAGE = Usage(calls=1, input_tokens=900, output_tokens=800, cache_read_tokens=14_000, usd=0.02)  # of a usual reply
+# Of a usual reply
+USAGE = Usage(calls=1, input_tokens=900, output_tokens=800, cache_read_tokens=14_000, usd=0.02)
 
 
 class Scripted:
-    """Hands out the edits in order, each after thinking for `share` of what the latest trial took (`trial`: the first).
+    """Hands out the edits in order, each after thinking for `share` of what the latest trial took
+    (`trial`: the first).
 
     `comparable`: what it says of each, None to have it detected.
     """
 
     name, worst_usd = "scripted", 0.0
 
-    def __init__(self, edits: Sequence[Edit], share: float, trial: float, comparable: bool | None) -> None:
+    def __init__(
+        self, edits: Sequence[Edit], share: float, trial: float, comparable: bool | None
+    ) -> None:
         self.edits, self.share, self.trial, self.comparable = list(edits), share, trial, comparable
         self._lock = threading.Lock()
 
@@ -138,20 +153,36 @@ class Task:
                 f"evaluate-data: [{data / 'eval'}]",
             ]
         place.mkdir()
-        (place / "program.md").write_text("\n".join(["---", *lines, "---", "Turn the numbers.", ""]))
+        (place / "program.md").write_text(
+            "\n".join(["---", *lines, "---", "Turn the numbers.", ""])
+        )
         (place / "train.py").write_bytes(source)
-        (place / "prepare.py").write_bytes((Path(__file__).parent.parent / "prepare.py").read_bytes())
+        (place / "prepare.py").write_bytes(
+            (Path(__file__).parent.parent / "prepare.py").read_bytes()
+        )
         (place / ".gitignore").write_text(".autoresearch/\nrun.log\nmodel.pt2\n__pycache__/\n")
-        self.env = os.environ | {"AUTORESEARCH_TIME_BUDGET": f"{window:g}", "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-        self.env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+        self.env = os.environ | {
+            "AUTORESEARCH_TIME_BUDGET": f"{window:g}",
+            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        }
+        self.env |= {
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_WAIT_POLICY": "passive",
+            "GOMP_SPINCOUNT": "0",
+        }
         self.git("init", "-q", "-b", "main")
         self.git("add", "-A")
         self.git("commit", "-q", "-m", "Start")
 
     def git(self, *arguments: str) -> None:
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments], cwd=self.place, check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments],
+            cwd=self.place,
+            check=True,
+        )
 
-    # -- the plain loop ------------------------------------------------------------------------------------------
+    # -- the plain loop
+    # ------------------------------------------------------------------------------------------
 
     def plain(self, edits: Sequence[Edit], share: float) -> Told:
         """Propose, commit, train, grep, keep or reset; one thing after the other."""
@@ -178,7 +209,11 @@ class Task:
                 self.git("reset", "-q", "--hard", "HEAD~1")
                 told.wasted += trained
         told.looks = told.decisions = len(edits)
-        told.cpu, told.best, told.head = own_cpu() - cpu, best, (self.place / "train.py").read_bytes()
+        told.cpu, told.best, told.head = (
+            own_cpu() - cpu,
+            best,
+            (self.place / "train.py").read_bytes(),
+        )
         self._reset()
         return count(told, times, times[1:], sum(end - begin for begin, end in times[1:]))
 
@@ -187,27 +222,56 @@ class Task:
         with (self.place / "run.log").open("wb") as log:
             for command in ["train.py"] + ["prepare.py evaluate"] * self.real:
                 line = [sys.executable, *command.split()]
-                subprocess.run(line, cwd=self.place, env=env, stdout=log, stderr=subprocess.STDOUT, check=False)
-        found = dict(re.findall(r"^(val_bpb|training_seconds): +([\d.]+)$", (self.place / "run.log").read_text(), re.MULTILINE))
+                subprocess.run(
+                    line, cwd=self.place, env=env, stdout=log, stderr=subprocess.STDOUT, check=False
+                )
+        found = dict(
+            re.findall(
+                r"^(val_bpb|training_seconds): +([\d.]+)$",
+                (self.place / "run.log").read_text(),
+                re.MULTILINE,
+            )
+        )
         return float(found.get("val_bpb", "inf")), float(found.get("training_seconds", 0))
 
     def compare(self, heads: Sequence[bytes], seeds: int) -> list[list[float]]:
-        """Scores on held-out documents of each version of train.py on the same fresh seeds, taking turns."""
+        """Scores on held-out documents of each version of train.py on the same fresh seeds, taking
+        turns.
+        """
         scores: list[list[float]] = [[] for _ in heads]
         for seed in range(1001, 1001 + seeds):
             for head, mine in zip(heads, scores, strict=True):
                 (self.place / "train.py").write_bytes(head)
-                mine.append(self.measure(self.env | {"AUTORESEARCH_SEED": str(seed), "AUTORESEARCH_SPLIT": "holdout"})[0])
+                mine.append(
+                    self.measure(
+                        self.env | {"AUTORESEARCH_SEED": str(seed), "AUTORESEARCH_SPLIT": "holdout"}
+                    )[0]
+                )
         self._reset()
         return scores
 
     def _reset(self) -> None:
-        first = subprocess.run(["git", "rev-list", "--max-parents=0", "HEAD"], cwd=self.place, check=True, capture_output=True, text=True)
+        first = subprocess.run(
+            ["git", "rev-list", "--max-parents=0", "HEAD"],
+            cwd=self.place,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         self.git("reset", "-q", "--hard", first.stdout.strip())
 
-    # -- ours ----------------------------------------------------------------------------------------------------
+    # -- ours
+    # ----------------------------------------------------------------------------------------------------
 
-    def ours(self, edits: Sequence[Edit], share: float, trial: float, state: Path, known: Noise | None = None, stops: bool = False) -> Told:
+    def ours(
+        self,
+        edits: Sequence[Edit],
+        share: float,
+        trial: float,
+        state: Path,
+        known: Noise | None = None,
+        stops: bool = False,
+    ) -> Told:
         told = Told("ours, losers stopped" if stops else "ours", share)
         cpu = own_cpu()
         loop = search(
@@ -218,15 +282,21 @@ class Task:
             known,
         )
         told.cpu = own_cpu() - cpu
-        study = read(state)
-        runs = [run for number in study.experiments for run in study.experiments[number].runs]
+        run_state = read(state)
+        runs = [
+            run for number in run_state.experiments for run in run_state.experiments[number].runs
+        ]
         runs.sort(key=lambda run: run.started)
-        tried = [number for number in study.statuses if number and study.experiments[number].runs]
+        tried = [
+            number for number in run_state.statuses if number and run_state.experiments[number].runs
+        ]
         for number in tried:
-            mine = study.experiments[number].runs
-            if study.statuses[number] == "keep":
-                told.kept.append(study.experiments[number].description)
-                told.notes.append(f"ours kept {study.experiments[number].description} after {len(mine)} runs")
+            mine = run_state.experiments[number].runs
+            if run_state.statuses[number] == "keep":
+                told.kept.append(run_state.experiments[number].description)
+                told.notes.append(
+                    f"ours kept {run_state.experiments[number].description} after {len(mine)} runs"
+                )
             else:
                 told.wasted += sum(trained(run) for run in mine)
         stopped = sum(run.outcome == "stopped" for run in runs)
@@ -237,8 +307,16 @@ class Task:
         told.best = statistics.fmean(values)
         told.head = loop.parts.workspace._git("show", f"{loop.incumbent.commit}:train.py")
         intervals = [(run.started, run.started + run.seconds) for run in runs]
-        searching = [pair for run, pair in zip(runs, intervals, strict=True) if run.trial.purpose != "baseline"]
-        useful = sum(run.phases.get("run", 0.0) + run.phases.get("evaluate", 0.0) for run in runs if run.trial.purpose != "baseline")
+        searching = [
+            pair
+            for run, pair in zip(runs, intervals, strict=True)
+            if run.trial.purpose != "baseline"
+        ]
+        useful = sum(
+            run.phases.get("run", 0.0) + run.phases.get("evaluate", 0.0)
+            for run in runs
+            if run.trial.purpose != "baseline"
+        )
         return count(told, intervals, searching, useful)
 
 
@@ -249,15 +327,23 @@ def trained(run: Any) -> float:
     return run.curve[-1][0] - run.curve[0][0] if run.curve else 0.0
 
 
-def count(told: Told, times: list[tuple[float, float]], searching: list[tuple[float, float]], useful: float) -> Told:
+def count(
+    told: Told,
+    times: list[tuple[float, float]],
+    searching: list[tuple[float, float]],
+    useful: float,
+) -> Told:
     told.runs = len(times)
     told.busy, told.span = sum(end - begin for begin, end in times), times[-1][1] - times[0][0]
-    before = times[-len(searching) - 1][1]  # the baseline's end: waiting for the first idea is part of the search
+    # The baseline's end: waiting for the first idea is part of the search
+    before = times[-len(searching) - 1][1]
     told.useful, told.search_span = useful, searching[-1][1] - before
     return told
 
 
-def search(directory: Path, state: Path, agent: Any, slots: Sequence[Slot], known: Noise | None = None) -> Loop:
+def search(
+    directory: Path, state: Path, agent: Any, slots: Sequence[Slot], known: Noise | None = None
+) -> Loop:
     """The product's own search, from the baseline to the agent's end; no proof."""
     brief = briefs.read(Path("program.md"), directory)
     ledger = Ledger(state)
@@ -277,7 +363,10 @@ def search(directory: Path, state: Path, agent: Any, slots: Sequence[Slot], know
 
 def slots(number: int) -> list[Slot]:
     """Simulated devices that share all cores: their trials sleep, or there is one."""
-    return [Slot(f"cpu:{index}", cores=tuple(sorted(os.sched_getaffinity(0)))) for index in range(number)]
+    return [
+        Slot(f"cpu:{index}", cores=tuple(sorted(os.sched_getaffinity(0))))
+        for index in range(number)
+    ]
 
 
 def own_cpu() -> float:

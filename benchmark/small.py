@@ -1,7 +1,9 @@
-"""What the benchmarks on the real train.py share: a small data profile, a small starting point, what the machine is.
+"""What the benchmarks on the real train.py share: a small data profile, a small starting point,
+what the machine is.
 
-The data are prepare.py's own on the standard library's source, in a folder of their own; the starting point is train.py
-with SMALL_BASE's numbers, so that a window of seconds holds hundreds of steps. Nothing else is changed.
+The data are prepare.py's own on the standard library's source, in a folder of their own; the
+starting point is train.py with SMALL_BASE's numbers, so that a window of seconds holds hundreds of
+steps. Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DATA = ROOT / ".autoresearch" / "benchmark" / "data"
 RESULTS = HERE / "results"
-SMALL_BASE = {"WIDTH#2": 64, "TOKENS_PER_STEP#2": 10}  # the second is the processor profile's
+# The second is the processor profile's
+SMALL_BASE = {"WIDTH#2": 64, "TOKENS_PER_STEP#2": 10}
 sys.path.insert(0, str(ROOT))
 
 
@@ -36,7 +39,9 @@ def turned(source: bytes, numbers: Mapping[str, Any]) -> bytes:
     from autoresearch_action.agents.literals import find, swap
 
     places = {knob: knob.key.removeprefix("train.py:") for knob in find(source, "train.py")}
-    return swap(source, {knob: numbers[place] for knob, place in places.items() if place in numbers})
+    return swap(
+        source, {knob: numbers[place] for knob, place in places.items() if place in numbers}
+    )
 
 
 def base_source() -> bytes:
@@ -47,7 +52,11 @@ def machine() -> str:
     """One line: how many cores, which, and how busy they are right now."""
     try:
         text = Path("/proc/cpuinfo").read_text()
-        model = next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name"))
+        model = next(
+            line.split(":", 1)[1].strip()
+            for line in text.splitlines()
+            if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         model = platform.machine()
     cores = len(os.sched_getaffinity(0))

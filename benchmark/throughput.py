@@ -3,16 +3,19 @@
     python benchmark/throughput.py [--quick] [--window 4] [--write]
     python benchmark/throughput.py --winners [--window 4] [--write]
 
-The plain loop is what autoresearch's program.md describes: propose, commit, train, grep, keep or reset. Ours is the real
-Loop with its workspace, sandbox, pool and journal. Both get the same edits of the real CPU train.py in a short window from
-an agent that sleeps as long as a model would think: a tenth of the latest trial, as on a GPU, and all of it, as in others' tests.
-Early stops are off but in that table's last row. `--quick` trains nothing: its trials sleep (under a minute).
+The plain loop is what autoresearch's program.md describes: propose, commit, train, grep, keep or
+reset. Ours is the real Loop with its workspace, sandbox, pool and journal. Both get the same edits
+of the real CPU train.py in a short window from an agent that sleeps as long as a model would think:
+a tenth of the latest trial, as on a GPU, and all of it, as in others' tests. Early stops are off
+but in that table's last row. `--quick` trains nothing: its trials sleep (under a minute).
 
-Then the harness alone (overhead.py), two slots on simulated devices whose trials sleep, and a ledger of 100,000 experiments.
+Then the harness alone (overhead.py), two slots on simulated devices whose trials sleep, and a
+ledger of 100,000 experiments.
 
-`--winners`: in place of all that, with early stops, a stream of 24 edits of which three are true gains by construction, twelve do
-nothing and nine are bad: what each loop keeps, and what its head gains on held-out documents, measured again on fresh seeds,
-per slot-hour of its search. Not covered: error rates (acceptance.py), how many winners early stops cost (curves.py).
+`--winners`: in place of all that, with early stops, a stream of 24 edits of which three are true
+gains by construction, twelve do nothing and nine are bad: what each loop keeps, and what its head
+gains on held-out documents, measured again on fresh seeds, per slot-hour of its search. Not
+covered: error rates (acceptance.py), how many winners early stops cost (curves.py).
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.agents import Context, Draft, Exhausted
 from autoresearch_action.ledger import read
 
-# Hopeless, so that one look settles every one of them and both loops run as many trials: what is left is how they wait. None
-# changes how long a trial takes.
+# Hopeless, so that one look settles every one of them and both loops run as many trials: what is
+# left is how they wait. None changes how long a trial takes.
 LOSERS: tuple[Edit, ...] = (
     {"SOFTCAP": 1.0}, {"MATRIX_LR": 0.002}, {"UNEMBEDDING_LR": 0.0001}, {"EMBEDDING_LR": 0.01}, {"WARMUP_RATIO": 0.9}, {"SOFTCAP": 0.5},
 )  # fmt: skip
@@ -74,9 +77,11 @@ MIXED: tuple[Edit, ...] = tuple(
     for bad, null in [(BAD[3 * third :], NULLS[4 * third :])]
     for edit in (bad[0], null[0], null[1], winner, bad[1], null[2], bad[2], null[3])
 )
-SEEDS = 6  # fresh ones, on which the heads are compared
+# Fresh ones, on which the heads are compared
+SEEDS = 6
 SLEEPER = "sleep 1; echo 'score: 1'"
-ENTRIES = 100_000  # of the ledger that is resumed
+# Of the ledger that is resumed
+ENTRIES = 100_000
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -93,9 +98,13 @@ def scaling(place: Path, experiments: int) -> tuple[float, float]:
         edits = [home / "patches" / f"{number:04d}.diff" for number in range(1, experiments + 1)]
         begin_end = []
         search(home / "r", state, _Patches(edits), slots(count_))
-        study = read(state)
-        for number in study.statuses:
-            begin_end += [(run.started, run.started + run.seconds) for run in study.experiments[number].runs if number]
+        run_state = read(state)
+        for number in run_state.statuses:
+            begin_end += [
+                (run.started, run.started + run.seconds)
+                for run in run_state.experiments[number].runs
+                if number
+            ]
         span = max(end for _, end in begin_end) - min(begin for begin, _ in begin_end)
         rates.append(60 * len(begin_end) / span)
     return rates[0], rates[1]
@@ -117,14 +126,30 @@ class _Patches(Scripted):
 
 
 def long_ledger(state: Path, template: Path, entries: int) -> tuple[float, float, float]:
-    """(seconds to resume it, megabytes of the file, megabytes of memory that it takes). Lines of a real ledger, renumbered."""
+    """(seconds to resume it, megabytes of the file, megabytes of memory that it takes). Lines of a
+    real ledger, renumbered.
+    """
     lines = (template / "ledger.jsonl").read_text().splitlines()
-    study = read(template)
-    number = next(n for n in study.statuses if n and study.statuses[n] == "discard" and study.experiments[n].runs)
-    commit = study.experiments[number].commit
+    run_state = read(template)
+    number = next(
+        n
+        for n in run_state.statuses
+        if n and run_state.statuses[n] == "discard" and run_state.experiments[n].runs
+    )
+    commit = run_state.experiments[number].commit
     events = [(json.loads(line), line) for line in lines]
-    tree = next(event["tree"] for event, _ in events if event["event"] == "proposal" and event["number"] == number)
-    head = [line for event, line in events if event["event"] in ("run", "session") or event.get("number") == 0 or event["event"] == "fact"]
+    tree = next(
+        event["tree"]
+        for event, _ in events
+        if event["event"] == "proposal" and event["number"] == number
+    )
+    head = [
+        line
+        for event, line in events
+        if event["event"] in ("run", "session")
+        or event.get("number") == 0
+        or event["event"] == "fact"
+    ]
     mine = [line for event, line in events if event.get("number") == number]
     asked = next(line for event, line in events if event["event"] == "ask")
     spent = next(line for event, line in events if event["event"] == "spend")
@@ -133,19 +158,31 @@ def long_ledger(state: Path, template: Path, entries: int) -> tuple[float, float
         file.write("".join(f"{line}\n" for line in head))
         for n in range(1, entries + 1):
             new = f"{n:040x}"
-            for line in (re.sub(r'"ask":\d+', f'"ask":{n}', asked), re.sub(r'"ask":\d+', f'"ask":{n}', spent), *mine):
-                line = line.replace(f'"number":{number}', f'"number":{n}').replace(f'"asked_by":{number}', f'"asked_by":{n}')
+            for line in (
+                re.sub(r'"ask":\d+', f'"ask":{n}', asked),
+                re.sub(r'"ask":\d+', f'"ask":{n}', spent),
+                *mine,
+            ):
+                line = line.replace(f'"number":{number}', f'"number":{n}').replace(
+                    f'"asked_by":{number}', f'"asked_by":{n}'
+                )
                 file.write(line.replace(commit, new).replace(tree, new[::-1]) + "\n")
     program = (
         "import resource, sys, time; from pathlib import Path; from autoresearch_action import ledger\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; begin = time.perf_counter(); study = ledger.read(Path(sys.argv[1]))\n"
-        "took = time.perf_counter() - begin; last = study.experiments[len(study.experiments) - 1]; assert last.verdict and last.runs\n"
-        "study.recent(); print(took, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, study.tried)"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; begin = time.perf_counter(); run_state = ledger.read(Path(sys.argv[1]))\n"
+        "took = time.perf_counter() - begin; last = run_state.experiments[len(run_state.experiments) - 1]; assert last.verdict and last.runs\n"
+        "run_state.recent(); print(took, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, run_state.tried)"
     )
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     best = []
     for _ in range(3):
-        shown = subprocess.run([sys.executable, "-c", program, str(state)], check=True, capture_output=True, text=True, env=env)
+        shown = subprocess.run(
+            [sys.executable, "-c", program, str(state)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=env,
+        )
         took, memory, tried = shown.stdout.split()
         assert int(tried) == entries
         best.append((float(took), float(memory)))
@@ -158,19 +195,32 @@ def long_ledger(state: Path, template: Path, entries: int) -> tuple[float, float
 
 def extra(told: Told, state: Path) -> int:
     """Trials of the search that were no first look."""
-    study = read(state)
-    runs = [run for number in study.experiments for run in study.experiments[number].runs if run.trial.purpose != "baseline"]
+    run_state = read(state)
+    runs = [
+        run
+        for number in run_state.experiments
+        for run in run_state.experiments[number].runs
+        if run.trial.purpose != "baseline"
+    ]
     return len(runs) - told.looks
 
 
-def loops(place: Path, quick: bool, window: float) -> tuple[list[str], Path, list[tuple[str, str, bool]]]:
-    """The two loops beside each other: a report, the state of one of ours, and (target, measured, met)."""
+def loops(
+    place: Path, quick: bool, window: float
+) -> tuple[list[str], Path, list[tuple[str, str, bool]]]:
+    """The two loops beside each other: a report, the state of one of ours, and (target, measured,
+    met).
+    """
     task = Task(place / "task", STAND_IN if quick else base_source(), window, real=not quick)
     edits = STAND_IN_EDITS if quick else LOSERS
     begin = time.time()
-    warm = task.plain(edits[:1], 0.0)  # also warms the page cache
+    # Also warms the page cache
+    warm = task.plain(edits[:1], 0.0)
     trial = warm.busy / warm.runs
-    lines = [f"A trial takes {trial:.1f} s ({window:g} s of training in it); {len(edits)} edits, each plainly worse.", ""]
+    lines = [
+        f"A trial takes {trial:.1f} s ({window:g} s of training in it); {len(edits)} edits, each plainly worse.",
+        "",
+    ]
     rows, met, known, state = [], [], None, place
     for share, target in ((0.1, 1.09), (1.0, 1.9)):
         plain = task.plain(edits, share)
@@ -178,10 +228,20 @@ def loops(place: Path, quick: bool, window: float) -> tuple[list[str], Path, lis
         ours = task.ours(edits, share, trial, state, known)
         known = Noise.model_validate(read(state).facts["noise"])
         rows += [plain.row(), ours.row()]
-        factor = (ours.useful / ours.search_span) / (plain.useful / plain.search_span) * (ours.looks / (ours.looks + extra(ours, state)))
+        factor = (
+            (ours.useful / ours.search_span)
+            / (plain.useful / plain.search_span)
+            * (ours.looks / (ours.looks + extra(ours, state)))
+        )
         raw = ours.looks_per_hour / plain.looks_per_hour
         what = f"first looks per slot-hour, overlap alone, model time {share:g} of a trial"
-        met.append((f"{what}: ≥ {target}×", f"{factor:.2f}× at equal trial time (by the clock {raw:.2f}×)", factor >= target))
+        met.append(
+            (
+                f"{what}: ≥ {target}×",
+                f"{factor:.2f}× at equal trial time (by the clock {raw:.2f}×)",
+                factor >= target,
+            )
+        )
         met.append((f"slot idle, model time {share:g} of a trial: ≤ 1 %", f"{100 * ours.idle:.2f} % (plain {100 * plain.idle:.1f} %)",
                     ours.idle <= 0.01))  # fmt: skip
     if not quick:
@@ -236,12 +296,20 @@ def mixed(place: Path, window: float) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="trials that sleep; under a minute")
-    parser.add_argument("--winners", action="store_true", help="the stream with winners in it, into winners.md")
+    parser.add_argument(
+        "--winners", action="store_true", help="the stream with winners in it, into winners.md"
+    )
     parser.add_argument("--window", type=float, default=4.0, help="seconds of training (default 4)")
-    parser.add_argument("--write", action="store_true", help="also write benchmark/results/throughput.md")
+    parser.add_argument(
+        "--write", action="store_true", help="also write benchmark/results/throughput.md"
+    )
     options = parser.parse_args()
     before, begin = machine(), time.time()
-    command = f"python benchmark/throughput.py --window {options.window:g}" + " --quick" * options.quick + " --write" * options.write
+    command = (
+        f"python benchmark/throughput.py --window {options.window:g}"
+        + " --quick" * options.quick
+        + " --write" * options.write
+    )
     if options.winners:
         with tempfile.TemporaryDirectory(prefix="autoresearch-throughput-") as folder:
             told = mixed(Path(folder), options.window)
@@ -250,7 +318,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="autoresearch-throughput-") as folder:
         place = Path(folder)
-        bare = overhead.measure(20 if options.quick else 60)  # first: peak memory is over all children so far
+        # First: peak memory is over all children so far
+        bare = overhead.measure(20 if options.quick else 60)
         one, two = scaling(place / "scaling", 6 if options.quick else 20)
         told, state, met = loops(place, options.quick, options.window)
         entries = ENTRIES // 10 if options.quick else ENTRIES
@@ -261,19 +330,37 @@ def main() -> None:
             f"{bare['median']:.0f} ms",
             bare["median"] <= overhead.MOST_MS,
         ),
-        ("two slots on two simulated devices: ≥ 1.8×", f"{two / one:.2f}× ({one:.0f} and {two:.0f} a minute)", two >= 1.8 * one),
+        (
+            "two slots on two simulated devices: ≥ 1.8×",
+            f"{two / one:.2f}× ({one:.0f} and {two:.0f} a minute)",
+            two >= 1.8 * one,
+        ),
         (
             f"a ledger of {entries:,} experiments resumes: ≤ 2 s",
             f"{took:.2f} s ({size:.0f} MB, {memory:.0f} MB of memory)",
             took <= 2,
         ),
     ]
-    lines = [f"# Throughput\n\n`{command}`\n\n{before}; at the end {machine()}; {(time.time() - begin) / 60:.1f} min.\n"]
+    lines = [
+        f"# Throughput\n\n`{command}`\n\n{before}; at the end {machine()}; {(time.time() - begin) / 60:.1f} min.\n"
+    ]
     if options.quick:
         lines.append("Quick: nothing is trained, trials sleep for 0.7 s, and the ledger has a tenth of the entries. The harness's\n"
                      "milliseconds weigh more in trials so short: the targets are for the whole benchmark.\n")  # fmt: skip
-    lines += table(["target", "measured", "met"], [[name, value, "yes" if ok else "no"] for name, value, ok in met])
-    lines += ["## The two loops", "", *told, "## The harness alone", "", "```", *overhead.report(bare), "```"]
+    lines += table(
+        ["target", "measured", "met"],
+        [[name, value, "yes" if ok else "no"] for name, value, ok in met],
+    )
+    lines += [
+        "## The two loops",
+        "",
+        *told,
+        "## The harness alone",
+        "",
+        "```",
+        *overhead.report(bare),
+        "```",
+    ]
     publish("throughput", lines, options.write)
 
 

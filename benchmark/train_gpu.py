@@ -1,12 +1,14 @@
-"""train.py on a CUDA card, and autoresearch's own train.py beside it: the same data, window, card and scoring.
+"""train.py on a CUDA card, and autoresearch's own train.py beside it: the same data, window, card
+and scoring.
 
-    python benchmark/train_gpu.py [--theirs DIR] [--seeds 6] [--window 300] [--minutes 180] [--write]
-    python benchmark/train_gpu.py --cpu        no card: ours for seconds, to see that the benchmark works
+    python benchmark/train_gpu.py [--theirs DIR] [--seeds 6] [--window 300] [--minutes 180]
+    [--write] python benchmark/train_gpu.py --cpu        no card: ours for seconds, to see that the
+    benchmark works
 
-DIR is a checkout of autoresearch that you made. Its train.py runs as it is but for its literal seeds, with
-autoresearch_adapter.py as its prepare.py. The two take turns, A B B A, so that a card that warms up favours neither; no pair is
-begun that the minutes would cut off.
-Data are what is prepared (`python prepare.py --source climbmix`: enough that nothing is seen twice).
+DIR is a checkout of autoresearch that you made. Its train.py runs as it is but for its literal
+seeds, with autoresearch_adapter.py as its prepare.py. The two take turns, A B B A, so that a card
+that warms up favours neither; no pair is begun that the minutes would cut off. Data are what is
+prepared (`python prepare.py --source climbmix`: enough that nothing is seen twice).
 """
 
 from __future__ import annotations
@@ -28,11 +30,14 @@ from statistics import fmean, median, stdev
 from small import HERE, ROOT, machine, prepared, publish, table
 
 from autoresearch_action.acceptance.confirm import interval
-from autoresearch_action.trials.rewrite import reseed
+from autoresearch_action.workspace.rewrite import reseed
 
-UNTIMED = 11  # steps at the beginning that autoresearch's clock leaves out; ours compiles on a pass that trains nothing
+# Steps at the beginning that autoresearch's clock leaves out; ours compiles on a pass that trains
+# nothing
+UNTIMED = 11
 STEP = re.compile(rb"step \d{5}")
-ATTENTION = {  # the best first
+# The best first
+ATTENTION = {
     "kernels": "FlashAttention 3 from the package kernels, in both (in ours on a Hopper only)",
     "flash_attn_interface": "FlashAttention 3 as installed, in both; the package kernels is stood in for",
     "flex": "no FlashAttention 3; theirs: flex_attention where a window slides, else scaled_dot_product_attention; ours: only that",
@@ -53,9 +58,12 @@ class Run:
     """One training: its summary block with val_bpb in it, and seconds from the outside."""
 
     told: dict[str, float]
-    start: float  # to the first progress line, one step included
-    end: float  # from the last one to the end: hand-in (ours), evaluation (theirs)
-    evaluation: float = 0.0  # by a process of its own (ours)
+    # To the first progress line, one step included
+    start: float
+    # From the last one to the end: hand-in (ours), evaluation (theirs)
+    end: float
+    # By a process of its own (ours)
+    evaluation: float = 0.0
 
     @property
     def speed(self) -> float:
@@ -63,7 +71,9 @@ class Run:
 
 
 def lay_out_ours(folder: Path, attention: str = "") -> None:
-    """Our two files; and the kernel that theirs fetches, where there is one, under the name that ours looks for."""
+    """Our two files; and the kernel that theirs fetches, where there is one, under the name that
+    ours looks for.
+    """
     folder.mkdir()
     for name in ("train.py", "prepare.py"):
         shutil.copy(ROOT / name, folder)
@@ -72,13 +82,17 @@ def lay_out_ours(folder: Path, attention: str = "") -> None:
 
 
 def lay_out_theirs(folder: Path, choices: Iterable[str] = ATTENTION) -> str:
-    """All but train.py, which each seed has its own of. Returns the first attention that works here."""
+    """All but train.py, which each seed has its own of. Returns the first attention that works
+    here.
+    """
     folder.mkdir()
     shutil.copy(HERE / "autoresearch_adapter.py", folder / "prepare.py")
     shutil.copy(ROOT / "prepare.py", folder / "scorer.py")
     for choice in choices:
         env = os.environ | {"AUTORESEARCH_ATTENTION": choice}
-        tried = subprocess.run([sys.executable, "prepare.py"], cwd=folder, env=env, capture_output=True, text=True)
+        tried = subprocess.run(
+            [sys.executable, "prepare.py"], cwd=folder, env=env, capture_output=True, text=True
+        )
         if tried.returncode == 0:
             if choice != "kernels":
                 (folder / "kernels.py").write_text("from prepare import get_kernel\n")
@@ -88,11 +102,21 @@ def lay_out_theirs(folder: Path, choices: Iterable[str] = ATTENTION) -> str:
 
 def measure(folder: Path, seed: int, window: float, attention: str = "") -> Run:
     """`python train.py` in `folder`, and `python prepare.py evaluate` where it printed no val_bpb."""
-    env = os.environ | {"AUTORESEARCH_SEED": str(seed), "AUTORESEARCH_TIME_BUDGET": f"{window:g}", "AUTORESEARCH_SPLIT": "val"}
-    env |= {"AUTORESEARCH_ATTENTION": attention, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}  # cold the first time
+    env = os.environ | {
+        "AUTORESEARCH_SEED": str(seed),
+        "AUTORESEARCH_TIME_BUDGET": f"{window:g}",
+        "AUTORESEARCH_SPLIT": "val",
+    }
+    # Cold the first time
+    env |= {
+        "AUTORESEARCH_ATTENTION": attention,
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+    }
     begin, first, last, text = time.perf_counter(), 0.0, 0.0, b""
     with open(folder / "errors.txt", "w+b") as errors:
-        process = subprocess.Popen([sys.executable, "train.py"], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors)
+        process = subprocess.Popen(
+            [sys.executable, "train.py"], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors
+        )
         assert process.stdout is not None
         while chunk := os.read(process.stdout.fileno(), 1 << 16):
             text += chunk
@@ -103,18 +127,32 @@ def measure(folder: Path, seed: int, window: float, attention: str = "") -> Run:
         errors.seek(0)
         tail = (text[-1000:] + errors.read()[-2000:]).decode(errors="replace")
     block = text.decode(errors="replace").rpartition("---\n")[2]
-    told = {name: float(value) for name, value in re.findall(r"^(\w+): +([\d.]+)\s*$", block, re.MULTILINE)}
+    told = {
+        name: float(value)
+        for name, value in re.findall(r"^(\w+): +([\d.]+)\s*$", block, re.MULTILINE)
+    }
     if code or not first or "num_steps" not in told:
-        raise Failed(f"{folder.name}, seed {seed}: train.py ended with {code}. The end of its output:\n{tail}")
-    if "val_bpb" in told:  # its tokens include those of the steps that its seconds leave out
+        raise Failed(
+            f"{folder.name}, seed {seed}: train.py ended with {code}. The end of its output:\n{tail}"
+        )
+    # Its tokens include those of the steps that its seconds leave out
+    if "val_bpb" in told:
         told["total_tokens_M"] *= 1 - UNTIMED / max(UNTIMED + 1, told["num_steps"])
         return Run(told, first - begin, end - last)
     begun = time.perf_counter()
-    scored = subprocess.run([sys.executable, "prepare.py", "evaluate"], cwd=folder, env=env, capture_output=True, text=True)
+    scored = subprocess.run(
+        [sys.executable, "prepare.py", "evaluate"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     found = re.search(r"^val_bpb: (\S+)$", scored.stdout, re.MULTILINE)
     if found is None:
         raise Failed(f"{folder.name}, seed {seed}: not scored: {scored.stderr.strip()[-2000:]}")
-    return Run(told | {"val_bpb": float(found[1])}, first - begin, end - last, time.perf_counter() - begun)
+    return Run(
+        told | {"val_bpb": float(found[1])}, first - begin, end - last, time.perf_counter() - begun
+    )
 
 
 def report(runs: Mapping[str, list[Run]]) -> list[str]:
@@ -146,9 +184,22 @@ def report(runs: Mapping[str, list[Run]]) -> list[str]:
     gaps = [b - a for a, b in zip(bpb["ours"], bpb["theirs"], strict=True)]
     low, high = interval(gaps)
     chance = low is None or low <= 0
-    verdict = "Ours did NOT reach" if fmean(gaps) <= 0 else "Chance aside, ours reached" if chance else "Ours reached"
-    told = f"95 % interval {low:+.6f} to {high:+.6f}" if low is not None else "too few for a 95 % interval, which takes 6"
-    return [*lines, f"{verdict} the lower val_bpb: theirs − ours {fmean(gaps):+.6f} over {len(gaps)} pairs, {told}."]
+    verdict = (
+        "Ours did NOT reach"
+        if fmean(gaps) <= 0
+        else "Chance aside, ours reached"
+        if chance
+        else "Ours reached"
+    )
+    told = (
+        f"95 % interval {low:+.6f} to {high:+.6f}"
+        if low is not None
+        else "too few for a 95 % interval, which takes 6"
+    )
+    return [
+        *lines,
+        f"{verdict} the lower val_bpb: theirs − ours {fmean(gaps):+.6f} over {len(gaps)} pairs, {told}.",
+    ]
 
 
 def facts(window: float) -> list[str]:
@@ -156,22 +207,47 @@ def facts(window: float) -> list[str]:
 
     import prepare
 
-    told, lines = prepare.meta(), [machine(), f"Python {platform.python_version()}, torch {torch.__version__}"]
+    told, lines = (
+        prepare.meta(),
+        [machine(), f"Python {platform.python_version()}, torch {torch.__version__}"],
+    )
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
-        lines.append(f"{card.name}, {card.total_memory / 2**30:.0f} GB, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
+        lines.append(
+            f"{card.name}, {card.total_memory / 2**30:.0f} GB, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        )
     return [*lines, f"{Path(told['source']).name}, profile {told['profile']['name']}: {told['tokens']['train']:,} tokens for training, "
                     f"contents {told['contents'][:12]}; windows of {window:g} s"]  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--theirs", type=Path, metavar="DIR", help="a checkout of autoresearch; without it ours alone is measured")
+    parser.add_argument(
+        "--theirs",
+        type=Path,
+        metavar="DIR",
+        help="a checkout of autoresearch; without it ours alone is measured",
+    )
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--window", type=float, help="seconds of training, default 300 (with --cpu 3)")
-    parser.add_argument("--minutes", type=float, default=180.0, help="most that it takes; fewer seeds then (default 180)")
-    parser.add_argument("--cpu", action="store_true", help="ours alone on processor cores, as a test of this benchmark")
-    parser.add_argument("--write", action="store_true", help="also write benchmark/results/train_gpu.md (not with --cpu)")
+    parser.add_argument(
+        "--window", type=float, help="seconds of training, default 300 (with --cpu 3)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=180.0,
+        help="most that it takes; fewer seeds then (default 180)",
+    )
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="ours alone on processor cores, as a test of this benchmark",
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="also write benchmark/results/train_gpu.md (not with --cpu)",
+    )
     options, begun = parser.parse_args(), time.monotonic()
     if options.cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -183,11 +259,16 @@ def main() -> int:
         print("autoresearch's train.py needs CUDA: ours runs alone.", file=sys.stderr)
         options.theirs = None
     elif not options.cpu and not torch.cuda.is_available():
-        print("There is no CUDA card that torch can use here: --cpu tries the benchmark without one.", file=sys.stderr)
+        print(
+            "There is no CUDA card that torch can use here: --cpu tries the benchmark without one.",
+            file=sys.stderr,
+        )
         return 3
     script = options.theirs / "train.py" if options.theirs else None
     if script and not script.is_file():
-        print(f"{options.theirs} holds no train.py: name a checkout of autoresearch.", file=sys.stderr)
+        print(
+            f"{options.theirs} holds no train.py: name a checkout of autoresearch.", file=sys.stderr
+        )
         return 2
     prepared() if options.cpu else prepare.prepare(None, prepare.PROFILES["cuda"])
     window, attention, took = options.window or (3.0 if options.cpu else 300.0), "", 0.0
@@ -205,12 +286,15 @@ def main() -> int:
             lay_out_ours(folders["ours"], attention)
             for seed in range(1, options.seeds + 1):
                 pair = time.monotonic()
-                if seed > 2 and pair - begun + took > 60 * options.minutes:  # the first one compiles
+                # The first one compiles
+                if seed > 2 and pair - begun + took > 60 * options.minutes:
                     print(f"The minutes end it after {seed - 1} seeds.", flush=True)
                     break
                 for name in list(runs)[:: 1 if seed % 2 else -1]:
                     if name == "theirs" and script:
-                        (folders[name] / "train.py").write_bytes(reseed(script.read_bytes(), seed)[0])
+                        (folders[name] / "train.py").write_bytes(
+                            reseed(script.read_bytes(), seed)[0]
+                        )
                     runs[name].append(run := measure(folders[name], seed, window, attention))
                     print(f"{name}, seed {seed}: val_bpb {run.told['val_bpb']:.6f}, {run.speed:,.0f} tokens/s, first step after "
                           f"{run.start:.1f} s, hand-in {run.end:.1f} s, evaluation {run.evaluation:.1f} s", flush=True)  # fmt: skip

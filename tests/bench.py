@@ -8,14 +8,14 @@ from pathlib import Path
 import tiny
 
 from autoresearch_action import brief as briefs
+from autoresearch_action.isolation.device import find_slots
+from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.records import Measurement, Trial
-from autoresearch_action.trials.device import find_slots
-from autoresearch_action.trials.sandbox import Sandbox
-from autoresearch_action.trials.trial import Bench, Measuring
-from autoresearch_action.trials.workspace import Workspace
+from autoresearch_action.trials.trial import SlotContext, TrialRun
+from autoresearch_action.workspace.trees import Workspace
 
 
-def make(directory: Path, level: str = "full", **facts: object) -> Bench:
+def make(directory: Path, level: str = "full", **facts: object) -> SlotContext:
     """A bench for the repository in `directory`. `level` is forced down from what the machine has; unshared: reduced, in
     namespaces of its own."""
     brief = briefs.read(Path("program.md"), directory)
@@ -23,11 +23,15 @@ def make(directory: Path, level: str = "full", **facts: object) -> Bench:
     sandbox = Sandbox("none" if level == "none" else "auto")
     assert level in ("none", "reduced", "unshared") or sandbox.level == "full", sandbox.why
     sandbox.level, sandbox.spaces = "reduced" if level == "unshared" else level, level == "unshared"
-    bench = Bench(brief, Workspace(directory, state, brief), sandbox, find_slots("1")[0], state)
+    bench = SlotContext(
+        brief, Workspace(directory, state, brief), sandbox, find_slots("1")[0], state
+    )
     return dataclasses.replace(bench, **facts)
 
 
-def candidate(bench: Bench, text: str, file: str = "train.py", seed: int = 1, **facts: object) -> Measurement:
+def candidate(
+    bench: SlotContext, text: str, file: str = "train.py", seed: int = 1, **facts: object
+) -> Measurement:
     """Measure the base with `file` replaced."""
     space = bench.workspace
     tree = space.state / "slots" / "edit"
@@ -35,14 +39,16 @@ def candidate(bench: Bench, text: str, file: str = "train.py", seed: int = 1, **
     (tree / space.prefix / file).write_text(text)
     patch = space.diff(tree, space.base)
     commit = space.commit(space.base, patch, "candidate") if patch else space.base
-    return Measuring(bench, Trial(number=1, commit=commit, seed=seed, index=1, **facts)).measure()
+    return TrialRun(bench, Trial(number=1, commit=commit, seed=seed, index=1, **facts)).measure()
 
 
-def base(bench: Bench, seed: int = 1, **facts: object) -> Measurement:
-    return Measuring(bench, Trial(number=0, commit=bench.workspace.base, seed=seed, index=1, **facts)).measure()
+def base(bench: SlotContext, seed: int = 1, **facts: object) -> Measurement:
+    return TrialRun(
+        bench, Trial(number=0, commit=bench.workspace.base, seed=seed, index=1, **facts)
+    ).measure()
 
 
-def python(directory: Path, **keys: str) -> Bench:
+def python(directory: Path, **keys: str) -> SlotContext:
     """A bench whose `run` and `evaluate` use the system's own interpreter, which every user can read."""
     program = tiny.PROGRAM.replace("python ", "/usr/bin/python3 ")
     for key, value in keys.items():

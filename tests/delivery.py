@@ -55,7 +55,12 @@ def make(folder: Path, *, proven: bool = True) -> Path:
     """home/ with a finished run below it: two proven changes, or (not `proven`) one that is worse."""
     home = tiny.repository(folder / "home", program=PROGRAM)
     if proven:
-        tiny.patch(home, folder / "ideas" / "1.diff", ("LR = 0.1", "LR = 0.2"), subject="Raise the rate, fixes #1 @mona")
+        tiny.patch(
+            home,
+            folder / "ideas" / "1.diff",
+            ("LR = 0.1", "LR = 0.2"),
+            subject="Raise the rate, fixes #1 @mona",
+        )
         tiny.patch(home, folder / "ideas" / "2.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
     else:
         tiny.patch(home, folder / "ideas" / "1.diff", ("LR = 0.1", "LR = 0.9"), subject="Too high")
@@ -90,7 +95,14 @@ def delivered(made: Path, folder: Path) -> Iterator[Delivery]:
     tiny.git(folder, "clone", "-q", "--bare", str(home), str(bare))
     tiny.git(bare, "update-ref", "-d", "refs/heads/autoresearch/program")
     with FakeGitHub(bare) as fake:
-        environ = {"GITHUB_TOKEN": fake.token, "GITHUB_REPOSITORY": fake.repository, "GITHUB_API_URL": fake.url}
-        environ |= {"GITHUB_SERVER_URL": "https://github.example", "GITHUB_OUTPUT": str(folder / "outputs")}
+        environ = {
+            "GITHUB_TOKEN": fake.token,
+            "GITHUB_REPOSITORY": fake.repository,
+            "GITHUB_API_URL": fake.url,
+        }
+        environ |= {
+            "GITHUB_SERVER_URL": "https://github.example",
+            "GITHUB_OUTPUT": str(folder / "outputs"),
+        }
         yield Delivery(made, home, home / ".autoresearch", fake, environ)
         fake.check()

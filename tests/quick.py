@@ -1,4 +1,4 @@
-"""A run in this process whose trials take no time: the real loop, proof, ledger, desk and git, and a formula for a program."""
+"""A run in this process whose trials take no time: the real loop, proof, ledger, proposals and git, and a formula for a program."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import tiny
 from autoresearch_action import brief as briefs
 from autoresearch_action.agents import AgentFailure, Context, Draft, Exhausted
 from autoresearch_action.budget import Budget
-from autoresearch_action.ledger import Ledger, Study
-from autoresearch_action.loop import Parts, run
+from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.records import Experiment, Measurement, Trial, Usage
-from autoresearch_action.trials.workspace import Workspace
+from autoresearch_action.research.search import Parts, run
+from autoresearch_action.workspace.trees import Workspace
 
 Formula = Callable[[dict[str, float], Trial], float]
 
@@ -32,12 +32,22 @@ class Executor:
 
     def submit(self, trial: Trial, slot: str | None = None) -> Future[Measurement]:
         source = self.workspace._git("show", f"{trial.commit}:train.py").decode()
-        literals = {name: float(value) for name, value in re.findall(r"^([A-Z]+) = ([-\d.]+)", source, re.MULTILINE)}
+        literals = {
+            name: float(value)
+            for name, value in re.findall(r"^([A-Z]+) = ([-\d.]+)", source, re.MULTILINE)
+        }
         value = self.formula(literals, trial)
         future: Future[Measurement] = Future()
         self.now += self.seconds
-        facts = {"metrics": {"val_bpb": value}, "started": self.now, "seconds": self.seconds, "clock": self.seconds}
-        future.set_result(Measurement.model_validate({"trial": trial, "outcome": "ok", "value": value} | facts))
+        facts = {
+            "metrics": {"val_bpb": value},
+            "started": self.now,
+            "seconds": self.seconds,
+            "clock": self.seconds,
+        }
+        future.set_result(
+            Measurement.model_validate({"trial": trial, "outcome": "ok", "value": value} | facts)
+        )
         return future
 
     def takes_another(self, slot: str) -> bool:
@@ -53,7 +63,9 @@ class Agent:
 
     name = "script"
 
-    def __init__(self, edits: Sequence[tuple[str, str]], usd: float = 0.0, patient: bool = False) -> None:
+    def __init__(
+        self, edits: Sequence[tuple[str, str]], usd: float = 0.0, patient: bool = False
+    ) -> None:
         self.patient = patient
         self.edits, self.worst_usd, self._lock, self.calls = list(edits), usd, threading.Lock(), 0
 
@@ -61,7 +73,14 @@ class Agent:
         known = {e.description for e in [*context.history, *context.pending]}
         file = context.directory / "train.py"
         with self._lock:
-            chosen = next((edit for edit in self.edits if _name(edit) not in known and edit[0] in file.read_text()), None)
+            chosen = next(
+                (
+                    edit
+                    for edit in self.edits
+                    if _name(edit) not in known and edit[0] in file.read_text()
+                ),
+                None,
+            )
             if chosen is None and self.edits and self.patient:
                 time.sleep(0.02)
                 raise AgentFailure("")
@@ -81,7 +100,7 @@ def _name(edit: tuple[str, str]) -> str:
 
 
 class View:
-    def update(self, study: Study, running: object) -> None: ...
+    def update(self, run_state: RunState, running: object) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -99,13 +118,13 @@ def go(
     home: Path,
     agent: Agent,
     formula: Formula,
-    interrupted: Callable[[Study], str] = lambda _: "",
+    interrupted: Callable[[RunState], str] = lambda _: "",
     seconds: float = 1.0,
     max_experiments: int = 10,
     max_usd: float = 10.0,
     gpu_usd_per_hour: float = 0.0,
     **parts: object,
-) -> Study:
+) -> RunState:
     """Begin or go on with the run in HOME/.autoresearch."""
     state = home / ".autoresearch"
     brief = briefs.read(Path("program.md"), home)
@@ -114,7 +133,18 @@ def go(
     executor = Executor(workspace, formula, seconds)
     try:
         return run(
-            Parts(brief, workspace, agent, executor, ledger, budget, View(), 1, lambda: interrupted(ledger.study), **parts)  # type: ignore[arg-type]
+            Parts(
+                brief,
+                workspace,
+                agent,
+                executor,
+                ledger,
+                budget,
+                View(),
+                1,
+                lambda: interrupted(ledger.run_state),
+                **parts,
+            )  # type: ignore[arg-type]
         )
     finally:
         ledger.close()

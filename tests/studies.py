@@ -4,16 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoresearch_action.ledger import Ledger, Study
-from autoresearch_action.records import Confirmation, Measurement, Proposal, Run, Trial, Usage, Verdict
+from autoresearch_action.ledger import Ledger, RunState
+from autoresearch_action.records import (
+    Confirmation,
+    Measurement,
+    Proposal,
+    Run,
+    Trial,
+    Usage,
+    Verdict,
+)
 
 PATCH = "diff --git a/train.py b/train.py\nindex 1..2 100644\n--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n-LR = 0.1\n+LR = 0.2\n"
 
 
-def make(state: Path, count: int = 20, words: str = "Raise the rate", *, held: bool = True, every: int = 7, **run: object) -> Study:
+def make(
+    state: Path,
+    count: int = 20,
+    words: str = "Raise the rate",
+    *,
+    held: bool = True,
+    every: int = 7,
+    **run: object,
+) -> RunState:
     """A finished run: number n is kept where n % `every` == 1; `words` stand wherever a model or a program may write."""
     ledger = Ledger(state)
-    facts = {"id": "20261125-010203-abcd", "started": 1.0, "base": "a" * 40, "branch": "main", "brief_id": "program", "prose": f"# {words}"}
+    facts = {
+        "id": "20261125-010203-abcd",
+        "started": 1.0,
+        "base": "a" * 40,
+        "branch": "main",
+        "brief_id": "program",
+        "prose": f"# {words}",
+    }
     facts |= {
         "contract": {"edit": ["train.py"], "run": "python train.py", "evaluate": "python score.py"},
         "environment": {"sandbox": "full"},
@@ -21,19 +44,41 @@ def make(state: Path, count: int = 20, words: str = "Raise the rate", *, held: b
     ledger.append("run", Run.model_validate(facts | run))
     ledger.append("session", started=1.0)
     value = 2.0
-    base = Measurement(trial=Trial(number=0, commit="a" * 40, seed=1), outcome="ok", value=value, metrics={"val_bpb": value}, seconds=10.0)
+    base = Measurement(
+        trial=Trial(number=0, commit="a" * 40, seed=1),
+        outcome="ok",
+        value=value,
+        metrics={"val_bpb": value},
+        seconds=10.0,
+    )
     ledger.measured(base)
     noise = {"sigma": 0.01, "dof": 3, "mean": value, "runs": 4}
     ledger.append("fact", name="noise", value=noise)
     ledger.append(
-        "verdict", Verdict(number=0, status="keep", reason="baseline", description="baseline", agent="", metrics={"val_bpb": value})
+        "verdict",
+        Verdict(
+            number=0,
+            status="keep",
+            reason="baseline",
+            description="baseline",
+            agent="",
+            metrics={"val_bpb": value},
+        ),
     )
     for number in range(1, count + 1):
         keep = number % every == 1
         value -= 0.01 if keep else 0.0
         commit = f"{number:040x}"
         usage = Usage(calls=1, input_tokens=100, output_tokens=50, usd=0.01)
-        proposal = Proposal(parent="a" * 40, patch=PATCH, agent="claude", description=words, hypothesis=words, expected=words, usage=usage)
+        proposal = Proposal(
+            parent="a" * 40,
+            patch=PATCH,
+            agent="claude",
+            description=words,
+            hypothesis=words,
+            expected=words,
+            usage=usage,
+        )
         ledger.propose(number, proposal, commit, f"{number:040x}")
         shown = value if keep else value + 0.01
         run_ = Measurement(
@@ -59,6 +104,6 @@ def make(state: Path, count: int = 20, words: str = "Raise the rate", *, held: b
         (state / "proven" / "01-0001.diff").write_text(PATCH)
     ledger.append("confirmation", confirmation)
     ledger.append("stop", reason="all experiments are done", finished=True)
-    study = ledger.study
+    run_state = ledger.run_state
     ledger.close()
-    return study
+    return run_state

@@ -27,7 +27,9 @@ def starts() -> dict[str, str]:
     for file in (HERE / "action.yml", *sorted((HERE / ".github" / "actions").glob("*/action.yml"))):
         for step in yaml.safe_load(file.read_text())["runs"]["steps"]:
             if "autoresearch_action.action" in step.get("run", ""):
-                found[f"{file.parent.name if file.parent != HERE else ''}/{step['name']}"] = step["run"]
+                found[f"{file.parent.name if file.parent != HERE else ''}/{step['name']}"] = step[
+                    "run"
+                ]
     return found
 
 
@@ -39,8 +41,13 @@ def start(command: str, workspace: Path, **more: str) -> subprocess.CompletedPro
         "AUTORESEARCH_PYTHON": sys.executable,
         "GITHUB_WORKSPACE": str(workspace),
     }
-    environ |= {"GITHUB_ACTION_PATH": str(HERE / ".github/actions/x/" if "../.." in command else HERE), "GITHUB_ACTIONS": "true"} | more
-    return subprocess.run(["bash", "-c", command], cwd=workspace, env=environ, capture_output=True, text=True)
+    environ |= {
+        "GITHUB_ACTION_PATH": str(HERE / ".github/actions/x/" if "../.." in command else HERE),
+        "GITHUB_ACTIONS": "true",
+    } | more
+    return subprocess.run(
+        ["bash", "-c", command], cwd=workspace, env=environ, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("name", starts())
@@ -50,23 +57,39 @@ def test_the_harness_imports_nothing_of_the_users(name: str, tmp_path: Path) -> 
         folder.mkdir(exist_ok=True)
         for module in ("click", "yaml", "json", "github", "pydantic", "__init__"):
             (folder / f"{module}.py").write_text("raise SystemExit('the wrong one')\n")
-    done = start(starts()[name], tmp_path, PYTHONPATH=str(theirs), STEP="settle", AUTORESEARCH_IN_PROGRAM="none.md")
+    done = start(
+        starts()[name],
+        tmp_path,
+        PYTHONPATH=str(theirs),
+        STEP="settle",
+        AUTORESEARCH_IN_PROGRAM="none.md",
+    )
     assert "the wrong one" not in done.stderr and "Traceback" not in done.stderr
-    assert done.returncode == (2 if name in ("/Research", "/Publish", "publish/Publish") else 0), done.stderr
+    assert done.returncode == (2 if name in ("/Research", "/Publish", "publish/Publish") else 0), (
+        done.stderr
+    )
 
 
 def test_trials_see_the_users_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/harness")
     monkeypatch.setenv("AUTORESEARCH_PYTHONPATH", "/theirs:/more")
     action._forget_own_path()
-    assert os.environ["PYTHONPATH"] == "/theirs:/more" and "AUTORESEARCH_PYTHONPATH" not in os.environ
+    assert (
+        os.environ["PYTHONPATH"] == "/theirs:/more" and "AUTORESEARCH_PYTHONPATH" not in os.environ
+    )
     action._forget_own_path()
     assert "PYTHONPATH" not in os.environ
 
 
 def test_research_that_fails_says_why_in_the_summary(tmp_path: Path) -> None:
-    home = tiny.repository(tmp_path / "home", program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 "))
-    (home / "train.py").write_text((home / "train.py").read_text().replace("time.sleep", "raise SystemExit('boom')\ntime.sleep"))
+    home = tiny.repository(
+        tmp_path / "home", program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 ")
+    )
+    (home / "train.py").write_text(
+        (home / "train.py")
+        .read_text()
+        .replace("time.sleep", "raise SystemExit('boom')\ntime.sleep")
+    )
     tiny.commit(home)
     summary, told = tmp_path / "summary", {}
     for program in ("program.md", "none.md"):
@@ -75,26 +98,54 @@ def test_research_that_fails_says_why_in_the_summary(tmp_path: Path) -> None:
         assert done.returncode == 2, done.stderr
         told[program] = summary.read_text()
         summary.unlink()
-    assert "research failed.** The baseline does not run" in told["program.md"] and "\nboom\n```" in told["program.md"]
+    assert (
+        "research failed.** The baseline does not run" in told["program.md"]
+        and "\nboom\n```" in told["program.md"]
+    )
     assert "none.md is not there" in told["none.md"]
 
 
 def plan(folder: Path, **more: str) -> tuple[list[dict[str, str]], str]:
     """(the matrix of the fleet's plan, the error)."""
-    steps = yaml.safe_load((HERE / ".github/workflows/autoresearch-fleet.yml").read_text())["jobs"]["plan"]["steps"]
+    steps = yaml.safe_load((HERE / ".github/workflows/autoresearch-fleet.yml").read_text())["jobs"][
+        "plan"
+    ]["steps"]
     out = folder / "out"
     out.unlink(missing_ok=True)
-    environ = {"SHARDS": "4", "AGENTS": "", "MAX_EXPERIMENTS": "100", "MAX_USD": "10", "GITHUB_OUTPUT": str(out)} | more
+    environ = {
+        "SHARDS": "4",
+        "AGENTS": "",
+        "MAX_EXPERIMENTS": "100",
+        "MAX_USD": "10",
+        "GITHUB_OUTPUT": str(out),
+    } | more
     assert set(environ) - {"GITHUB_OUTPUT"} == set(steps[0]["env"])
-    done = subprocess.run([sys.executable, "-c", steps[0]["run"]], env=environ, capture_output=True, text=True)
-    return (json.loads(out.read_text().partition("=")[2])["include"] if out.exists() else []), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", steps[0]["run"]], env=environ, capture_output=True, text=True
+    )
+    return (
+        json.loads(out.read_text().partition("=")[2])["include"] if out.exists() else []
+    ), done.stderr
 
 
 def test_a_fleet_shares_its_budget_and_no_more(tmp_path: Path) -> None:
-    for shards, experiments, usd in (("4", "100", "10"), ("3", "100", "10"), ("256", "5", "0.1"), ("7", "7", "0")):
-        rows, _ = plan(tmp_path, SHARDS=shards, MAX_EXPERIMENTS=experiments, MAX_USD=usd, AGENTS="optuna\nclaude\n")
+    for shards, experiments, usd in (
+        ("4", "100", "10"),
+        ("3", "100", "10"),
+        ("256", "5", "0.1"),
+        ("7", "7", "0"),
+    ):
+        rows, _ = plan(
+            tmp_path,
+            SHARDS=shards,
+            MAX_EXPERIMENTS=experiments,
+            MAX_USD=usd,
+            AGENTS="optuna\nclaude\n",
+        )
         counts = [int(row["experiments"]) for row in rows]
-        assert sum(counts) == int(experiments) and min(counts) >= 1 and max(counts) - min(counts) <= 1
+        assert (
+            sum(counts) == int(experiments) and min(counts) >= 1 and max(counts) - min(counts) <= 1
+        )
         assert sum(float(row["usd"]) for row in rows) <= float(usd) + 1e-9
     for more in (
         {"SHARDS": "0"},
@@ -105,7 +156,9 @@ def test_a_fleet_shares_its_budget_and_no_more(tmp_path: Path) -> None:
         {"MAX_USD": "-1"},
     ):
         rows, said = plan(tmp_path, **more)
-        assert not rows and re.fullmatch(r"::error::[a-z-]+: '.*' is not a number from .* to .*\.\n", said), said
+        assert not rows and re.fullmatch(
+            r"::error::[a-z-]+: '.*' is not a number from .* to .*\.\n", said
+        ), said
 
 
 def test_the_harness_is_installed_once_by_one_alone(tmp_path: Path) -> None:
@@ -113,18 +166,27 @@ def test_the_harness_is_installed_once_by_one_alone(tmp_path: Path) -> None:
     place, tools, out = tmp_path / "action", tmp_path / "tools", tmp_path / "out"
     (place / ".github").mkdir(parents=True)
     shutil.copy(HERE / ".github" / "install.sh", place / ".github")
-    found = re.search(r"^idna==.*?(?=^\w)", (HERE / "requirements.txt").read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^idna==.*?(?=^\w)", (HERE / "requirements.txt").read_text(), re.MULTILINE | re.DOTALL
+    )
     assert found
     (place / "requirements.txt").write_text(found[0])
     theirs = tmp_path / "hashlib.py"
     theirs.write_text("raise SystemExit('the wrong one')\n")
     environ = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    environ |= {"PATH": os.environ["PATH"], "RUNNER_TOOL_CACHE": str(tools), "GITHUB_OUTPUT": str(out), "PYTHONPATH": str(tmp_path)}
+    environ |= {
+        "PATH": os.environ["PATH"],
+        "RUNNER_TOOL_CACHE": str(tools),
+        "GITHUB_OUTPUT": str(out),
+        "PYTHONPATH": str(tmp_path),
+    }
     command = ["/bin/bash", str(place / ".github" / "install.sh")]
 
     def install() -> Path:
         out.unlink(missing_ok=True)
-        subprocess.run(command, cwd=tmp_path, env=environ, check=True, capture_output=True, timeout=300)
+        subprocess.run(
+            command, cwd=tmp_path, env=environ, check=True, capture_output=True, timeout=300
+        )
         return Path(out.read_text().strip().removeprefix("python="))
 
     python = install()
@@ -139,10 +201,16 @@ def test_the_harness_is_installed_once_by_one_alone(tmp_path: Path) -> None:
         time.sleep(1.0)
         assert waiting.poll() is None
         (python.parent.parent / "ready").touch()
-    assert waiting.wait(timeout=300) == 0 and python.lstat().st_mtime_ns == made, "what the other one made is used"
+    assert waiting.wait(timeout=300) == 0 and python.lstat().st_mtime_ns == made, (
+        "what the other one made is used"
+    )
 
     bare = tmp_path / "bin"
     bare.mkdir()
     (bare / "dirname").symlink_to(shutil.which("dirname") or "")
-    done = subprocess.run(command, env=environ | {"PATH": str(bare)}, capture_output=True, text=True)
-    assert done.returncode == 3 and done.stdout.startswith("::error::autoresearch needs Python 3.11 or newer")
+    done = subprocess.run(
+        command, env=environ | {"PATH": str(bare)}, capture_output=True, text=True
+    )
+    assert done.returncode == 3 and done.stdout.startswith(
+        "::error::autoresearch needs Python 3.11 or newer"
+    )

@@ -62,8 +62,10 @@ def test_every_key_is_read(directory: Path) -> None:
     assert brief.limits["recall"].lower == 0.9 and brief.limits["steps"].upper == 3000.0
     assert brief.transfer and brief.transfer.set == {"DEPTH": 12}
     assert brief.data == [Path("~/.cache/autoresearch").expanduser()]
-    assert brief.visibility == "hash" and brief.timed and brief.sign == -1
-    assert set(briefs.KEYS) == {line.split(":")[0] for line in FULL.split("---")[1].strip().splitlines()}
+    assert brief.visibility == "hash" and brief.fixed_time and brief.sign == -1
+    assert set(briefs.KEYS) == {
+        line.split(":")[0] for line in FULL.split("---")[1].strip().splitlines()
+    }
 
 
 def test_dispatched_prose_replaces_only_the_prose(directory: Path) -> None:
@@ -74,8 +76,15 @@ def test_dispatched_prose_replaces_only_the_prose(directory: Path) -> None:
 
 def test_a_plain_autoresearch_checkout(directory: Path) -> None:
     brief = read(directory, "# autoresearch\n\nThis is an experiment.\n")
-    assert (brief.run, brief.metric, brief.goal, brief.time_budget) == ("python train.py", "val_bpb", "minimize", 120.0)
-    assert brief.informal and brief.timed and brief.setup is None and brief.edit == ["train.py"]
+    assert (brief.run, brief.metric, brief.goal, brief.time_budget) == (
+        "python train.py",
+        "val_bpb",
+        "minimize",
+        120.0,
+    )
+    assert (
+        brief.informal and brief.fixed_time and brief.setup is None and brief.edit == ["train.py"]
+    )
     (directory / "uv.lock").write_text("")
     assert read(directory, "---- not front matter").run == "uv run train.py"
 
@@ -104,14 +113,19 @@ def test_a_plain_autoresearch_checkout(directory: Path) -> None:
         ("goal: minimize", "run", 1),
     ],
 )
-def test_a_mistake_is_one_sentence_with_key_and_line(directory: Path, front: str, key: str, line: int) -> None:
+def test_a_mistake_is_one_sentence_with_key_and_line(
+    directory: Path, front: str, key: str, line: int
+) -> None:
     with pytest.raises(InputError) as caught:
         read(directory, f"---\n{front}\n---\nprose\n")
     text = str(caught.value)
     assert key in text and f"line {line}" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe\x00", b"\x00\x01\x02", b"---\nrun: x\n", b"---\n- a\n---\n", b"x" * 1_000_001])
+@pytest.mark.parametrize(
+    "raw",
+    [b"\xff\xfe\x00", b"\x00\x01\x02", b"---\nrun: x\n", b"---\n- a\n---\n", b"x" * 1_000_001],
+)
 def test_what_is_no_brief_is_refused(directory: Path, raw: bytes) -> None:
     with pytest.raises(InputError):
         read(directory, raw)

@@ -16,27 +16,39 @@ import yaml
 from click.testing import CliRunner
 
 from autoresearch_action import brief as briefs
-from autoresearch_action import checkpoint
 from autoresearch_action.cli import main
+from autoresearch_action.commands.init import init
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
-from autoresearch_action.init import init
-from autoresearch_action.trials.patch import editable
+from autoresearch_action.trials import checkpoint
+from autoresearch_action.workspace.patch import editable
 
 HERE = Path(__file__).resolve().parent.parent
 PROGRAM = tiny.PROGRAM.replace("python ", "/usr/bin/python3 ")
 
 
 def autoresearch(home: Path, *words: str, code: int = 0, **more: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "ANTHROPIC_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GITHUB_", "ANTHROPIC_"))
+    }
     command = [sys.executable, "-m", "autoresearch_action", *words]
-    environment = kept | {"PYTHONPATH": str(HERE), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"} | more
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=200)
+    environment = (
+        kept
+        | {"PYTHONPATH": str(HERE), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+        | more
+    )
+    done = subprocess.run(
+        command, cwd=home, env=environment, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-SCRIPT = 'import random\nLR = 0.1\nprint("---")\nprint(f"tokens_per_second: {random.random() + LR}")\n'
+SCRIPT = (
+    'import random\nLR = 0.1\nprint("---")\nprint(f"tokens_per_second: {random.random() + LR}")\n'
+)
 SUITE = "import package\n\ndef test_speed(benchmark):\n    benchmark(package.work)\n"
 
 
@@ -65,15 +77,24 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
     if kind == "trio":
         assert brief.time_budget == 120
     elif kind == "suite":
-        tests = ["test_speed.py", "package/test_more.py", "package/conftest.py", "autoresearch_score.py"]
+        tests = [
+            "test_speed.py",
+            "package/test_more.py",
+            "package/conftest.py",
+            "autoresearch_score.py",
+        ]
         assert editable([*tests, "package/work.py"], "", brief) == ["package/work.py"]
     workflow = home / ".github" / "workflows" / "autoresearch.yml"
     assert workflow in {home / path for path in written}
     assert ("ubuntu-latest" in workflow.read_text()) is (kind != "trio")  # which imports torch
-    subprocess.run([str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=home)
+    subprocess.run(
+        [str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=home
+    )
     assert "already" in autoresearch(home, "init", code=2)
     if kind.startswith("script"):
-        assert editable(["main.py", "work.py"], "", brief) == ["work.py" if "modules" in kind else "main.py"]
+        assert editable(["main.py", "work.py"], "", brief) == [
+            "work.py" if "modules" in kind else "main.py"
+        ]
         said = autoresearch(home, "doctor")
         assert "run: tokens_per_second" in said and "Nothing stands in the way" in said
 
@@ -84,40 +105,65 @@ def test_init_in_a_folder_of_a_repository_puts_the_workflow_at_its_top(tmp_path:
     (home / "main.py").write_text(SCRIPT)
     tiny.git(tmp_path / "root", "init", "-q", "-b", "main")
     said = autoresearch(home, "init")
-    assert "Wrote program.md." in said and "git add program.md ../../.github/workflows/autoresearch.yml && git commit" in said
+    assert (
+        "Wrote program.md." in said
+        and "git add program.md ../../.github/workflows/autoresearch.yml && git commit" in said
+    )
     workflow = tmp_path / "root" / ".github" / "workflows" / "autoresearch.yml"
     assert yaml.safe_load(workflow.read_text())["jobs"]["autoresearch"]["with"] == {
         "working-directory": "services/a model",
         "runs-on": '["ubuntu-latest"]',
     }
-    subprocess.run([str(Path(sys.executable).with_name("actionlint")), str(workflow)], check=True, cwd=tmp_path / "root")
+    subprocess.run(
+        [str(Path(sys.executable).with_name("actionlint")), str(workflow)],
+        check=True,
+        cwd=tmp_path / "root",
+    )
     assert "already" in autoresearch(home, "init", code=2) and not (home / ".github").exists()
 
 
 def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
     said = autoresearch(home, "doctor")
-    assert "ok   run" in said and "sandbox" in said and "Set ANTHROPIC_API_KEY" in said and "Nothing stands in the way" in said
+    assert (
+        "ok   run" in said
+        and "sandbox" in said
+        and "Set ANTHROPIC_API_KEY" in said
+        and "Nothing stands in the way" in said
+    )
     brief = (home / "program.md").read_text()
-    (home / "program.md").write_text(brief.replace("metric:", "limits: {speed: 5}\ndata: [/nowhere/data]\nmetric:", 1))
+    (home / "program.md").write_text(
+        brief.replace("metric:", "limits: {speed: 5}\ndata: [/nowhere/data]\nmetric:", 1)
+    )
     tiny.commit(home)
     said = autoresearch(home, "doctor", code=2)
-    assert "FAIL limits: `limits` names speed" in said and "note data: /nowhere/data is not there" in said
+    assert (
+        "FAIL limits: `limits` names speed" in said
+        and "note data: /nowhere/data is not there" in said
+    )
     (home / "program.md").write_text(brief)
     (home / "train.py").write_text("raise SystemExit('no data here')\n")
     tiny.commit(home)
     assert "FAIL run" in autoresearch(home, "doctor", code=2)
     (home / "train.py").write_text("open('model.txt', 'w').write('1.5')\n")
     tiny.commit(home)
-    assert "FAIL model: no key, and optuna finds no literal to turn" in autoresearch(home, "doctor", code=2)
+    assert "FAIL model: no key, and optuna finds no literal to turn" in autoresearch(
+        home, "doctor", code=2
+    )
     (home / "train.py").write_text("RATE = 1.5\nopen('model.txt', 'w').write(str(RATE))\n")
     tiny.commit(home)
-    assert "AUTORESEARCH_SEED" in autoresearch(home, "doctor") and not (home / ".autoresearch").exists()
+    assert (
+        "AUTORESEARCH_SEED" in autoresearch(home, "doctor")
+        and not (home / ".autoresearch").exists()
+    )
     seeded = "RATE = 1.5\nimport random\nrandom.seed(7)\nopen('model.txt', 'w').write(str(random.random()))\n"
     (home / "train.py").write_text(seeded)
     tiny.commit(home)
     said = autoresearch(home, "doctor")
-    assert "ok   seeds: literal seeds are replaced in the trial's copy" in said and "AUTORESEARCH_SEED" not in said
+    assert (
+        "ok   seeds: literal seeds are replaced in the trial's copy" in said
+        and "AUTORESEARCH_SEED" not in said
+    )
     tiny.git(home, "rm", "-q", "--cached", "program.md")
     tiny.git(home, "commit", "-q", "-m", "Forget the brief")
     said = autoresearch(home, "doctor", code=2)
@@ -135,7 +181,9 @@ def test_measure_says_what_a_gain_takes(tmp_path: Path) -> None:
     needed = [int(found) for found in re.findall(r"A gain of [\d.]+ % needs (\d+) runs", said)]
     assert len(needed) == 4 and needed == sorted(needed, reverse=True) and needed[0] > needed[-1]
     for minutes in ("nan", "-5", "inf"):
-        assert f"--max-minutes {minutes}" in autoresearch(home, "measure", f"--max-minutes={minutes}", code=2)
+        assert f"--max-minutes {minutes}" in autoresearch(
+            home, "measure", f"--max-minutes={minutes}", code=2
+        )
 
 
 def test_help_and_version_load_nothing_heavy() -> None:
@@ -148,50 +196,92 @@ def test_help_and_version_load_nothing_heavy() -> None:
 
 def test_the_readme_s_workflows_are_sound(tmp_path: Path) -> None:
     """Every example is valid YAML that actionlint accepts, and asks for the rights that the called workflow needs."""
-    found = re.findall(r"<!-- example: (\w+) -->\n```yaml\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    found = re.findall(
+        r"<!-- example: (\w+) -->\n```yaml\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL
+    )
     assert [name for name, _ in found] == ["nightly", "checkpoint", "single"]
     needed: dict[str, str] = {}
-    for job in yaml.safe_load((HERE / ".github/workflows/autoresearch.yml").read_text())["jobs"].values():
-        needed |= {key: value for key, value in job["permissions"].items() if needed.get(key) != "write"}
+    for job in yaml.safe_load((HERE / ".github/workflows/autoresearch.yml").read_text())[
+        "jobs"
+    ].values():
+        needed |= {
+            key: value for key, value in job["permissions"].items() if needed.get(key) != "write"
+        }
     folder = tmp_path / ".github" / "workflows"
     folder.mkdir(parents=True)
     tiny.git(tmp_path, "init", "-q")  # actionlint looks for its settings in a repository
-    (tmp_path / ".github" / "actionlint.yaml").write_text((HERE / ".github" / "actionlint.yaml").read_text())
+    (tmp_path / ".github" / "actionlint.yaml").write_text(
+        (HERE / ".github" / "actionlint.yaml").read_text()
+    )
     for name, example in found:
         (folder / f"{name}.yml").write_text(example)
         (job,) = yaml.safe_load(example)["jobs"].values()
         assert job["permissions"] == needed, name
-    subprocess.run([str(Path(sys.executable).with_name("actionlint")), *map(str, folder.iterdir())], check=True, cwd=tmp_path)
+    subprocess.run(
+        [str(Path(sys.executable).with_name("actionlint")), *map(str, folder.iterdir())],
+        check=True,
+        cwd=tmp_path,
+    )
 
 
 def test_the_readme_s_brief_is_one() -> None:
     text = re.search(r"```yaml\n(---\nedit:.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
     assert text
     brief = briefs.parse(text[1].encode(), Path("program.md"), HERE)
-    assert brief.metric == "val_bpb" and brief.evaluate and brief.limits["peak_vram_mb"].relative == pytest.approx(0.1)
+    assert (
+        brief.metric == "val_bpb"
+        and brief.evaluate
+        and brief.limits["peak_vram_mb"].relative == pytest.approx(0.1)
+    )
 
 
 def test_a_checkpoint_is_fetched_hashed_and_kept(tmp_path: Path) -> None:
     """Through fsspec, in a process of its own that has the credentials which the harness put away; anew for a new run."""
     served = tmp_path / "model.pt"
     served.write_bytes(b"weights" * 1000)
-    path, sha = checkpoint.fetch(f"file://{served}", tmp_path / "state", {"AWS_SECRET_ACCESS_KEY": "x"})
-    assert path.read_bytes() == served.read_bytes() and sha == hashlib.sha256(b"weights" * 1000).hexdigest()
+    path, sha = checkpoint.fetch(
+        f"file://{served}", tmp_path / "state", {"AWS_SECRET_ACCESS_KEY": "x"}
+    )
+    assert (
+        path.read_bytes() == served.read_bytes()
+        and sha == hashlib.sha256(b"weights" * 1000).hexdigest()
+    )
     served.write_bytes(b"changed")
     assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}, keep=True) == (path, sha)
-    assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}) == (path, hashlib.sha256(b"changed").hexdigest())
+    assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}) == (
+        path,
+        hashlib.sha256(b"changed").hexdigest(),
+    )
     path.unlink()
-    assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}, keep=True)[0].read_bytes() == b"changed"
-    for uri, words in (("nowhere://x/y", "driver"), (f"file://{tmp_path}/missing", "FileNotFoundError")):
+    assert (
+        checkpoint.fetch(f"file://{served}", tmp_path / "state", {}, keep=True)[0].read_bytes()
+        == b"changed"
+    )
+    for uri, words in (
+        ("nowhere://x/y", "driver"),
+        (f"file://{tmp_path}/missing", "FileNotFoundError"),
+    ):
         with pytest.raises(EnvironmentFault, match=words):
             checkpoint.fetch(uri, tmp_path / "other", {})
     with pytest.raises(EnvironmentFault, match=r"missing\.pt cannot be fetched") as caught:
-        checkpoint.fetch(f"file://user:pw@{tmp_path.name}/missing.pt#X-Amz-Signature={'a' * 30}", tmp_path / "other", {})
+        checkpoint.fetch(
+            f"file://user:pw@{tmp_path.name}/missing.pt#X-Amz-Signature={'a' * 30}",
+            tmp_path / "other",
+            {},
+        )
     assert "aaa" not in str(caught.value) and "pw@" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
         checkpoint.fetch(str(tmp_path / "missing"), tmp_path, {})
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Interrupted, match="enough"):
-        checkpoint.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/model.pt", tmp_path / "other", {}, interrupted=lambda: "enough")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(Interrupted, match="enough"),
+    ):
+        checkpoint.fetch(
+            f"http://127.0.0.1:{silent.getsockname()[1]}/model.pt",
+            tmp_path / "other",
+            {},
+            interrupted=lambda: "enough",
+        )
 
 
 def test_the_demo_s_clone_follows_the_checkout(tmp_path: Path) -> None:
@@ -204,8 +294,18 @@ def test_the_demo_s_clone_follows_the_checkout(tmp_path: Path) -> None:
     for _ in range(2):
         (home / "train.py").write_text((home / "train.py").read_text() + "#\n")
         head = tiny.commit(home)
-        env = os.environ | {"PATH": f"{tool.parent}:{os.environ['PATH']}", "DEMO_DIRECTORY": str(tmp_path / "demo")}
-        done = subprocess.run(["sh", str(HERE / "benchmark" / "demo.sh")], cwd=home, env=env, capture_output=True, text=True, check=True)
+        env = os.environ | {
+            "PATH": f"{tool.parent}:{os.environ['PATH']}",
+            "DEMO_DIRECTORY": str(tmp_path / "demo"),
+        }
+        done = subprocess.run(
+            ["sh", str(HERE / "benchmark" / "demo.sh")],
+            cwd=home,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stdout.startswith(head)
         assert (tmp_path / "demo" / "train.py").read_text() == (home / "train.py").read_text()
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from autoresearch_action.trials.compiled import MOST_PACKED
-from autoresearch_action.trials.trial import Bench
+from autoresearch_action.trials.trial import SlotContext
 
 COMPILES = """
 import os, pathlib, sys, time
@@ -28,32 +28,42 @@ open("model.txt", "w").write("0.5")
 """
 
 
-def at(tmp_path: Path, trick: str = "", level: str = "full") -> tuple[Bench, str]:
+def at(tmp_path: Path, trick: str = "", level: str = "full") -> tuple[SlotContext, str]:
     """A bench whose program compiles, and that program's text."""
     for name in ("data", "decoy"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "text").write_text(name)
     text = COMPILES.replace("DATA", str(tmp_path / "data")).replace("TRICK", trick)
     keys = f"data: [{tmp_path / 'data'}]\ndecoy: {tmp_path / 'decoy'}\nmetric:"
-    root = tiny.repository(tmp_path / "r", program=tiny.PROGRAM.replace("metric:", keys, 1), train__py=text)
+    root = tiny.repository(
+        tmp_path / "r", program=tiny.PROGRAM.replace("metric:", keys, 1), train__py=text
+    )
     return bench.make(root, level), text
 
 
-def said(here: Bench, log: str) -> list[str]:
-    return [line[4:] for line in (here.state / log).read_text().splitlines() if line.startswith("saw ")]
+def said(here: SlotContext, log: str) -> list[str]:
+    return [
+        line[4:] for line in (here.state / log).read_text().splitlines() if line.startswith("saw ")
+    ]
 
 
 def test_a_tree_is_compiled_once_and_no_other_tree_reads_it(tmp_path: Path) -> None:
     here, text = at(tmp_path)
     first = bench.base(here, 1)
     assert first.outcome == "ok", first.reason + first.tail
-    assert said(here, first.log)[:2] == ["decoy cold 1 []", "data warm 300 ['kernel', 'left by decoy']"]
+    assert said(here, first.log)[:2] == [
+        "decoy cold 1 []",
+        "data warm 300 ['kernel', 'left by decoy']",
+    ]
     assert first.phases["compile"] > 1
     second = bench.base(here, 2)
     assert "compile" not in second.phases  # and nothing of the first trial is there
     assert said(here, second.log)[-1] == "data warm 300 ['kernel', 'left by decoy']"
     other = bench.candidate(here, text + "# another tree\n")
-    assert said(here, other.log)[-2:] == ["decoy cold 1 []", "data warm 300 ['kernel', 'left by decoy']"]
+    assert said(here, other.log)[-2:] == [
+        "decoy cold 1 []",
+        "data warm 300 ['kernel', 'left by decoy']",
+    ]
 
 
 LEFT = {
@@ -76,7 +86,11 @@ def test_what_no_compiler_leaves_is_not_carried_over(tmp_path: Path, what: str) 
 def test_a_pass_that_hangs_costs_its_limit(tmp_path: Path) -> None:
     here, _ = at(tmp_path, "time.sleep(100)")
     measured = bench.base(here, 1, limits={"compile": 2.0, "run": 60.0})
-    assert measured.outcome == "crash" and "untimed pass" in measured.reason and "limit of 2 s" in measured.reason
+    assert (
+        measured.outcome == "crash"
+        and "untimed pass" in measured.reason
+        and "limit of 2 s" in measured.reason
+    )
     assert "run" not in measured.phases
 
 

@@ -16,14 +16,15 @@ import bench
 import pytest
 import tiny
 
-from autoresearch_action.crew import Crew
 from autoresearch_action.errors import EnvironmentFault
+from autoresearch_action.isolation import device, interpreters, sandbox
+from autoresearch_action.isolation.device import Slot
 from autoresearch_action.ledger import Ledger
 from autoresearch_action.records import Measurement, Trial
-from autoresearch_action.trials import device, interpreters, pool, sandbox
-from autoresearch_action.trials.device import Slot
+from autoresearch_action.research.scheduler import Scheduler
+from autoresearch_action.trials import pool
 from autoresearch_action.trials.pool import LocalPool
-from autoresearch_action.trials.trial import Bench
+from autoresearch_action.trials.trial import SlotContext
 
 SMI = """#!/bin/sh
 next() { head -1 PLACE/$1; [ $(wc -l < PLACE/$1) -lt 2 ] || sed -i 1d PLACE/$1; }  # the last answer stays
@@ -36,7 +37,12 @@ case "$*" in
 *clocks_throttle*) next hot;;
 esac
 """
-CALM = {"cards": "0, GPU-a, 00000000:3B:00.0\n1, GPU-b, 00000000:86:00.0\n", "apps": "\n", "used": "4\n", "hot": "Not Active, Not Active\n"}
+CALM = {
+    "cards": "0, GPU-a, 00000000:3B:00.0\n1, GPU-b, 00000000:86:00.0\n",
+    "apps": "\n",
+    "used": "4\n",
+    "hot": "Not Active, Not Active\n",
+}
 GPU = Slot("cuda:0", "0")
 
 
@@ -57,30 +63,46 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     device.card.cache_clear()
 
 
-def test_a_trial_sees_its_own_card_alone(smi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_sees_its_own_card_alone(
+    smi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for bus, minor in (("0000:3b:00.0", 5), ("0000:86:00.0", 0)):
         (tmp_path / bus).mkdir()
         (tmp_path / bus / "information").write_text(f"Model: \t\t Fake\nDevice Minor: \t {minor}\n")
-    assert device.card("0", tmp_path) == ("GPU-a", "nvidia5") and device.card("1", tmp_path) == ("GPU-b", "nvidia0")
+    assert device.card("0", tmp_path) == ("GPU-a", "nvidia5") and device.card("1", tmp_path) == (
+        "GPU-b",
+        "nvidia0",
+    )
     monkeypatch.setattr(sandbox, "card", lambda gpu: device.card(gpu, tmp_path))
     exists = os.path.exists
-    monkeypatch.setattr(sandbox.os.path, "exists", lambda path: path == "/dev/nvidiactl" or exists(path))
-    assert {name for name in sandbox._devices("0") if name[:11] == "/dev/nvidia" and name[11:].isdigit()} == {"/dev/nvidia5"}
+    monkeypatch.setattr(
+        sandbox.os.path, "exists", lambda path: path == "/dev/nvidiactl" or exists(path)
+    )
+    assert {
+        name for name in sandbox._devices("0") if name[:11] == "/dev/nvidia" and name[11:].isdigit()
+    } == {"/dev/nvidia5"}
     (smi / "cards").write_text("0, GPU-a, 00000000:3B:00.0\n")
     device.card.cache_clear()
-    assert device.card("0", tmp_path) == ("0", "nvidia5"), "of a single card the number is as good, and programs know it"
+    assert device.card("0", tmp_path) == ("0", "nvidia5"), (
+        "of a single card the number is as good, and programs know it"
+    )
 
 
 def test_a_trial_is_told_its_card(smi: Path, tmp_path: Path) -> None:
     at = dataclasses.replace(bench.make(tiny.repository(tmp_path / "r")), slot=Slot("cuda:1", "1"))
-    measured = bench.candidate(at, "import os; print('card', os.environ['CUDA_VISIBLE_DEVICES']); open('model.txt', 'w').write('1')")
+    measured = bench.candidate(
+        at,
+        "import os; print('card', os.environ['CUDA_VISIBLE_DEVICES']); open('model.txt', 'w').write('1')",
+    )
     assert "card GPU-b" in (at.state / measured.log).read_text()
 
 
-def slow(tmp_path: Path) -> tuple[Bench, Trial]:
+def slow(tmp_path: Path) -> tuple[SlotContext, Trial]:
     """A trial that is on the card for long enough to be looked at."""
     root = tiny.repository(tmp_path / "r")
-    (root / "train.py").write_text((root / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.6"))
+    (root / "train.py").write_text(
+        (root / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.6")
+    )
     tiny.commit(root)
     at = dataclasses.replace(bench.make(root), slot=GPU)
     return at, Trial(number=0, commit=at.workspace.base, seed=1, index=1)
@@ -88,17 +110,27 @@ def slow(tmp_path: Path) -> tuple[Bench, Trial]:
 
 @pytest.mark.parametrize(
     ("file", "text", "why"),
-    [("apps", "\n1\n\n", "shared"), ("hot", f"Not Active, Active\n{CALM['hot']}", "throttled"), ("apps", "\n999999999\n\n", "")],
+    [
+        ("apps", "\n1\n\n", "shared"),
+        ("hot", f"Not Active, Active\n{CALM['hot']}", "throttled"),
+        ("apps", "\n999999999\n\n", ""),
+    ],
 )
 def test_a_card_that_was_disturbed_during_the_trial_is_measured_again(
     smi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, why: str
 ) -> None:
     """Also where all is calm again at the trial's end. A process that is not in our namespace may be our own."""
-    monkeypatch.setattr(device, "await_free", lambda *_: None)  # else it might be the one that hears of it
+    monkeypatch.setattr(
+        device, "await_free", lambda *_: None
+    )  # else it might be the one that hears of it
     at, trial = slow(tmp_path)
     (smi / file).write_text(text)
     measured = pool.measure(at, trial)
-    assert measured.outcome == "ok" and len(measured.notes) == bool(why) and why in "".join(measured.notes), measured.notes
+    assert (
+        measured.outcome == "ok"
+        and len(measured.notes) == bool(why)
+        and why in "".join(measured.notes)
+    ), measured.notes
 
 
 def test_what_is_always_hot_is_not_measured_three_times_for_ever(smi: Path, tmp_path: Path) -> None:
@@ -118,16 +150,20 @@ open("model.txt", "w").write("0.5")
 SCORES = "import time; time.sleep(SCORE); print('scored', time.time()); print('val_bpb: 0.5')"
 
 
-def crew(tmp_path: Path, start: float, score: float) -> Crew:
-    """A crew on one card, whose program takes `start` seconds to begin with training, and whose scorer `score`."""
+def crew(tmp_path: Path, start: float, score: float) -> Scheduler:
+    """A scheduler on one card, whose program takes `start` seconds to begin with training, and whose scorer `score`."""
     train = STARTS.replace("START", str(start))
-    at = bench.make(tiny.repository(tmp_path / "r", train__py=train, score__py=SCORES.replace("SCORE", str(score))))
+    at = bench.make(
+        tiny.repository(
+            tmp_path / "r", train__py=train, score__py=SCORES.replace("SCORE", str(score))
+        )
+    )
     workers = LocalPool(at.brief, at.workspace, at.sandbox, [GPU], at.state)
-    return Crew(workers, Ledger(at.state), str, lambda: None)
+    return Scheduler(workers, Ledger(at.state), str, lambda: None)
 
 
-def two(at: Crew) -> list[Measurement]:
-    """A trial, and another as soon as the crew takes one."""
+def two(at: Scheduler) -> list[Measurement]:
+    """A trial, and another as soon as the scheduler takes one."""
     workspace = at.executor._benches[0].workspace  # type: ignore[attr-defined]
     trials = [Trial(number=0, commit=workspace.base, seed=seed) for seed in (1, 2)]
     at.start(trials[0], "cuda:0")
@@ -143,7 +179,7 @@ def two(at: Crew) -> list[Measurement]:
     return done
 
 
-def told(at: Crew, run: Measurement, word: str) -> list[float]:
+def told(at: Scheduler, run: Measurement, word: str) -> list[float]:
     lines = (at.ledger.path.parent / run.log).read_text().splitlines()
     return [float(line.split()[1]) for line in lines if line.startswith(word)]
 
@@ -154,17 +190,25 @@ def test_a_trial_starts_while_the_last_one_is_scored(smi: Path, tmp_path: Path) 
     assert told(at, second, "began")[0] < told(at, first, "scored")[0] and not second.notes
 
 
-def test_a_training_that_a_scoring_disturbed_is_measured_again_and_nothing_overlaps_any_more(smi: Path, tmp_path: Path) -> None:
+def test_a_training_that_a_scoring_disturbed_is_measured_again_and_nothing_overlaps_any_more(
+    smi: Path, tmp_path: Path
+) -> None:
     at = crew(tmp_path, start=0.0, score=3.0)
     first, second = two(at)
-    assert second.notes == ["measured again: the card was still scoring another trial"] and not first.notes
+    assert (
+        second.notes == ["measured again: the card was still scoring another trial"]
+        and not first.notes
+    )
     began, again = told(at, second, "began")
     assert began < told(at, first, "scored")[0] < again and not at.executor.takes_another("cuda:0")
 
 
 def test_a_card_is_waited_for_until_it_and_its_memory_are_free(smi: Path) -> None:
     device.await_free(GPU, lambda: False, patience=0)
-    for file, text, told in (("apps", "999999999\n", "pid 999999999"), ("used", "1300\n", "1300 MiB")):
+    for file, text, told in (
+        ("apps", "999999999\n", "pid 999999999"),
+        ("used", "1300\n", "1300 MiB"),
+    ):
         (smi / file).write_text(text)
         with pytest.raises(EnvironmentFault, match=told):
             device.await_free(GPU, lambda: False, patience=0)
@@ -206,7 +250,9 @@ def place() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_a_lock_holds_against_another_account(place: Path, monkeypatch: pytest.MonkeyPatch, mask: int) -> None:
+def test_a_lock_holds_against_another_account(
+    place: Path, monkeypatch: pytest.MonkeyPatch, mask: int
+) -> None:
     monkeypatch.setattr(device, "LOCKS", place / "locks")
     before = os.umask(mask)
     try:
@@ -219,7 +265,9 @@ def test_a_lock_holds_against_another_account(place: Path, monkeypatch: pytest.M
         told: list[str] = []
         mine.release()  # this process's copy of it
         try:
-            device.Locks([Slot("cuda:1", "1")]).acquire(print, lambda: "", 0.0)  # they may make one, too
+            device.Locks([Slot("cuda:1", "1")]).acquire(
+                print, lambda: "", 0.0
+            )  # they may make one, too
             device.Locks([GPU]).acquire(told.append, lambda: "", patience)
         except EnvironmentFault as fault:
             assert patience == 0.0 and told and "has held gpu-0" in str(fault)
@@ -236,7 +284,9 @@ def test_a_folder_that_may_not_be_read_holds_no_interpreter(place: Path) -> None
     (place / "closed").chmod(0)
 
     def find() -> None:
-        found = interpreters.prefixes(f"{place}/closed/bin:{place}/bin", "", Path("/srv/r"), Path("/srv/r"))
+        found = interpreters.prefixes(
+            f"{place}/closed/bin:{place}/bin", "", Path("/srv/r"), Path("/srv/r")
+        )
         assert found == [place / "bin"], found
 
     assert as_another_account(find)

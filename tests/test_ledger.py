@@ -14,7 +14,7 @@ import pytest
 
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.errors import EnvironmentFault
-from autoresearch_action.ledger import CACHE, Ledger, Study, read
+from autoresearch_action.ledger import CACHE, Ledger, RunState, read
 from autoresearch_action.records import Confirmation, Measurement, Proposal, Trial, Usage, Verdict
 
 PATCH = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-x = 1\n+x = 2\n"
@@ -22,18 +22,32 @@ PATCH = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -1
 
 def measured(number: int, seed: int = 1, **more: object) -> Measurement:
     trial = Trial(number=number, commit=f"c{number}", seed=seed, group=str(more.pop("group", "")))
-    return Measurement(trial=trial, outcome="ok", value=1.0 / (1 + number), seconds=2.0, metrics={"loss": float("nan")}, **more)
+    return Measurement(
+        trial=trial,
+        outcome="ok",
+        value=1.0 / (1 + number),
+        seconds=2.0,
+        metrics={"loss": float("nan")},
+        **more,
+    )
 
 
 def fill(ledger: Ledger, number: int, status: str = "discard") -> None:
     proposal = Proposal(parent="base", patch=PATCH, agent="optuna", description=f"idea {number}")
     ledger.propose(number, proposal, f"c{number}", f"tree{number}")
     ledger.measured(measured(number))
-    ledger.append("verdict", Verdict(number=number, status=status, reason="why", description="d", agent="optuna", usd=0.5))
+    ledger.append(
+        "verdict",
+        Verdict(
+            number=number, status=status, reason="why", description="d", agent="optuna", usd=0.5
+        ),
+    )
 
 
 @pytest.mark.parametrize("block", [ledgers.BLOCK, 1000, 7])
-def test_an_experiment_is_the_fold_of_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_an_experiment_is_the_fold_of_its_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     """However the file is cut into blocks as it is read."""
     monkeypatch.setattr(ledgers, "BLOCK", block)
     ledger = Ledger(tmp_path)
@@ -47,17 +61,41 @@ def test_an_experiment_is_the_fold_of_its_events(tmp_path: Path, monkeypatch: py
     ledger.append("stop", reason="done", finished=True)
     ledger.close()
 
-    study = read(tmp_path)
-    assert list(study.experiments) == [0, 1, 2] and study.kept == [1] and study.next_number == 3
-    first = study.experiments[1]
-    assert first.proposal and first.proposal.patch == PATCH and first.verdict and first.verdict.status == "keep"
-    assert len(first.runs) == 1 and len(study.confirm_runs["claim"]) == 1
-    assert study.usd == 1.75 and study.device_seconds == 8.0 and study.trees == {"tree1": 1, "tree2": 2}
-    assert study.improved and study.confirmation and study.confirmation.tree == "abc"
-    assert study.finished and study.first > 0 and study.last >= study.first
+    run_state = read(tmp_path)
+    assert (
+        list(run_state.experiments) == [0, 1, 2]
+        and run_state.kept == [1]
+        and run_state.next_number == 3
+    )
+    first = run_state.experiments[1]
+    assert (
+        first.proposal
+        and first.proposal.patch == PATCH
+        and first.verdict
+        and first.verdict.status == "keep"
+    )
+    assert len(first.runs) == 1 and len(run_state.confirm_runs["claim"]) == 1
+    assert (
+        run_state.usd == 1.75
+        and run_state.device_seconds == 8.0
+        and run_state.trees == {"tree1": 1, "tree2": 2}
+    )
+    assert run_state.improved and run_state.confirmation and run_state.confirmation.tree == "abc"
+    assert run_state.finished and run_state.first > 0 and run_state.last >= run_state.first
     line = json.loads((tmp_path / "ledger.jsonl").read_text().splitlines()[3])
     assert line["event"] == "verdict"
-    assert {"number", "status", "reason", "description", "agent", "metrics", "patch", "started", "seconds", "usd"} <= line.keys()
+    assert {
+        "number",
+        "status",
+        "reason",
+        "description",
+        "agent",
+        "metrics",
+        "patch",
+        "started",
+        "seconds",
+        "usd",
+    } <= line.keys()
 
 
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
@@ -71,7 +109,9 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     fill(ledger, 2)
     ledger.close()
-    assert (tmp_path / "ledger.jsonl").read_bytes().startswith(whole) and list(read(tmp_path).experiments) == [1, 2]
+    assert (tmp_path / "ledger.jsonl").read_bytes().startswith(whole) and list(
+        read(tmp_path).experiments
+    ) == [1, 2]
 
 
 def test_a_last_line_that_no_version_began_is_not_cut_off(tmp_path: Path) -> None:
@@ -89,13 +129,16 @@ def test_kill_9_loses_at_most_the_line_being_written(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
         "from test_ledger import *\n"
-        "ledger = Ledger(Path(sys.argv[1])); n = ledger.study.next_number\n"
+        "ledger = Ledger(Path(sys.argv[1])); n = ledger.run_state.next_number\n"
         "while True:\n    fill(ledger, n); print(n, flush=True); n += 1\n"
     )
     told: list[int] = []
     for rounds in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "."}
+            [sys.executable, "-c", script, tmp_path],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": "."},
         )
         assert process.stdout
         for _ in range(20 + rounds):
@@ -103,8 +146,8 @@ def test_kill_9_loses_at_most_the_line_being_written(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        study = read(tmp_path)
-        assert all(study.experiments[number].verdict for number in told)
+        run_state = read(tmp_path)
+        assert all(run_state.experiments[number].verdict for number in told)
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
@@ -119,9 +162,9 @@ def test_a_finished_ledger_is_put_aside_with_its_patches(tmp_path: Path) -> None
     ledger = Ledger(tmp_path)
     fill(ledger, 1, "keep")
     ledger.restart("night-1")
-    assert ledger.study.next_number == 1 and not ledger.study.kept
+    assert ledger.run_state.next_number == 1 and not ledger.run_state.kept
     fill(ledger, 1)
-    old = Study.of(tmp_path / "history" / "night-1.jsonl")
+    old = RunState.of(tmp_path / "history" / "night-1.jsonl")
     assert old.kept == [1] and old.patch(1) == PATCH
     ledger.close()
 
@@ -136,14 +179,22 @@ def test_a_long_ledger_is_indexed_without_being_held(tmp_path: Path) -> None:
     with path.open("wb") as file:
         for number in range(1, 20_001):
             for line in lines:
-                file.write(line.replace(b'"number":1', b'"number":%d' % number).replace(b"tree1", b"tree%d" % number))
+                file.write(
+                    line.replace(b'"number":1', b'"number":%d' % number).replace(
+                        b"tree1", b"tree%d" % number
+                    )
+                )
     tracemalloc.start()
-    study = read(tmp_path)
+    run_state = read(tmp_path)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(study.experiments) == 20_000 and len(study.statuses) == 20_000 and study.trees["tree777"] == 777
-    assert study.experiments[12_345].verdict is not None
-    assert len(study.recent()) <= 302 and len(study.experiments._cache) <= CACHE
+    assert (
+        len(run_state.experiments) == 20_000
+        and len(run_state.statuses) == 20_000
+        and run_state.trees["tree777"] == 777
+    )
+    assert run_state.experiments[12_345].verdict is not None
+    assert len(run_state.recent()) <= 302 and len(run_state.experiments._cache) <= CACHE
     assert held < 20_000 * 800, "the index must stay far below the ledger's own size"
 
 

@@ -19,7 +19,7 @@ import pytest
 import tiny
 from model_server import ModelServer, reply
 
-from autoresearch_action.ledger import Study
+from autoresearch_action.ledger import RunState
 
 PROGRAM = tiny.PROGRAM.replace("python ", "/usr/bin/python3 ")
 HERE = Path(__file__).resolve().parent.parent
@@ -30,12 +30,23 @@ def command(*words: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "ANTHROPIC_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GITHUB_", "ANTHROPIC_"))
+    }
     return kept | {"PYTHONPATH": str(HERE)} | more
 
 
 def run(home: Path, *words: str, code: int = 0, **more: str) -> str:
-    done = subprocess.run(command("run", *words), cwd=home, env=environment(**more), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command("run", *words),
+        cwd=home,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
@@ -48,14 +59,21 @@ def events(home: Path, kind: str = "", state: str = ".autoresearch") -> list[dic
 
 def tried(home: Path) -> int:
     """Experiments with a verdict, those that went on under another number counted once."""
-    return Study.of(home / ".autoresearch" / "ledger.jsonl").tried
+    return RunState.of(home / ".autoresearch" / "ledger.jsonl").tried
 
 
 def ideas(home: Path, folder: Path) -> None:
     tiny.patch(home, folder / "1.diff", ("LR = 0.1", "LR = 0.2"), subject="Raise the rate")
     tiny.patch(home, folder / "2.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
-    tiny.patch(home, folder / "3.diff", ("with open", "loss += 9\nwith open"), subject="Far too high")
-    tiny.patch(home, folder / "4.diff", ('print("peak_vram_mb: 100.0")', "raise SystemExit(7)"), subject="Broken")
+    tiny.patch(
+        home, folder / "3.diff", ("with open", "loss += 9\nwith open"), subject="Far too high"
+    )
+    tiny.patch(
+        home,
+        folder / "4.diff",
+        ('print("peak_vram_mb: 100.0")', "raise SystemExit(7)"),
+        subject="Broken",
+    )
     rest = "".join(f" {line}\n" for line in tiny.SCORE.splitlines()[1:4])
     frozen = f"diff --git a/score.py b/score.py\n--- a/score.py\n+++ b/score.py\n@@ -1,4 +1,4 @@\n-import os\n+import sys, os\n{rest}"
     (folder / "5.diff").write_text(f"Subject: Edit the scorer\n\n{frozen}")
@@ -73,17 +91,27 @@ def test_from_a_brief_to_a_branch_and_a_preview(tmp_path: Path) -> None:
         "baseline": "keep", "Raise the rate": "keep", "Wider": "keep", "Far too high": "discard", "Broken": "crash",
         "Edit the scorer": "discard",
     }  # fmt: skip
-    assert "exit" in verdicts["Broken"]["reason"] and "score.py" in verdicts["Edit the scorer"]["reason"]
+    assert (
+        "exit" in verdicts["Broken"]["reason"]
+        and "score.py" in verdicts["Edit the scorer"]["reason"]
+    )
     (confirmation,) = events(home, "confirmation")
     assert confirmation["held"] and confirmation["pairs"] >= 7
-    assert abs(confirmation["baseline"] - (1 + 0.4 + 0.16 + 0.001)) < 0.02 and abs(confirmation["best"] - (1 + 0.1 + 0.04 + 0.001)) < 0.02
+    assert (
+        abs(confirmation["baseline"] - (1 + 0.4 + 0.16 + 0.001)) < 0.02
+        and abs(confirmation["best"] - (1 + 0.1 + 0.04 + 0.001)) < 0.02
+    )
 
     log = tiny.git(home, "log", "--format=%s %T", "autoresearch/program").splitlines()
-    assert {line.rsplit(" ", 1)[0] for line in log[:2]} == {"Raise the rate", "Wider"} and log[2].startswith("Start")
+    assert {line.rsplit(" ", 1)[0] for line in log[:2]} == {"Raise the rate", "Wider"} and log[
+        2
+    ].startswith("Start")
     assert log[0].endswith(confirmation["tree"]) and tiny.git(home, "status", "--porcelain") == ""
 
     table = (state / "results.tsv").read_text().splitlines()
-    assert table[0] == "commit\tval_bpb\tmemory_gb\tstatus\tdescription" and len(table) == 1 + len(events(home, "verdict"))
+    assert table[0] == "commit\tval_bpb\tmemory_gb\tstatus\tdescription" and len(table) == 1 + len(
+        events(home, "verdict")
+    )
     assert Counter(line.split("\t")[3] for line in table[1:])["keep"] == 3
     body = (state / "PULL_REQUEST.md").read_text()
     headings = re.findall(r"^## (.*)", body, re.MULTILINE)
@@ -92,7 +120,10 @@ def test_from_a_brief_to_a_branch_and_a_preview(tmp_path: Path) -> None:
     assert "re-measured on this head" in body.split("## Scope")[0] and "Lower the loss." in body
     assert (state / "progress.png").read_bytes().startswith(b"\x89PNG") and "Holds" in said
 
-    before = {name: (state / name).read_bytes() for name in ("results.tsv", "report.html", "PULL_REQUEST.md")}
+    before = {
+        name: (state / name).read_bytes()
+        for name in ("results.tsv", "report.html", "PULL_REQUEST.md")
+    }
     for name in before:
         (state / name).unlink()
     subprocess.run(command("report"), cwd=home, env=environment(), check=True, capture_output=True)
@@ -106,7 +137,17 @@ def test_edits_that_only_move_the_dice_end_without_a_claim(tmp_path: Path) -> No
         home = tiny.repository(tmp_path / f"home-{attempt}", noise=0.02, program=PROGRAM)
         count = tmp_path / f"count-{attempt}"
         script = f"sh -c 'echo x >> {count}; sed -i \"s/7919 + .*/7919 + $(wc -l < {count}))/\" train.py'"
-        run(home, "--agent", f"command:{script}", "--usd-per-call", "0", "--max-experiments", "12", "--max-minutes", "5")
+        run(
+            home,
+            "--agent",
+            f"command:{script}",
+            "--usd-per-call",
+            "0",
+            "--max-experiments",
+            "12",
+            "--max-minutes",
+            "5",
+        )
         assert tried(home) == 12
         claims.append(any(event["held"] for event in events(home, "confirmation")))
         assert (tiny.git(home, "branch", "--list", "autoresearch/*") == "") != claims[-1]
@@ -118,7 +159,11 @@ def test_edits_that_only_move_the_dice_end_without_a_claim(tmp_path: Path) -> No
 def killed(home: Path, dice: random.Random, longest: float, *words: str, **more: str) -> bool:
     """Start a run, kill it at a random moment; whether it was still going."""
     process = subprocess.Popen(
-        command("run", *words), cwd=home, env=environment(**more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command("run", *words),
+        cwd=home,
+        env=environment(**more),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         process.wait(dice.uniform(0.3, longest))
@@ -134,7 +179,12 @@ def survive(place: Path, kills: int, words: tuple[str, ...], seed: int) -> None:
     dice, hits = random.Random(seed), 0
     for attempt in range(5 * kills):
         if hits < kills:
-            hits += survive_one(tiny.repository(place / f"home-{attempt}", program=PROGRAM), kills - hits, words, dice)
+            hits += survive_one(
+                tiny.repository(place / f"home-{attempt}", program=PROGRAM),
+                kills - hits,
+                words,
+                dice,
+            )
     assert hits == kills
 
 
@@ -160,12 +210,18 @@ def survive_one(home: Path, kills: int, words: tuple[str, ...], dice: random.Ran
     assert numbers == list(range(1, len(numbers) + 1)), "a number was skipped or given twice"
     settled = Counter(event["number"] for event in folded if event["event"] == "verdict")
     assert set(settled.values()) == {1} and set(settled) == {0, *numbers}
-    runs = Counter((e["trial"]["commit"], e["trial"]["seed"], e["trial"]["split"]) for e in folded if e["event"] == "trial")
+    runs = Counter(
+        (e["trial"]["commit"], e["trial"]["seed"], e["trial"]["split"])
+        for e in folded
+        if e["event"] == "trial"
+    )
     assert set(runs.values()) == {1}, "a finished trial was run again"
     asked = sum(1 for event in folded if event["event"] == "ask")
     answered = sum(1 for event in folded if event["event"] == "spend")
     assert asked - answered <= 2 * hits, "more was asked again than slots + 1 for each kill"
-    assert folded[-1]["event"] in ("stop", "fact") and any(e["event"] == "stop" and e["finished"] for e in folded)
+    assert folded[-1]["event"] in ("stop", "fact") and any(
+        e["event"] == "stop" and e["finished"] for e in folded
+    )
     return hits
 
 
@@ -182,14 +238,22 @@ def test_calls_in_flight_at_a_kill_stay_reserved(tmp_path: Path) -> None:
     agent = f"sh -c 'echo x >> {calls}; sleep 100'"
     words = ("--usd-per-call", "1", "--max-usd", "3.5", "--max-minutes", "60")
     process = subprocess.Popen(
-        command("run", "--agent", f"command:{agent}", *words), cwd=home, env=environment(), stdout=subprocess.DEVNULL
+        command("run", "--agent", f"command:{agent}", *words),
+        cwd=home,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
     )
-    wait_for(lambda: calls.exists() and len(calls.read_text()) == 4, 100)  # one a slot, and one more
+    wait_for(
+        lambda: calls.exists() and len(calls.read_text()) == 4, 100
+    )  # one a slot, and one more
     process.kill()
     process.wait()
-    assert Study.of(home / ".autoresearch" / "ledger.jsonl").usd == 2
+    assert RunState.of(home / ".autoresearch" / "ledger.jsonl").usd == 2
     run(home, "--agent", f"command:echo '#' $$ >> train.py; echo x >> {calls}", *words)
-    assert len(calls.read_text()) == 6 and "3.5 dollars (3.00 spent)" in events(home, "stop")[-1]["reason"]
+    assert (
+        len(calls.read_text()) == 6
+        and "3.5 dollars (3.00 spent)" in events(home, "stop")[-1]["reason"]
+    )
 
 
 @pytest.mark.battery
@@ -228,13 +292,19 @@ def living(mark: str) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_trial_and_keeps_everything(tmp_path: Path, number: int) -> None:
     mark = f"sleep-{os.getpid()}-{number}"
-    home = tiny.repository(tmp_path / "home", program=PROGRAM.replace("timeout: 20", "timeout: 200"))
-    (home / "train.py").write_text((home / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.0  # baseline"))
+    home = tiny.repository(
+        tmp_path / "home", program=PROGRAM.replace("timeout: 20", "timeout: 200")
+    )
+    (home / "train.py").write_text(
+        (home / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.0  # baseline")
+    )
     tiny.commit(home)
     slow = f"__import__('subprocess').run(['/bin/sh', '-c', 'trap \"\" INT TERM; sleep 100; : {mark}'])"
     tiny.patch(home, tmp_path / "ideas" / "1.diff", ("time.sleep(PAUSE)", slow), subject="Hangs")
     words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "60")
-    process = subprocess.Popen(command("run", *words), cwd=home, env=environment(), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("run", *words), cwd=home, env=environment(), stdout=subprocess.PIPE, text=True
+    )
     wait_for(lambda: living(mark), 200)
     sent = time.time()
     process.send_signal(number)
@@ -243,25 +313,43 @@ def test_a_signal_ends_the_trial_and_keeps_everything(tmp_path: Path, number: in
     assert process.returncode == 0 and "Nothing is lost" in said
     assert events(home)[-1]["at"] - sent < max(allowed, patience(5)) and not living(mark)
     *_, cut, last = events(home)
-    assert (last["event"], last["reason"], last["finished"]) == ("stop", f"interrupted by {signal.Signals(number).name}", False)
-    assert cut["event"] == "cut" and 0 < cut["seconds"] < 200, "what was cut off took the device's time"
+    assert (last["event"], last["reason"], last["finished"]) == (
+        "stop",
+        f"interrupted by {signal.Signals(number).name}",
+        False,
+    )
+    assert cut["event"] == "cut" and 0 < cut["seconds"] < 200, (
+        "what was cut off took the device's time"
+    )
     assert (home / ".autoresearch" / "report.html").exists()
 
 
 def test_a_second_ctrl_c_ends_it_at_once_in_one_sentence(tmp_path: Path) -> None:
     mark = f"sleep-{os.getpid()}-twice"
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
-    (home / "train.py").write_text(f"import subprocess\nLR = 0.1\nsubprocess.run(['/bin/sh', '-c', 'sleep 100; : {mark}'])\n")
+    (home / "train.py").write_text(
+        f"import subprocess\nLR = 0.1\nsubprocess.run(['/bin/sh', '-c', 'sleep 100; : {mark}'])\n"
+    )
     tiny.commit(home)
     process = subprocess.Popen(
-        command("run", "--agent", "optuna"), cwd=home, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command("run", "--agent", "optuna"),
+        cwd=home,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     wait_for(lambda: living(mark), 200)
     while process.poll() is None:  # two may be taken for one, and people press it more often
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
     said, _ = process.communicate(timeout=90)
-    assert process.returncode == 130 and "autoresearch: ended at once" in said and "Traceback" not in said and "Aborted" not in said, said
+    assert (
+        process.returncode == 130
+        and "autoresearch: ended at once" in said
+        and "Traceback" not in said
+        and "Aborted" not in said
+    ), said
     wait_for(lambda: not living(mark), 30)
     assert events(home)[0]["event"] == "run"
 
@@ -269,12 +357,26 @@ def test_a_second_ctrl_c_ends_it_at_once_in_one_sentence(tmp_path: Path) -> None
 def test_the_minutes_are_kept_whatever_the_trial_does(tmp_path: Path) -> None:
     """A machine that is too slow for the minutes, which is said, is given more of them: the cap is the cap all the same."""
     for minutes in (0.5, 1.0, 2.0, 4.0):
-        home = tiny.repository(tmp_path / f"home-{minutes}", program=PROGRAM.replace("timeout: 20", "timeout: 2"))
+        home = tiny.repository(
+            tmp_path / f"home-{minutes}", program=PROGRAM.replace("timeout: 20", "timeout: 2")
+        )
         for index in range(30 * int(2 * minutes)):
             slow = f"time.sleep({100 + index})"
-            tiny.patch(home, tmp_path / "ideas" / f"{index:03d}.diff", ("time.sleep(PAUSE)", slow), subject=f"Hang {index}")
+            tiny.patch(
+                home,
+                tmp_path / "ideas" / f"{index:03d}.diff",
+                ("time.sleep(PAUSE)", slow),
+                subject=f"Hang {index}",
+            )
         words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", str(minutes))
-        done = subprocess.run(command("run", *words), cwd=home, env=environment(), capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command("run", *words),
+            cwd=home,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert done.returncode == 0 or "is too small" in done.stderr, done.stdout + done.stderr
         times = [event["at"] for event in events(home)]
         assert times[-1] - times[0] < 60 * minutes + patience(1)
@@ -289,7 +391,9 @@ def test_a_budget_that_cannot_do_is_refused_at_once(tmp_path: Path) -> None:
     timed = PROGRAM.replace("timeout: 20", "time-budget: 60")
     home = tiny.repository(tmp_path / "home", program=timed)
     said = run(home, "--max-minutes", "3", code=2)
-    assert "--max-minutes 3 is too small" in said and re.search(r"needs --max-minutes 1[0-9.]+", said)
+    assert "--max-minutes 3 is too small" in said and re.search(
+        r"needs --max-minutes 1[0-9.]+", said
+    )
     assert "usd-per-call" in run(home, "--agent", "command:true", code=2)
     for words, name in (
         (("--max-experiments", "0"), "--max-experiments"),
@@ -308,9 +412,21 @@ def test_experiments_and_dollars_are_hard_caps(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
     counter = tmp_path / "calls"
     script = f"sh -c 'echo x >> {counter}; n=$(wc -l < {counter}); sed -i \"s/LR = .*/LR = 0.0$((10 + n))/\" train.py'"  # all worse
-    words = ("--agent", f"command:{script}", "--usd-per-call", "1", "--max-usd", "3.5", "--max-minutes", "5")
+    words = (
+        "--agent",
+        f"command:{script}",
+        "--usd-per-call",
+        "1",
+        "--max-usd",
+        "3.5",
+        "--max-minutes",
+        "5",
+    )
     run(home, *words)
-    assert len(counter.read_text().splitlines()) == 3 and "3.5 dollars" in events(home, "stop")[-1]["reason"]
+    assert (
+        len(counter.read_text().splitlines()) == 3
+        and "3.5 dollars" in events(home, "stop")[-1]["reason"]
+    )
     run(home, "--fresh", "--max-experiments", "5", "--max-minutes", "5")
     assert tried(home) == 5
     assert events(home, "stop")[-1]["reason"] == "all 5 experiments are done"
@@ -352,10 +468,21 @@ def test_a_model_proposes_and_its_key_stays_out_of_everything(tmp_path: Path) ->
     def answer(request: dict[str, Any]) -> Any:
         text = json.dumps(request)
         present = re.findall(r"LR = (0\.\d+)  # step", text)[-1]
-        return reply([("train.py", f"LR = {present}", f"LR = 0.{next(rates)}")], description=f"@everyone see #1 {key}")
+        return reply(
+            [("train.py", f"LR = {present}", f"LR = 0.{next(rates)}")],
+            description=f"@everyone see #1 {key}",
+        )
 
     with ModelServer(answer) as server:
-        said = run(home, "--max-experiments", "4", "--max-minutes", "5", ANTHROPIC_API_KEY=key, ANTHROPIC_BASE_URL=server.url)
+        said = run(
+            home,
+            "--max-experiments",
+            "4",
+            "--max-minutes",
+            "5",
+            ANTHROPIC_API_KEY=key,
+            ANTHROPIC_BASE_URL=server.url,
+        )
         assert 4 <= len(server.requests) - len(events(home, "unmeasured")) <= 6
     spend = [event for event in events(home, "spend") if event.get("calls")]
     assert len(spend) >= 4 and all(event["usd"] > 0 for event in spend)
@@ -375,13 +502,27 @@ def test_a_plain_checkout_runs_unchanged(tmp_path: Path) -> None:
         .replace('int(os.environ.get("AUTORESEARCH_SEED", "1"))', "SEED")
         .replace("LR = 0.1", "SEED = 1337\nLR = 0.1")
     )
-    tiny.repository(home, program="# Research\n\nMake val_bpb lower. Only train.py may change.\n", prepare__py="TIME_BUDGET = 1\n")
+    tiny.repository(
+        home,
+        program="# Research\n\nMake val_bpb lower. Only train.py may change.\n",
+        prepare__py="TIME_BUDGET = 1\n",
+    )
     (home / "train.py").write_text(source)
     tiny.commit(home)
     tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
-    run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    run(
+        home,
+        "--agent",
+        f"patches:{tmp_path / 'ideas'}",
+        "--max-minutes",
+        "5",
+        PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin",
+    )
     assert [event["status"] for event in events(home, "verdict")] == ["keep", "keep"]
-    assert events(home, "confirmation")[-1]["held"] and events(home, "run")[0]["contract"]["run"] == "python train.py"
+    assert (
+        events(home, "confirmation")[-1]["held"]
+        and events(home, "run")[0]["contract"]["run"] == "python train.py"
+    )
     body = (home / ".autoresearch" / "PULL_REQUEST.md").read_text()
     assert "self-reported" in body and "literal seeds were replaced" in body
 
@@ -396,7 +537,9 @@ def test_a_second_run_goes_on_from_the_first_and_from_a_newer_base(tmp_path: Pat
     tiny.patch(home, tmp_path / "ideas" / "1.diff", ("LR = 0.1", "LR = 0.2"), subject="Faster")
     run(home, *words)
     proposals = events(home, "proposal")
-    assert [event["description"] for event in proposals][:2] == ["Wider", "Faster"] and proposals[0]["parent"] == base
+    assert [event["description"] for event in proposals][:2] == ["Wider", "Faster"] and proposals[
+        0
+    ]["parent"] == base
     assert events(home, "confirmation")[-1]["held"]
     assert tiny.git(home, "show", "autoresearch/program:README") == "A newer base."
     assert len(list((home / ".autoresearch" / "history").glob("*.jsonl"))) == 1
@@ -413,17 +556,24 @@ def test_a_folder_of_a_monorepo_is_a_project_of_its_own(tmp_path: Path) -> None:
     tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
     run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
     assert events(home, "confirmation")[-1]["held"]
-    assert tiny.git(root, "diff", "--name-only", "main", "autoresearch/services--model--program") == "services/model/train.py"
+    assert (
+        tiny.git(root, "diff", "--name-only", "main", "autoresearch/services--model--program")
+        == "services/model/train.py"
+    )
 
 
 def test_a_terminal_shows_where_it_stands(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
-    (home / "train.py").write_text((home / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.7"))
+    (home / "train.py").write_text(
+        (home / "train.py").read_text().replace("PAUSE = 0.0", "PAUSE = 0.7")
+    )
     tiny.commit(home)
     tiny.patch(home, tmp_path / "ideas" / "1.diff", ("LR = 0.1", "LR = 0.9"), subject="Too high")
     ours, theirs = pty.openpty()
     words = command("run", "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
-    process = subprocess.Popen(words, cwd=home, env=environment(TERM="xterm", COLUMNS="100"), stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        words, cwd=home, env=environment(TERM="xterm", COLUMNS="100"), stdout=theirs, stderr=theirs
+    )
     os.close(theirs)
     shown = b""
     while True:
@@ -433,7 +583,12 @@ def test_a_terminal_shows_where_it_stands(tmp_path: Path) -> None:
             break
     assert process.wait() == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert "autoresearch · val_bpb" in text and "the baseline on cpu:0 for" in text and "incumbent: 1.5" in text and "#1 discard" in text
+    assert (
+        "autoresearch · val_bpb" in text
+        and "the baseline on cpu:0 for" in text
+        and "incumbent: 1.5" in text
+        and "#1 discard" in text
+    )
 
 
 @pytest.mark.battery
@@ -447,7 +602,11 @@ def test_a_proof_that_takes_too_long_is_cut_off_and_goes_on_next_time(tmp_path: 
     words = ("--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "1.2")
     started = time.monotonic()
     said = run(home, *words)
-    assert time.monotonic() - started < 72 and "minutes are over" in said and "Nothing is lost" in said
+    assert (
+        time.monotonic() - started < 72 and "minutes are over" in said and "Nothing is lost" in said
+    )
     before = events(home, "trial")
     run(home, *words[:-1], "5")
-    assert events(home, "trial")[: len(before)] == before and events(home, "confirmation")[-1]["held"]
+    assert (
+        events(home, "trial")[: len(before)] == before and events(home, "confirmation")[-1]["held"]
+    )

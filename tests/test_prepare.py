@@ -45,8 +45,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Prepared once from a .jsonl file, near-duplicates and all."""
     folder = tmp_path_factory.mktemp("data")
     texts = documents()
-    near = [text.replace("return", "yield", 1).upper() + f"\n# twin {i}" for i, text in enumerate(texts[:60])]
-    (folder / "all.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts + near))
+    near = [
+        text.replace("return", "yield", 1).upper() + f"\n# twin {i}"
+        for i, text in enumerate(texts[:60])
+    ]
+    (folder / "all.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts + near)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTORESEARCH_DATA", str(folder))
         assert prepare.prepare(str(folder / "all.jsonl"), SMALL)
@@ -59,13 +64,17 @@ def texts_of(folder: Path) -> dict[str, list[str]]:
     for split, part in (("train", "train"), ("val", "eval"), ("holdout", "eval")):
         tokens, starts = prepare._tokens(folder / part, split)
         assert all(tokens[starts[:-1]] == prepare.BOS)
-        found[split] = tokenizer.decode_batch([tokens[a + 1 : b].tolist() for a, b in zip(starts, starts[1:], strict=False)])
+        found[split] = tokenizer.decode_batch(
+            [tokens[a + 1 : b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+        )
     return found
 
 
 def test_splits_are_disjoint_and_near_duplicates_stay_together(data: Path) -> None:
     texts, found = documents(), texts_of(data)
-    assert Counter(text for side in found.values() for text in side if "# twin" not in text) == Counter(texts)  # each once, as it was
+    assert Counter(
+        text for side in found.values() for text in side if "# twin" not in text
+    ) == Counter(texts)  # each once, as it was
     side = {text: name for name, several in found.items() for text in several}
     assert len(found["val"]) >= 0.1 * 360 and len(found["holdout"]) >= 0.2 * 360
     torn = 0
@@ -84,24 +93,42 @@ def test_what_is_scored_is_an_excerpt_from_anywhere_in_a_document(data: Path) ->
     documents = [tokens[a + 1 : b].tobytes() for a, b in zip(starts, starts[1:], strict=False)]
     _, targets, blocks = prepare.windows("val")
     streams = [targets[blocks == block].ravel() for block in np.unique(blocks)]
-    pieces = [piece for stream in streams for piece in np.split(stream, np.flatnonzero(stream == prepare.BOS)) if len(piece) > 9]
+    pieces = [
+        piece
+        for stream in streams
+        for piece in np.split(stream, np.flatnonzero(stream == prepare.BOS))
+        if len(piece) > 9
+    ]
     found = [piece[piece != prepare.BOS].astype(tokens.dtype).tobytes() for piece in pieces]
-    assert len(found) == len(documents) and all(any(piece in document for document in documents) for piece in found)
+    assert len(found) == len(documents) and all(
+        any(piece in document for document in documents) for piece in found
+    )
     heads = sum(any(document.startswith(piece) for document in documents) for piece in found)
     assert heads < len(found) / 2
 
 
 def test_a_decoy_looks_like_the_data_and_teaches_nothing(data: Path) -> None:
-    real, fake = (json.loads((data / part / "manifest.json").read_text()) for part in ("train", "decoy"))
+    real, fake = (
+        json.loads((data / part / "manifest.json").read_text()) for part in ("train", "decoy")
+    )
     assert real["profile"] == fake["profile"] and {*real["files"]} == {*fake["files"]}
     tokens, starts = prepare._tokens(data / "decoy", "train")
-    assert tokens.dtype == prepare._tokens(data / "train", "train")[0].dtype and (tokens[starts[:-1]] == prepare.BOS).all()
+    assert (
+        tokens.dtype == prepare._tokens(data / "train", "train")[0].dtype
+        and (tokens[starts[:-1]] == prepare.BOS).all()
+    )
     pairs = np.bincount(tokens[1:].astype(int) % 8 * 8 + tokens[:-1].astype(int) % 8, minlength=64)
     assert pairs.min() > 0.9 * pairs.mean()  # no token tells the next
 
 
-def test_preparing_again_does_nothing_and_an_edit_does(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = {path: (path.stat().st_mtime_ns, prepare.sha256(path)) for path in data.rglob("*.*") if path.name != ".lock"}
+def test_preparing_again_does_nothing_and_an_edit_does(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = {
+        path: (path.stat().st_mtime_ns, prepare.sha256(path))
+        for path in data.rglob("*.*")
+        if path.name != ".lock"
+    }
     assert not prepare.prepare(str(data / "all.jsonl"), SMALL)
     assert not prepare.prepare(None, SMALL)
     assert before == {path: (path.stat().st_mtime_ns, prepare.sha256(path)) for path in before}
@@ -113,18 +140,26 @@ def test_preparing_again_does_nothing_and_an_edit_does(data: Path, monkeypatch: 
     (tmp_path / "all.jsonl").write_text(lines)
     assert prepare.prepare(str(tmp_path / "all.jsonl"), SMALL)
     same = [path.relative_to(data) for path in before if path.suffix == ".npy"]
-    assert same and all(prepare.sha256(data / path) == prepare.sha256(tmp_path / path) for path in same)  # the same anywhere
+    assert same and all(
+        prepare.sha256(data / path) == prepare.sha256(tmp_path / path) for path in same
+    )  # the same anywhere
     (tmp_path / "all.jsonl").write_text(lines + json.dumps({"text": "new " * 200}) + "\n")
     assert prepare.prepare(str(tmp_path / "all.jsonl"), SMALL)
     (tmp_path / "train" / "train.tokens.npy").unlink()
-    assert prepare.prepare(None, SMALL) and prepare.meta()["source"].endswith("all.jsonl")  # what is not whole is made again
+    assert prepare.prepare(None, SMALL) and prepare.meta()["source"].endswith(
+        "all.jsonl"
+    )  # what is not whole is made again
 
 
 def test_sources_read_the_same_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTORESEARCH_DATA", str(tmp_path))
     texts = documents(40)
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"content": text}) + "\n" for text in texts))
-    pq.write_table(pa.table({"id": range(40), "text": texts}), tmp_path / "a.parquet", row_group_size=7)
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"content": text}) + "\n" for text in texts)
+    )
+    pq.write_table(
+        pa.table({"id": range(40), "text": texts}), tmp_path / "a.parquet", row_group_size=7
+    )
     (tmp_path / "a.txt").write_text("\n".join(texts))
     for spec in (tmp_path / "a.jsonl", tmp_path / "a.parquet", f"file://{tmp_path}/a.parquet"):
         assert [text for text, _ in prepare.open_source(str(spec), 0).documents()] == texts
@@ -178,7 +213,9 @@ def server() -> Iterator[tuple[str, type[Trouble]]]:
         listening.shutdown()
 
 
-def test_climbmix_arrives_over_a_bad_line(server: tuple[str, type[Trouble]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_climbmix_arrives_over_a_bad_line(
+    server: tuple[str, type[Trouble]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, handler = server
     texts = documents(260)
     for number, part in ((0, texts[:80]), (1, texts[80:160]), (prepare.PINNED, texts[160:])):
@@ -197,12 +234,18 @@ def test_climbmix_arrives_over_a_bad_line(server: tuple[str, type[Trouble]], tmp
         assert len(body) // 2 - 1024 < begin <= len(body) // 2 < later  # went on where it broke off
     found = texts_of(tmp_path)
     pinned = set(texts[160:])
-    assert set(found["val"]) <= pinned and set(found["holdout"]) <= pinned and len(found["train"]) >= 140
+    assert (
+        set(found["val"]) <= pinned
+        and set(found["holdout"]) <= pinned
+        and len(found["train"]) >= 140
+    )
     count = len(handler.asked)
     assert not prepare.prepare("climbmix", SMALL, shards=2) and len(handler.asked) == count
 
 
-def test_damage_in_a_download_is_noticed(server: tuple[str, type[Trouble]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_in_a_download_is_noticed(
+    server: tuple[str, type[Trouble]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, handler = server
     handler.files["x.parquet"] = b"PAR1" + bytes(100) + b"PAR2"
     monkeypatch.setattr(prepare.time, "sleep", lambda _: None)
@@ -214,10 +257,15 @@ def test_damage_in_a_download_is_noticed(server: tuple[str, type[Trouble]], tmp_
 class Model(nn.Module):
     """Honest: the token and the mean of those before it. `twist` makes it something else."""
 
-    def __init__(self, twist: Callable[[Tensor, Tensor, Model], Tensor] = lambda idx, logits, _: logits) -> None:
+    def __init__(
+        self, twist: Callable[[Tensor, Tensor, Model], Tensor] = lambda idx, logits, _: logits
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(3)
-        self.embedding, self.head = nn.Embedding(SMALL.vocabulary, 16), nn.Linear(16, SMALL.vocabulary)
+        self.embedding, self.head = (
+            nn.Embedding(SMALL.vocabulary, 16),
+            nn.Linear(16, SMALL.vocabulary),
+        )
         with torch.no_grad():
             for weight in self.parameters():
                 weight.normal_(0, 0.5, generator=generator)
@@ -227,7 +275,9 @@ class Model(nn.Module):
     def forward(self, idx: Tensor) -> Tensor:
         x = self.embedding(idx)
         x = x + x.cumsum(1) / torch.arange(1, idx.size(1) + 1).view(1, -1, 1)
-        x = x + F.scaled_dot_product_attention(x.unsqueeze(1), x.unsqueeze(1), x.unsqueeze(1), is_causal=True).squeeze(1)
+        x = x + F.scaled_dot_product_attention(
+            x.unsqueeze(1), x.unsqueeze(1), x.unsqueeze(1), is_causal=True
+        ).squeeze(1)
         return self.twist(idx, self.head(F.rms_norm(x, (16,))), self)
 
 
@@ -236,7 +286,9 @@ def peek(idx: Tensor, logits: Tensor, _: Model) -> Tensor:
 
 
 def peek_rarely(idx: Tensor, logits: Tensor, _: Model) -> Tensor:
-    return logits + 5 * F.one_hot(idx.roll(-1, 1), SMALL.vocabulary) * (torch.arange(idx.size(1)) % 16 == 7).view(1, -1, 1)
+    return logits + 5 * F.one_hot(idx.roll(-1, 1), SMALL.vocabulary) * (
+        torch.arange(idx.size(1)) % 16 == 7
+    ).view(1, -1, 1)
 
 
 def count_calls(idx: Tensor, logits: Tensor, model: Model) -> Tensor:
@@ -245,13 +297,21 @@ def count_calls(idx: Tensor, logits: Tensor, model: Model) -> Tensor:
 
 
 def remember(idx: Tensor, logits: Tensor, _: Model) -> Tensor:
-    return logits + 0 * F.batch_norm(idx.float(), torch.zeros(32), torch.ones(32), training=True).mean()
+    return (
+        logits
+        + 0 * F.batch_norm(idx.float(), torch.zeros(32), torch.ones(32), training=True).mean()
+    )
 
 
 def honest(idx: Tensor, logits: Tensor, _: Model) -> Tensor:
     """Operators with private names, and a norm that has learnt and does so no more."""
     chosen = ((idx > 3) & (idx < 50)) | (idx == 7)
-    scaled = F.batch_norm(logits.transpose(1, 2), torch.ones(SMALL.vocabulary), torch.ones(SMALL.vocabulary), training=False)
+    scaled = F.batch_norm(
+        logits.transpose(1, 2),
+        torch.ones(SMALL.vocabulary),
+        torch.ones(SMALL.vocabulary),
+        training=False,
+    )
     return torch.where(chosen.unsqueeze(2), scaled.transpose(1, 2), logits)
 
 
@@ -267,11 +327,17 @@ CHEATS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("reason,twist", [(reason, twist) for reason, several in CHEATS.items() for twist in several])
-def test_cheats_are_refused(data: Path, tmp_path: Path, reason: str, twist: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize(
+    "reason,twist", [(reason, twist) for reason, several in CHEATS.items() for twist in several]
+)
+def test_cheats_are_refused(
+    data: Path, tmp_path: Path, reason: str, twist: Callable[..., Tensor]
+) -> None:
     prepare.submit(Model(twist), tmp_path / "model.pt2")
     with pytest.raises(prepare.Refused, match=reason):
-        prepare.score(prepare.Program(tmp_path / "model.pt2", "cpu", SMALL.model_bytes), "val", 0, "cpu", 256)
+        prepare.score(
+            prepare.Program(tmp_path / "model.pt2", "cpu", SMALL.model_bytes), "val", 0, "cpu", 256
+        )
 
 
 def test_the_score_is_that_of_the_model_itself(data: Path, tmp_path: Path) -> None:
@@ -281,13 +347,17 @@ def test_the_score_is_that_of_the_model_itself(data: Path, tmp_path: Path) -> No
     for split in ("val", "holdout"):
         environment |= {"AUTORESEARCH_SPLIT": split, "AUTORESEARCH_HOLDOUT_SLICE": "7"}
         command = [sys.executable, str(Path(prepare.__file__).resolve()), "evaluate"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         told = re.findall(r"^val_bpb: (\S+)$", done.stdout, re.MULTILINE)
         x, y, _ = (torch.from_numpy(array) for array in prepare.windows(split, 7))
         sizes = torch.from_numpy(np.load(data / "eval" / "token_bytes.npy"))[y]
         with torch.no_grad():
-            nats = F.cross_entropy(model(x).flatten(0, 1).double(), y.flatten(), reduction="none").view_as(y)
+            nats = F.cross_entropy(
+                model(x).flatten(0, 1).double(), y.flatten(), reduction="none"
+            ).view_as(y)
         expected = float((nats * (sizes > 0)).sum() / math.log(2) / sizes.sum())
         assert len(told) == 1 and abs(float(told[0]) - expected) < 1e-4
         blocks = re.findall(r"^METRIC_BLOCKS: (.*)$", done.stdout, re.MULTILINE)[0].split()
@@ -300,7 +370,9 @@ def altered(path: Path, edit: Callable[[str], str]) -> Path:
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
         for item in old.infolist():
             body = old.read(item)
-            new.writestr(item.filename, edit(body.decode()) if item.filename.endswith("model.json") else body)
+            new.writestr(
+                item.filename, edit(body.decode()) if item.filename.endswith("model.json") else body
+            )
     return changed
 
 
@@ -313,14 +385,19 @@ def test_an_archive_is_read_as_data(data: Path, tmp_path: Path) -> None:
     def poison(text: str) -> str:
         return json.dumps(json.loads(text) | told).replace("Symbol('s", f"{code} or Symbol('s")
 
-    prepare.Program(altered(tmp_path / "model.pt2", poison), "cpu", SMALL.model_bytes)(torch.zeros(8, 32, dtype=torch.int64))
+    prepare.Program(altered(tmp_path / "model.pt2", poison), "cpu", SMALL.model_bytes)(
+        torch.zeros(8, 32, dtype=torch.int64)
+    )
     assert not mark.exists()  # what torch.export.load would have run
     for target in (
         "torch.ops.aten.from_file.default", "torch.ops.aten.set_.source_Tensor", "torch.load", "_operator.attrgetter",
         "torch.ops.aten.save.default", "torch.ops.aten.manual_seed.default", "torch.ops.aten.batch_norm_update_stats.default",
         "torch.ops.aten.initial_seed.default", "torch.ops.aten.miopen_batch_norm.default",
     ):  # fmt: skip
-        swapped = altered(tmp_path / "model.pt2", lambda text, target=target: text.replace("torch.ops.aten.embedding.default", target))
+        swapped = altered(
+            tmp_path / "model.pt2",
+            lambda text, target=target: text.replace("torch.ops.aten.embedding.default", target),
+        )
         with pytest.raises(prepare.Refused):
             prepare.Program(swapped, "cpu", SMALL.model_bytes)
     dice = random.Random(5)
@@ -332,7 +409,9 @@ def test_an_archive_is_read_as_data(data: Path, tmp_path: Path) -> None:
                 body[dice.randrange(len(body))] = dice.randrange(256)
         (tmp_path / "damaged.pt2").write_bytes(body)
         try:
-            prepare.Program(tmp_path / "damaged.pt2", "cpu", SMALL.model_bytes)(torch.zeros(8, 32, dtype=torch.int64))
+            prepare.Program(tmp_path / "damaged.pt2", "cpu", SMALL.model_bytes)(
+                torch.zeros(8, 32, dtype=torch.int64)
+            )
         except prepare.Refused as problem:
             assert "\n" not in str(problem)
     with pytest.raises(prepare.Refused, match="bytes"):

@@ -15,35 +15,47 @@ import tiny
 
 from autoresearch_action.agents import Context, Draft
 from autoresearch_action.errors import InputError
-from autoresearch_action.ledger import Ledger, Study
-from autoresearch_action.past import Past, changed
+from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.records import Run, Trial, Verdict
+from autoresearch_action.research.history import History, changed
 
 SOURCE = "LR = 0.1\n#\n#\n#\nWIDTH = 4\n"
 
 
 def bowl(literals: dict[str, float], trial: Trial) -> float:
     dice = random.Random(f"{trial.seed} {sorted(literals.items())}")
-    return 1 + 0.5 * (literals["LR"] - 0.3) ** 2 + (literals["WIDTH"] - 8) ** 2 * 0.01 + dice.gauss(0, 0.01)
+    return (
+        1
+        + 0.5 * (literals["LR"] - 0.3) ** 2
+        + (literals["WIDTH"] - 8) ** 2 * 0.01
+        + dice.gauss(0, 0.01)
+    )
 
 
 def events(home: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (home / ".autoresearch" / "ledger.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (home / ".autoresearch" / "ledger.jsonl").read_text().splitlines()
+    ]
     return [line for line in lines if line["event"] == kind]
 
 
 @pytest.mark.parametrize("usd", [3, 8, 14, 17, 20, 23, 26, 29, 32, 40])
-def test_dollars_of_device_and_calls_are_a_hard_cap_of_search_and_proof(tmp_path: Path, usd: int) -> None:
+def test_dollars_of_device_and_calls_are_a_hard_cap_of_search_and_proof(
+    tmp_path: Path, usd: int
+) -> None:
     """A trial costs one dollar and so does a call: whatever the cap is, what was spent stays below it."""
     home = quick.repository(tmp_path / "home", SOURCE, transfer="{set: {WIDTH: 9}, require: true}")
     edits = [("WIDTH = 4", "WIDTH = 6"), *(("LR = 0.1", f"LR = 0.2{index}") for index in range(8))]
     try:
-        study = quick.go(home, quick.Agent(edits, usd=1.0), bowl, max_usd=usd, gpu_usd_per_hour=3600.0)
+        run_state = quick.go(
+            home, quick.Agent(edits, usd=1.0), bowl, max_usd=usd, gpu_usd_per_hour=3600.0
+        )
     except InputError as error:
         assert "--max-usd" in str(error) and usd < 32
-        study = Study.of(home / ".autoresearch" / "ledger.jsonl")
-    assert study.usd + study.device_seconds <= usd
-    assert usd < 40 or "dollars" in study.stop_reason
+        run_state = RunState.of(home / ".autoresearch" / "ledger.jsonl")
+    assert run_state.usd + run_state.device_seconds <= usd
+    assert usd < 40 or "dollars" in run_state.stop_reason
 
 
 def test_device_time_of_trials_in_flight_at_a_kill_counts(tmp_path: Path) -> None:
@@ -51,20 +63,25 @@ def test_device_time_of_trials_in_flight_at_a_kill_counts(tmp_path: Path) -> Non
     home = quick.repository(tmp_path / "home", SOURCE)
     edits = [("LR = 0.1", f"LR = 0.2{index}") for index in range(4)]
 
-    def dies(study: Study) -> str:
-        if study.trials >= 5:
+    def dies(run_state: RunState) -> str:
+        if run_state.trials >= 5:
             raise MemoryError
         return ""
 
     for _ in range(3):
         with pytest.raises(MemoryError):
             quick.go(home, quick.Agent(edits), bowl, dies, seconds=7.0)
-    study = quick.go(home, quick.Agent(edits), bowl, seconds=7.0)
-    assert study.trials > 5 and study.trial_seconds == 7 * study.trials
-    assert study.cut_seconds == 3 * 7 * len(quick.Executor.slots) and study.device_seconds == study.trial_seconds + study.cut_seconds
+    run_state = quick.go(home, quick.Agent(edits), bowl, seconds=7.0)
+    assert run_state.trials > 5 and run_state.trial_seconds == 7 * run_state.trials
+    assert (
+        run_state.cut_seconds == 3 * 7 * len(quick.Executor.slots)
+        and run_state.device_seconds == run_state.trial_seconds + run_state.cut_seconds
+    )
 
 
-def test_an_idea_that_was_thought_of_while_the_incumbent_moved_is_measured_on_the_new_one(tmp_path: Path) -> None:
+def test_an_idea_that_was_thought_of_while_the_incumbent_moved_is_measured_on_the_new_one(
+    tmp_path: Path,
+) -> None:
     moved = threading.Event()
 
     class Slow(quick.Agent):
@@ -73,27 +90,41 @@ def test_an_idea_that_was_thought_of_while_the_incumbent_moved_is_measured_on_th
             assert draft.description.startswith("WIDTH") or moved.wait(60)
             return draft
 
-    def seen(study: Study) -> str:
-        if study.kept:
+    def seen(run_state: RunState) -> str:
+        if run_state.kept:
             moved.set()
         return ""
 
     home = quick.repository(tmp_path / "home", SOURCE)
-    study = quick.go(home, Slow([("WIDTH = 4", "WIDTH = 8"), ("LR = 0.1", "LR = 0.3")]), bowl, seen)
-    made, measured = (e for e in study.experiments.values() if e.description == "LR = 0.3")
-    assert study.carried == {made.number} and not made.runs
-    assert measured.parent == study.experiments[study.kept[0]].commit and measured.runs
+    run_state = quick.go(
+        home, Slow([("WIDTH = 4", "WIDTH = 8"), ("LR = 0.1", "LR = 0.3")]), bowl, seen
+    )
+    made, measured = (e for e in run_state.experiments.values() if e.description == "LR = 0.3")
+    assert run_state.carried == {made.number} and not made.runs
+    assert measured.parent == run_state.experiments[run_state.kept[0]].commit and measured.runs
 
 
 def test_an_idea_that_was_never_measured_is_no_experiment(tmp_path: Path) -> None:
     """Made while others ran, and the incumbent moved by a change of its very line: it was never measured."""
     home = quick.repository(tmp_path / "home", SOURCE)
-    edits = [("WIDTH = 4", f"WIDTH = {value}") for value in (8, 9, 7)] + [("LR = 0.1", f"LR = -{value}") for value in range(1, 9)]
-    study = quick.go(home, quick.Agent(edits), bowl, max_experiments=5)
-    assert study.unmeasured and study.tried == 5 and "all 5 experiments" in study.stop_reason
-    assert study.unmeasured == Study.of(study.state / "ledger.jsonl").unmeasured
-    measured = [e for number, e in study.experiments.items() if number and number not in study.carried and e.runs]
-    assert len(measured) == 5 and not any(study.experiments[number].runs for number in study.unmeasured)
+    edits = [("WIDTH = 4", f"WIDTH = {value}") for value in (8, 9, 7)] + [
+        ("LR = 0.1", f"LR = -{value}") for value in range(1, 9)
+    ]
+    run_state = quick.go(home, quick.Agent(edits), bowl, max_experiments=5)
+    assert (
+        run_state.unmeasured
+        and run_state.tried == 5
+        and "all 5 experiments" in run_state.stop_reason
+    )
+    assert run_state.unmeasured == RunState.of(run_state.state / "ledger.jsonl").unmeasured
+    measured = [
+        e
+        for number, e in run_state.experiments.items()
+        if number and number not in run_state.carried and e.runs
+    ]
+    assert len(measured) == 5 and not any(
+        run_state.experiments[number].runs for number in run_state.unmeasured
+    )
 
 
 def lucky(literals: dict[str, float], trial: Trial) -> float:
@@ -104,34 +135,57 @@ def lucky(literals: dict[str, float], trial: Trial) -> float:
 
 def test_a_proof_that_was_interrupted_goes_on_and_searches_no_further(tmp_path: Path) -> None:
     home = quick.repository(tmp_path / "home", SOURCE.replace("LR = 0.1", "X = 0.0"), exact="true")
-    edits = [("X = 0.0", "X = 0.01"), ("X = 0.01\n#\n#\n#\nWIDTH = 4", "X = 0.01\n#\n#\n#\nWIDTH = 8")]  # one after the other
+    edits = [
+        ("X = 0.0", "X = 0.01"),
+        ("X = 0.01\n#\n#\n#\nWIDTH = 4", "X = 0.01\n#\n#\n#\nWIDTH = 8"),
+    ]  # one after the other
 
-    def begun(study: Study) -> str:
-        return "interrupted" if "plans" in study.facts else ""
+    def begun(run_state: RunState) -> str:
+        return "interrupted" if "plans" in run_state.facts else ""
 
-    study = quick.go(home, quick.Agent(edits, patient=True), lucky, begun, max_experiments=2)
-    assert not study.finished and len(events(home, "stack")) == 1 and len(study.kept) == 1
+    run_state = quick.go(home, quick.Agent(edits, patient=True), lucky, begun, max_experiments=2)
+    assert not run_state.finished and len(events(home, "stack")) == 1 and len(run_state.kept) == 1
     asked, agent = len(events(home, "ask")), quick.Agent([("X = 0.01", "X = -0.5")])
-    study = quick.go(home, agent, lucky, max_experiments=9)
-    assert study.finished and study.improved and not agent.calls and len(events(home, "ask")) == asked
-    assert len(events(home, "stack")) == 1 and study.confirmation and study.confirmation.numbers == study.kept
+    run_state = quick.go(home, agent, lucky, max_experiments=9)
+    assert (
+        run_state.finished
+        and run_state.improved
+        and not agent.calls
+        and len(events(home, "ask")) == asked
+    )
+    assert (
+        len(events(home, "stack")) == 1
+        and run_state.confirmation
+        and run_state.confirmation.numbers == run_state.kept
+    )
 
 
 def test_kept_changes_that_do_not_apply_on_one_another_end_in_a_sentence(tmp_path: Path) -> None:
     home = quick.repository(tmp_path / "home", SOURCE, exact="true")
-    study = quick.go(
-        home, quick.Agent([("WIDTH = 4", "WIDTH = 6")]), lambda literals, _: bowl(literals, TRIAL), lambda s: "enough" * bool(s.kept)
+    run_state = quick.go(
+        home,
+        quick.Agent([("WIDTH = 4", "WIDTH = 6")]),
+        lambda literals, _: bowl(literals, TRIAL),
+        lambda s: "enough" * bool(s.kept),
     )
     ledger = Ledger(home / ".autoresearch")
-    twice = study.experiments[study.kept[0]]
+    twice = run_state.experiments[run_state.kept[0]]
     assert twice.proposal and twice.verdict
-    other = twice.proposal.model_copy(update={"patch": twice.proposal.patch.replace("WIDTH = 6", "WIDTH = 7"), "parent": "f" * 40})
-    number = ledger.study.next_number
+    other = twice.proposal.model_copy(
+        update={"patch": twice.proposal.patch.replace("WIDTH = 6", "WIDTH = 7"), "parent": "f" * 40}
+    )
+    number = ledger.run_state.next_number
     ledger.propose(number, other, twice.commit, "e" * 40)
-    ledger.append("verdict", Verdict(number=number, status="keep", reason="", description="", agent=""))
+    ledger.append(
+        "verdict", Verdict(number=number, status="keep", reason="", description="", agent="")
+    )
     ledger.close()
-    study = quick.go(home, quick.Agent([]), lambda literals, _: bowl(literals, TRIAL))
-    assert study.finished and study.confirmation and "do not apply" in study.confirmation.reason
+    run_state = quick.go(home, quick.Agent([]), lambda literals, _: bowl(literals, TRIAL))
+    assert (
+        run_state.finished
+        and run_state.confirmation
+        and "do not apply" in run_state.confirmation.reason
+    )
 
 
 TRIAL = Trial(number=0, commit="", seed=1)
@@ -141,7 +195,9 @@ class Killed(BaseException):
     """The end of the process."""
 
 
-def test_an_attempt_is_counted_once_wherever_it_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_is_counted_once_wherever_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = quick.repository(tmp_path / "home", SOURCE)
     whole = Ledger.append
 
@@ -154,25 +210,35 @@ def test_an_attempt_is_counted_once_wherever_it_is_killed(tmp_path: Path, monkey
     with pytest.raises(Killed):
         quick.go(home, quick.Agent([("WIDTH = 4", "WIDTH = 7")]), bowl)
     monkeypatch.setattr(Ledger, "append", whole)
-    study = quick.go(home, quick.Agent([]), bowl)
-    assert study.improved and "1 claim in 1 attempt " in study.facts["claims"]
-    assert json.loads((home / ".autoresearch" / "claims.json").read_text())["claims"]["attempts"] == 1
+    run_state = quick.go(home, quick.Agent([]), bowl)
+    assert run_state.improved and "1 claim in 1 attempt " in run_state.facts["claims"]
+    assert (
+        json.loads((home / ".autoresearch" / "claims.json").read_text())["claims"]["attempts"] == 1
+    )
 
 
 def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
     """The second change applies on the first alone; on a newer base both go first, as one candidate that names them."""
     home = quick.repository(tmp_path / "home", "WIDTH = 4\nLR = 0.1\n")
     edits = [("WIDTH = 4", "WIDTH = 6"), ("WIDTH = 6", "WIDTH = 8")]
-    study = quick.go(home, quick.Agent(edits, patient=True), bowl)
-    assert len(study.kept) == 2 and study.improved
-    stack = tuple(proposal for number in study.kept if (proposal := study.experiments[number].proposal))
+    run_state = quick.go(home, quick.Agent(edits, patient=True), bowl)
+    assert len(run_state.kept) == 2 and run_state.improved
+    stack = tuple(
+        proposal
+        for number in run_state.kept
+        if (proposal := run_state.experiments[number].proposal)
+    )
     (home / "README").write_text("A newer base.\n")
     base = tiny.commit(home)
 
     put_aside(home / ".autoresearch")
-    study = quick.go(home, quick.Agent([]), bowl, inherited=stack)
+    run_state = quick.go(home, quick.Agent([]), bowl, inherited=stack)
     (whole,) = events(home, "proposal")
-    assert whole["parent"] == base and whole["description"] == "Together: WIDTH = 6; WIDTH = 8" and study.improved
+    assert (
+        whole["parent"] == base
+        and whole["description"] == "Together: WIDTH = 6; WIDTH = 8"
+        and run_state.improved
+    )
 
     put_aside(home / ".autoresearch")
     quick.go(home, quick.Agent([]), bowl, inherited=stack, settled=frozenset([whole["tree"]]))
@@ -187,8 +253,12 @@ def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
 
 def test_what_was_rejected_while_the_machine_had_stepped_is_measured_again(tmp_path: Path) -> None:
     """Slower by 30 σ after the baseline: the first candidates are rejected for that, until one stands out of their row."""
-    home = quick.repository(tmp_path / "home", SOURCE + "".join(f"#\n#\n#\n{name} = 1\n" for name in "ABC"))
-    (home / "program.md").write_text((home / "program.md").read_text().replace("metric: val_bpb", "metric: seconds"))
+    home = quick.repository(
+        tmp_path / "home", SOURCE + "".join(f"#\n#\n#\n{name} = 1\n" for name in "ABC")
+    )
+    (home / "program.md").write_text(
+        (home / "program.md").read_text().replace("metric: val_bpb", "metric: seconds")
+    )
     tiny.commit(home)
 
     def timing(literals: dict[str, float], trial: Trial) -> float:
@@ -197,12 +267,25 @@ def test_what_was_rejected_while_the_machine_had_stepped_is_measured_again(tmp_p
         return 100 - gain + 3 * (trial.purpose != "baseline") + noise
 
     edits = [*((f"{name} = 1", f"{name} = 2") for name in "ABC"), ("WIDTH = 4", "WIDTH = 5")]
-    study = quick.go(home, quick.Agent(edits), timing)
-    first = {n: e for n, e in study.experiments.items() if e.verdict and "worse than the incumbent" in e.verdict.reason and not e.origin}
-    again = [e for e in study.experiments.values() if e.origin in first]
-    assert again and {e.origin for e in again} == {*first} and len(again) == len(first) and study.tried == len(edits)
-    assert {e.description for e in again} <= {f"{name} = 2" for name in "ABC"} and study.improved
-    assert {*study.kept} & ({e.number for e in again} | {e.number for e in study.experiments.values() if e.origin})
+    run_state = quick.go(home, quick.Agent(edits), timing)
+    first = {
+        n: e
+        for n, e in run_state.experiments.items()
+        if e.verdict and "worse than the incumbent" in e.verdict.reason and not e.origin
+    }
+    again = [e for e in run_state.experiments.values() if e.origin in first]
+    assert (
+        again
+        and {e.origin for e in again} == {*first}
+        and len(again) == len(first)
+        and run_state.tried == len(edits)
+    )
+    assert {e.description for e in again} <= {
+        f"{name} = 2" for name in "ABC"
+    } and run_state.improved
+    assert {*run_state.kept} & (
+        {e.number for e in again} | {e.number for e in run_state.experiments.values() if e.origin}
+    )
 
 
 def test_the_baseline_sets_the_clock_and_has_none_to_keep(tmp_path: Path) -> None:
@@ -214,7 +297,9 @@ def test_the_baseline_sets_the_clock_and_has_none_to_keep(tmp_path: Path) -> Non
         return bowl(literals, trial)
 
     assert quick.go(home, quick.Agent([("WIDTH = 4", "WIDTH = 6")]), watched).improved
-    assert len({trial.purpose for trial in seen if trial.number == 0}) == 2  # at first, and beside the head
+    assert (
+        len({trial.purpose for trial in seen if trial.number == 0}) == 2
+    )  # at first, and beside the head
     assert {trial.clock_limit is None for trial in seen if trial.number == 0} == {True}
     assert {trial.clock_limit is None for trial in seen if trial.number} == {False}
 
@@ -232,7 +317,7 @@ def test_the_stack_is_that_of_the_newest_run_that_proved_something(tmp_path: Pat
     def after(words: str, held: bool, count: int = 4, **facts: Any) -> tuple[set[str], int]:
         studies.make(tmp_path, count, words, every=3, held=held, **facts)
         put_aside(tmp_path)
-        past = Past.of(tmp_path, now)
+        past = History.of(tmp_path, now)
         return {proposal.description for proposal in past.stack}, len(past.settled)
 
     assert after("first", False) == ({"first"}, 0)
@@ -244,9 +329,35 @@ def test_the_stack_is_that_of_the_newest_run_that_proved_something(tmp_path: Pat
 
 
 def test_evidence_goes_on_where_all_that_it_rests_on_is_the_same() -> None:
-    machine = {"processor": "a", "cores": "2", "memory": "8 GiB", "slots": "cpu:0", "system": "Linux 6.1"}
-    old = Run(id="old", started=1.0, base="a", brief_hash="b", data="c", checkpoint={"uri": "u", "sha256": "d"}, environment=machine)
-    assert changed(old, old.model_copy(update={"id": "now", "started": 2.0, "environment": machine | {"system": "Linux 6.2"}})) == []
+    machine = {
+        "processor": "a",
+        "cores": "2",
+        "memory": "8 GiB",
+        "slots": "cpu:0",
+        "system": "Linux 6.1",
+    }
+    old = Run(
+        id="old",
+        started=1.0,
+        base="a",
+        brief_hash="b",
+        data="c",
+        checkpoint={"uri": "u", "sha256": "d"},
+        environment=machine,
+    )
+    assert (
+        changed(
+            old,
+            old.model_copy(
+                update={
+                    "id": "now",
+                    "started": 2.0,
+                    "environment": machine | {"system": "Linux 6.2"},
+                }
+            ),
+        )
+        == []
+    )
     for update, told in (
         ({"base": "x"}, "the commit"),
         ({"brief_hash": "x"}, "the brief"),

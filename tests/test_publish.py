@@ -26,7 +26,9 @@ BRANCH = "autoresearch/program"
 
 def confirmation(run: Delivery) -> dict[str, object]:
     lines = (run.state / "ledger.jsonl").read_text().splitlines()
-    return next(json.loads(line) for line in reversed(lines) if line.startswith('{"event":"confirmation"'))
+    return next(
+        json.loads(line) for line in reversed(lines) if line.startswith('{"event":"confirmation"')
+    )
 
 
 def settled(run: Delivery, pulls: int = 1) -> None:
@@ -43,24 +45,44 @@ def test_a_pull_request_with_commits_body_labels_and_outputs(run: Delivery) -> N
     settled(run)
     (pull,) = run.fake.pulls.values()
     assert done.operation == "created" and pull["base"] == "main" and pull["head"] == BRANCH
-    assert pull["labels"] == ["autoresearch", "ml"] and pull["reviewers"] == ["mona"] and not pull["draft"]
+    assert (
+        pull["labels"] == ["autoresearch", "ml"]
+        and pull["reviewers"] == ["mona"]
+        and not pull["draft"]
+    )
     assert pull["title"].startswith("autoresearch: val_bpb 1.5") and "→" in pull["title"]
     body = pull["body"]
     assert "re-measured on this head" in body.split("## Scope")[0] and len(body) < 58_000
     messages = run.fake.git("log", "--format=%B", f"main..{done.head}")
     assert messages.count("Autoresearch-Run: ") == 2
     for text in (body, messages):
-        assert "@mona" not in text and "#1" not in text and "mona" in text  # said, but nobody is called and nothing is closed
+        assert (
+            "@mona" not in text and "#1" not in text and "mona" in text
+        )  # said, but nobody is called and nothing is closed
     assert set(run.fake.git("rev-list", f"main..{done.head}").split()) <= run.fake.signed
     for sha in run.fake.git("rev-list", f"main..{done.head}").split():
         assert sha[:7] in body
     for verdict in map(json.loads, (run.state / "ledger.jsonl").read_text().splitlines()):
         if verdict["event"] == "verdict" and verdict["runs"]:
-            hashes, frozen = verdict["hashes"], re.search(r"frozen: .*sha256 (\w{16})$", body, re.MULTILINE)
-            assert frozen and hashes["frozen"] == frozen[1] and f"environment: sha256 {hashes['environment']}" in body
-            assert hashes["sandbox"] and ("patch" in hashes) == bool(verdict["number"]) and max(map(len, hashes.values())) == 16
+            hashes, frozen = (
+                verdict["hashes"],
+                re.search(r"frozen: .*sha256 (\w{16})$", body, re.MULTILINE),
+            )
+            assert (
+                frozen
+                and hashes["frozen"] == frozen[1]
+                and f"environment: sha256 {hashes['environment']}" in body
+            )
+            assert (
+                hashes["sandbox"]
+                and ("patch" in hashes) == bool(verdict["number"])
+                and max(map(len, hashes.values())) == 16
+            )
             if verdict["number"]:
-                assert hashes["patch"] == hashlib.sha256((run.state / verdict["patch"]).read_bytes()).hexdigest()[:16]
+                assert (
+                    hashes["patch"]
+                    == hashlib.sha256((run.state / verdict["patch"]).read_bytes()).hexdigest()[:16]
+                )
                 assert hashes["patch"] in (run.state / "report.html").read_text()
     assert run.outputs == {
         "branch": BRANCH,
@@ -80,15 +102,27 @@ def test_a_second_time_changes_nothing_and_a_dry_run_never(run: Delivery) -> Non
     run.publish()
     before, writes = run.fake.git("for-each-ref"), len(run.fake.writes)
     again = run.publish()
-    assert again.operation == "none" and len(run.fake.writes) == writes and run.fake.git("for-each-ref") == before
-    assert "would update pull request 1" in run.publish(dry_run=True).words and len(run.fake.writes) == writes
+    assert (
+        again.operation == "none"
+        and len(run.fake.writes) == writes
+        and run.fake.git("for-each-ref") == before
+    )
+    assert (
+        "would update pull request 1" in run.publish(dry_run=True).words
+        and len(run.fake.writes) == writes
+    )
 
 
 def test_a_new_run_updates_the_pull_request_in_place(run: Delivery) -> None:
     first = run.publish()
     newer(run, 7)
     done = run.publish()
-    assert done.operation == "updated" and done.number == first.number and done.branch == BRANCH and done.head != first.head
+    assert (
+        done.operation == "updated"
+        and done.number == first.number
+        and done.branch == BRANCH
+        and done.head != first.head
+    )
     (pull,) = run.fake.pulls.values()
     assert pull["head_sha"] == done.head and "Width 7" in pull["body"]
     assert run.fake.git("rev-parse", f"{done.head}^{{tree}}").strip() == confirmation(run)["tree"]
@@ -108,7 +142,11 @@ def test_a_push_between_look_and_move_is_not_overwritten(run: Delivery) -> None:
     run.publish()
     newer(run, 7)
     pushed: list[str] = []
-    run.fake.hook("POST", r"/graphql$", lambda: pushed.append(run.fake.human_commit(BRANCH, "notes.txt", "mine\n")))
+    run.fake.hook(
+        "POST",
+        r"/graphql$",
+        lambda: pushed.append(run.fake.human_commit(BRANCH, "notes.txt", "mine\n")),
+    )
     done = run.publish()
     assert run.fake.sha(BRANCH) == pushed[0] and done.branch == f"{BRANCH}-2"
 
@@ -118,15 +156,25 @@ def test_a_server_without_compare_and_swap_is_looked_at_once_more(run: Delivery)
     newer(run, 7)
     run.fake.settings["graphql"] = False
     pushed: list[str] = []
-    run.fake.hook("POST", r"/graphql$", lambda: pushed.append(run.fake.human_commit(BRANCH, "notes.txt", "mine\n")))
+    run.fake.hook(
+        "POST",
+        r"/graphql$",
+        lambda: pushed.append(run.fake.human_commit(BRANCH, "notes.txt", "mine\n")),
+    )
     done = run.publish()
     assert done.branch == f"{BRANCH}-2" and run.fake.sha(BRANCH) == pushed[0]
     newer(run, 5)
     done = run.publish()
-    assert done.operation == "updated" and done.branch == f"{BRANCH}-2" and done.head == run.fake.sha(f"{BRANCH}-2")
+    assert (
+        done.operation == "updated"
+        and done.branch == f"{BRANCH}-2"
+        and done.head == run.fake.sha(f"{BRANCH}-2")
+    )
 
 
-def test_a_rule_against_moving_the_branch_is_a_sentence_and_no_second_pull_request(run: Delivery) -> None:
+def test_a_rule_against_moving_the_branch_is_a_sentence_and_no_second_pull_request(
+    run: Delivery,
+) -> None:
     first = run.publish()
     newer(run, 7)
     run.fake.settings["protected"] = "^refs/heads/autoresearch/"
@@ -145,7 +193,9 @@ def test_another_branch_leaves_one_pull_request(run: Delivery) -> None:
     assert "superseded by pull request 2" in run.fake.pulls[1]["comments"][0]["body"]
     run.fake.human_commit("elsewhere", "notes.txt", "mine\n")
     run.publish(AUTORESEARCH_BRANCH="third")
-    assert [pull["state"] for pull in run.fake.pulls.values()] == ["closed", "open", "open"], "a person's commits are not closed over"
+    assert [pull["state"] for pull in run.fake.pulls.values()] == ["closed", "open", "open"], (
+        "a person's commits are not closed over"
+    )
 
 
 def test_those_who_were_asked_or_have_reviewed_are_not_asked_again(run: Delivery) -> None:
@@ -154,14 +204,21 @@ def test_those_who_were_asked_or_have_reviewed_are_not_asked_again(run: Delivery
     run.fake.pulls[1] |= {"reviewers": [], "reviewed": ["mona"]}
     run.publish(AUTORESEARCH_REVIEWERS="Mona\nhubot")
     run.publish(AUTORESEARCH_REVIEWERS="Mona\nhubot")
-    asked = [body["reviewers"] for _, path, _, body in run.fake.writes if path.endswith("requested_reviewers")]
+    asked = [
+        body["reviewers"]
+        for _, path, _, body in run.fake.writes
+        if path.endswith("requested_reviewers")
+    ]
     assert asked == [["mona"], ["hubot"]]
 
 
 def test_checks_that_wait_for_approval_are_said_where_they_do(run: Delivery) -> None:
     run.publish()
     assert "Approve its checks" not in run.fake.pulls[1]["body"]
-    assert run.publish(AUTORESEARCH_JOB_TOKEN="true").operation == "updated" and "Approve its checks" in run.fake.pulls[1]["body"]
+    assert (
+        run.publish(AUTORESEARCH_JOB_TOKEN="true").operation == "updated"
+        and "Approve its checks" in run.fake.pulls[1]["body"]
+    )
 
 
 FAULTS: dict[str, Callable[[Delivery], None]] = {
@@ -170,16 +227,29 @@ FAULTS: dict[str, Callable[[Delivery], None]] = {
         run.fake.fault("POST", path, status=502, after=True)
         for path in (r"blobs$", r"trees$", r"commits$", r"refs$", r"pulls$", r"labels$")
     ],
-    "the line drops when the pull request is made": lambda run: run.fake.fault("POST", r"/pulls$", drop=True, after=True),
-    "the line drops before the branch is made": lambda run: run.fake.fault("POST", r"/git/refs$", drop=True),
-    "a short rate limit": lambda run: run.fake.fault(
-        "*", r"/git/", times=2, status=403, message="You have exceeded a secondary rate limit", headers={"Retry-After": "0"}
+    "the line drops when the pull request is made": lambda run: run.fake.fault(
+        "POST", r"/pulls$", drop=True, after=True
     ),
-    "429": lambda run: run.fake.fault("POST", r".", status=429, message="Too many requests", headers={"Retry-After": "0"}),
+    "the line drops before the branch is made": lambda run: run.fake.fault(
+        "POST", r"/git/refs$", drop=True
+    ),
+    "a short rate limit": lambda run: run.fake.fault(
+        "*",
+        r"/git/",
+        times=2,
+        status=403,
+        message="You have exceeded a secondary rate limit",
+        headers={"Retry-After": "0"},
+    ),
+    "429": lambda run: run.fake.fault(
+        "POST", r".", status=429, message="Too many requests", headers={"Retry-After": "0"}
+    ),
     "the ref is said to be there": lambda run: run.fake.fault(
         "POST", r"/git/refs$", status=422, message="Reference already exists", after=True
     ),
-    "a conflict on the ref": lambda run: run.fake.fault("POST", r"/git/refs$", status=409, message="Conflict", after=True),
+    "a conflict on the ref": lambda run: run.fake.fault(
+        "POST", r"/git/refs$", status=409, message="Conflict", after=True
+    ),
     "reviewers nobody knows": lambda run: run.environ.update(AUTORESEARCH_REVIEWERS="nobody"),
     "labels forbidden": lambda run: run.fake.fault(
         "POST", r"labels$", times=9, status=403, message="Resource not accessible by integration"
@@ -200,7 +270,13 @@ def test_what_passes_is_waited_out_or_worked_around(run: Delivery, name: str) ->
 
 
 def test_a_body_that_is_too_long_is_shortened(run: Delivery) -> None:
-    run.fake.fault("POST", r"/pulls$", times=2, status=422, message="body is too long (maximum is 65536 characters)")
+    run.fake.fault(
+        "POST",
+        r"/pulls$",
+        times=2,
+        status=422,
+        message="body is too long (maximum is 65536 characters)",
+    )
     run.publish()
     settled(run)
     assert run.fake.pulls[1]["body"].split("\n")[1].startswith("**val")
@@ -209,11 +285,17 @@ def test_a_body_that_is_too_long_is_shortened(run: Delivery) -> None:
 def test_a_draft_where_drafts_are_not_to_be_had(run: Delivery) -> None:
     run.fake.settings["drafts_allowed"] = False
     done = run.publish(AUTORESEARCH_DRAFT="true")
-    assert done.operation == "created" and not run.fake.pulls[1]["draft"] and "drafts are not available" in done.describe()
+    assert (
+        done.operation == "created"
+        and not run.fake.pulls[1]["draft"]
+        and "drafts are not available" in done.describe()
+    )
 
 
 def unreadable(run: Delivery, path: str) -> None:
-    run.fake.fault("GET", path, times=99, status=403, message="Resource not accessible by integration")
+    run.fake.fault(
+        "GET", path, times=99, status=403, message="Resource not accessible by integration"
+    )
 
 
 REFUSED: dict[str, tuple[Callable[[Delivery], None], type[UserError], str]] = {
@@ -275,11 +357,17 @@ HOSTILE: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "another file": (replaced("train.py", "score.py"), "not in `edit`"),
     "a workflow": (replaced("train.py", ".github/workflows/x.yml"), "may not be published"),
     "out of the tree": (replaced("train.py", "../../x"), "may not be published"),
-    "an executable": (replaced("index ", "old mode 100644\nnew mode 100755\nindex "), "may not be published"),
+    "an executable": (
+        replaced("index ", "old mode 100644\nnew mode 100755\nindex "),
+        "may not be published",
+    ),
     "other code than was confirmed": (replaced("+LR = 0.2", "+LR = 0.25"), "do not add up"),
     "a patch that does not apply": (replaced("-LR = 0.1", "-LR = 0.7"), "does not apply"),
     "a huge one": (lambda run: rewritten(run, lambda text: text + "+x\n" * 600_000), "too large"),
-    "another program": (lambda run: run.environ.update(AUTORESEARCH_PROGRAM="other.md"), "expects 'other.md'"),
+    "another program": (
+        lambda run: run.environ.update(AUTORESEARCH_PROGRAM="other.md"),
+        "expects 'other.md'",
+    ),
     "a ledger of junk": (junk, "does not hold a ledger"),
 }
 
@@ -300,7 +388,9 @@ def killed_while_publishing(run: Delivery, kills: int, seed: int) -> None:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(delivery.HERE)} | run.environ
     hits = 0
     for _ in range(kills):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             process.wait(dice.uniform(0.3, 1.6))
         except subprocess.TimeoutExpired:
@@ -352,20 +442,35 @@ def test_nothing_proven_is_no_pull_request_and_success(empty: Path, tmp_path: Pa
 def test_a_newer_base_that_made_it_pointless_closes_it(run: Delivery) -> None:
     run.publish()
     best = "LR, WIDTH = 0.3, 8"
-    (run.home / "train.py").write_text((run.home / "train.py").read_text().replace("time.sleep", f"{best}\n\ntime.sleep"))
+    (run.home / "train.py").write_text(
+        (run.home / "train.py").read_text().replace("time.sleep", f"{best}\n\ntime.sleep")
+    )
     tiny.commit(run.home, "The best there is")
     tiny.git(run.home, "push", "-q", str(run.fake.bare), "main")
-    tiny.patch(run.home, run.home.parent / "worse" / "1.diff", (best, "LR, WIDTH = 0.9, 8"), subject="Worse")
+    tiny.patch(
+        run.home,
+        run.home.parent / "worse" / "1.diff",
+        (best, "LR, WIDTH = 0.9, 8"),
+        subject="Worse",
+    )
     delivery.research(run.home, ideas=run.home.parent / "worse")
     done = run.publish()
     assert (
-        done.operation == "closed" and run.fake.pulls[1]["state"] == "closed" and "newer base" in run.fake.pulls[1]["comments"][0]["body"]
+        done.operation == "closed"
+        and run.fake.pulls[1]["state"] == "closed"
+        and "newer base" in run.fake.pulls[1]["comments"][0]["body"]
     )
     assert run.publish().operation == "none"
 
 
 def run_of(state: Path) -> str:
-    return str(next(json.loads(line)["id"] for line in (state / "ledger.jsonl").open() if line.startswith('{"event":"run"')))
+    return str(
+        next(
+            json.loads(line)["id"]
+            for line in (state / "ledger.jsonl").open()
+            if line.startswith('{"event":"run"')
+        )
+    )
 
 
 def inherited(state: Path, first: str, chosen: Callable[[dict[str, object]], bool]) -> None:
@@ -374,14 +479,25 @@ def inherited(state: Path, first: str, chosen: Callable[[dict[str, object]], boo
     for event in events:
         if event["event"] == "proposal" and chosen(event):
             event["details"] |= {"inherited": first}
-    (state / "ledger.jsonl").write_text("".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events))
+    (state / "ledger.jsonl").write_text(
+        "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
+    )
 
 
 LATER: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "its state was lost": (lambda state, first: None, "open"),
-    "another run's stack was measured": (lambda state, first: inherited(state, "other", lambda p: True), "open"),
-    "it was kept and not confirmed": (lambda state, first: inherited(state, first, lambda p: p["number"] == 1), "closed"),
-    "one of its changes was never measured": (lambda state, first: (inherited(state, first, lambda p: True), undecided(state)), "open"),  # type: ignore[dict-item]
+    "another run's stack was measured": (
+        lambda state, first: inherited(state, "other", lambda p: True),
+        "open",
+    ),
+    "it was kept and not confirmed": (
+        lambda state, first: inherited(state, first, lambda p: p["number"] == 1),
+        "closed",
+    ),
+    "one of its changes was never measured": (
+        lambda state, first: (inherited(state, first, lambda p: True), undecided(state)),
+        "open",
+    ),  # type: ignore[dict-item]
 }
 
 
@@ -391,27 +507,47 @@ def undecided(state: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_pull_request_is_closed_on_evidence_alone(run: Delivery, tmp_path: Path, name: str) -> None:
+def test_a_pull_request_is_closed_on_evidence_alone(
+    run: Delivery, tmp_path: Path, name: str
+) -> None:
     """A later run on a newer base that proved nothing."""
     spoil, wanted = LATER[name]
     run.publish()
-    studies.make(tmp_path / "later", count=3, held=False, base=run.fake.advance("main", "README", "newer\n"))
+    studies.make(
+        tmp_path / "later", count=3, held=False, base=run.fake.advance("main", "README", "newer\n")
+    )
     spoil(tmp_path / "later", run_of(run.state))
     later = replace(run, state=tmp_path / "later")
     later.publish()
     assert run.fake.pulls[1]["state"] == wanted
     if wanted == "open":  # until what it changes is there anyhow, by another way
-        studies.make(tmp_path / "last", held=False, base=run.fake.advance("main", "train.py", run.fake.read(BRANCH, "train.py")))
+        studies.make(
+            tmp_path / "last",
+            held=False,
+            base=run.fake.advance("main", "train.py", run.fake.read(BRANCH, "train.py")),
+        )
         done = replace(run, state=tmp_path / "last").publish()
         assert done.operation == "closed" and "is there already" in done.words
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"GITHUB_API_URL": "not a url"}, {"GITHUB_API_URL": "file:///etc"}, {"GITHUB_TOKEN": "€"}, {"GITHUB_REPOSITORY": "a\nb/c"}]
+    "wrong",
+    [
+        {"GITHUB_API_URL": "not a url"},
+        {"GITHUB_API_URL": "file:///etc"},
+        {"GITHUB_TOKEN": "€"},
+        {"GITHUB_REPOSITORY": "a\nb/c"},
+    ],
 )
-def test_surroundings_that_cannot_be_are_said_before_anything_is_asked(wrong: dict[str, str]) -> None:
+def test_surroundings_that_cannot_be_are_said_before_anything_is_asked(
+    wrong: dict[str, str],
+) -> None:
     from autoresearch_action.github.api import connect
 
-    given = {"GITHUB_TOKEN": "x", "GITHUB_REPOSITORY": "a/b", "GITHUB_API_URL": "http://127.0.0.1:9"}
+    given = {
+        "GITHUB_TOKEN": "x",
+        "GITHUB_REPOSITORY": "a/b",
+        "GITHUB_API_URL": "http://127.0.0.1:9",
+    }
     with pytest.raises(EnvironmentFault, match=next(iter(wrong))):
         connect(given | wrong)

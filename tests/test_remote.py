@@ -26,8 +26,8 @@ import tiny
 from test_loop import HERE, PROGRAM, command, environment, events, patience, run
 
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.trials.process import descendants
-from autoresearch_action.trials.remote import places
+from autoresearch_action.isolation.process import descendants
+from autoresearch_action.trials.cluster import places
 from autoresearch_action.trials.worker import SCRATCH
 
 CLUSTER = """import sys
@@ -45,11 +45,19 @@ SECRET = "planted-in-the-drivers-environment"
 def cluster() -> Iterator[tuple[int, str, int]]:
     """Two nodes, held by a process of their own (shut down by handle, never by name): its pid, address, client port."""
     pytest.importorskip("ray")
-    folder = tempfile.mkdtemp(prefix="ar-", dir="/tmp")  # short: a socket's path has at most 107 letters
-    mine = environment(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0", RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S="120")
+    folder = tempfile.mkdtemp(
+        prefix="ar-", dir="/tmp"
+    )  # short: a socket's path has at most 107 letters
+    mine = environment(
+        RAY_TMPDIR=folder,
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S="120",
+    )
     del mine["PYTHONPATH"]  # workers get the package from Ray
     words = [sys.executable, "-I", "-c", CLUSTER, str(port := free_port())]
-    with subprocess.Popen(words, cwd=folder, env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, cwd=folder, env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         yield process.pid, process.stdout.readline().strip(), port  # type: ignore[union-attr]
         made = [(pid, says(pid)) for pid in descendants(process.pid)]
         with suppress(subprocess.TimeoutExpired):  # how well Ray takes itself down is not ours
@@ -79,7 +87,12 @@ def hanging(cluster: int) -> tuple[int, int]:
     before: set[tuple[int, int]] = set()
     for _ in range(300):
         workers = [pid for pid in descendants(cluster) if says(pid).startswith("ray::Worker")]
-        now = {(worker, pid) for worker in workers for pid in descendants(worker) if says(pid).endswith("python3 train.py")}
+        now = {
+            (worker, pid)
+            for worker in workers
+            for pid in descendants(worker)
+            if says(pid).endswith("python3 train.py")
+        }
         for worker, pid in now & before:
             return worker, os.pidfd_open(pid)
         before = now
@@ -98,22 +111,56 @@ def results(home: Path, state: str) -> dict[tuple[str, str], tuple[Any, ...]]:
     }  # fmt: skip
 
 
-def test_a_study_survives_its_workers_and_equals_a_local_one(cluster: tuple[int, str, int], tmp_path: Path) -> None:
+def test_a_study_survives_its_workers_and_equals_a_local_one(
+    cluster: tuple[int, str, int], tmp_path: Path
+) -> None:
     pid, address, port = cluster
     (data := tmp_path / "data").mkdir()
     (data / "slow").touch()
-    home = tiny.repository(tmp_path / "home", 0.0, program=PROGRAM.replace("goal:", f"exact: true\ndata: [{data}]\ngoal:"))
-    ideas, wait = tmp_path / "ideas", ("time.sleep(PAUSE)", f'time.sleep(15 * os.path.exists("{data}/slow"))')
-    tiny.patch(home, ideas / "1.diff", ("with open", "loss += 9\nwith open"), subject="Far too high")
-    tiny.patch(home, ideas / "2.diff", ('print("peak_vram_mb: 100.0")', "raise SystemExit(7)"), subject="Broken")
-    tiny.patch(home, ideas / "3.diff", wait, ("LR = 0.1", "LR = 0.3"), ("WIDTH = 4", "WIDTH = 8"), subject="Best")
+    home = tiny.repository(
+        tmp_path / "home",
+        0.0,
+        program=PROGRAM.replace("goal:", f"exact: true\ndata: [{data}]\ngoal:"),
+    )
+    ideas, wait = (
+        tmp_path / "ideas",
+        ("time.sleep(PAUSE)", f'time.sleep(15 * os.path.exists("{data}/slow"))'),
+    )
+    tiny.patch(
+        home, ideas / "1.diff", ("with open", "loss += 9\nwith open"), subject="Far too high"
+    )
+    tiny.patch(
+        home,
+        ideas / "2.diff",
+        ('print("peak_vram_mb: 100.0")', "raise SystemExit(7)"),
+        subject="Broken",
+    )
+    tiny.patch(
+        home,
+        ideas / "3.diff",
+        wait,
+        ("LR = 0.1", "LR = 0.3"),
+        ("WIDTH = 4", "WIDTH = 8"),
+        subject="Best",
+    )
     words = ["--agent", f"patches:{ideas}", "--max-minutes", "5"]
-    before, mine = {*SCRATCH.glob("autoresearch-ray-*/*")}, environment(RAY_ADDRESS=address, ANTHROPIC_API_KEY=SECRET)
-    first = subprocess.Popen(command("run", *words, "--executor", "ray://auto"), cwd=home, env=mine, stdout=subprocess.PIPE, text=True)
+    before, mine = (
+        {*SCRATCH.glob("autoresearch-ray-*/*")},
+        environment(RAY_ADDRESS=address, ANTHROPIC_API_KEY=SECRET),
+    )
+    first = subprocess.Popen(
+        command("run", *words, "--executor", "ray://auto"),
+        cwd=home,
+        env=mine,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         worker, trial = hanging(pid)
         os.kill(worker, signal.SIGKILL)
-        assert select.select([trial], [], [], patience(4))[0], "what a lost worker ran must end with it"
+        assert select.select([trial], [], [], patience(4))[0], (
+            "what a lost worker ran must end with it"
+        )
         _, trial = hanging(pid)
         first.send_signal(signal.SIGTERM)
         assert select.select([trial], [], [], patience(4))[0], "cancelling ends trials at once"
@@ -126,23 +173,47 @@ def test_a_study_survives_its_workers_and_equals_a_local_one(cluster: tuple[int,
     run(home, *words, "--executor", f"ray://127.0.0.1:{port}", ANTHROPIC_API_KEY=SECRET)
     run(home, *words, "--slots", "2", "--state", "local")
     for state in (".autoresearch", "local"):
-        verdicts = {event["description"]: event["status"] for event in events(home, "verdict", state)}
-        assert verdicts == {"baseline": "keep", "Far too high": "discard", "Broken": "crash", "Best": "keep"}
+        verdicts = {
+            event["description"]: event["status"] for event in events(home, "verdict", state)
+        }
+        assert verdicts == {
+            "baseline": "keep",
+            "Far too high": "discard",
+            "Broken": "crash",
+            "Best": "keep",
+        }
         (confirmation,) = events(home, "confirmation", state)
-        assert confirmation["held"] and (confirmation["baseline"], confirmation["best"]) == (1.561, 1.001)
+        assert confirmation["held"] and (confirmation["baseline"], confirmation["best"]) == (
+            1.561,
+            1.001,
+        )
     ray, local = results(home, ".autoresearch"), results(home, "local")
     same = ray.keys() & local.keys()  # a rejected idea may have been tried on another parent
     assert len(same) >= 4 and all(ray[key] == local[key] for key in same)
-    assert [trial["trial"]["purpose"] for trial in events(home, "trial")].count("screen") == 3, "lost trials leave no trace"
-    assert {*SCRATCH.glob("autoresearch-ray-*/*")} <= before, "the workers left their folders behind"
+    assert [trial["trial"]["purpose"] for trial in events(home, "trial")].count("screen") == 3, (
+        "lost trials leave no trace"
+    )
+    assert {*SCRATCH.glob("autoresearch-ray-*/*")} <= before, (
+        "the workers left their folders behind"
+    )
 
 
 def test_slots_are_spread_over_the_machines() -> None:
-    sizes = {"a": {"GPU": 2.0, "CPU": 9.0}, "b": {"GPU": 1.0, "CPU": 4.0}, "c": {"GPU": 8.0}, "d": {"CPU": 64.0}}
-    two = [{"Alive": n != "c", "NodeID": f"id-{n}", "NodeManagerHostname": n, "Resources": has} for n, has in sizes.items()]
+    sizes = {
+        "a": {"GPU": 2.0, "CPU": 9.0},
+        "b": {"GPU": 1.0, "CPU": 4.0},
+        "c": {"GPU": 8.0},
+        "d": {"CPU": 64.0},
+    }
+    two = [
+        {"Alive": n != "c", "NodeID": f"id-{n}", "NodeManagerHostname": n, "Resources": has}
+        for n, has in sizes.items()
+    ]
     told = [f"{p.name} {p.node} {p.index}/{p.count} {p.cpus}" for p in places(two, "auto", False)]
     assert told == ["cuda:0 id-a 0/2 4", "cuda:1 id-b 0/1 4", "cuda:2 id-a 1/2 4"]
-    assert [(p.node, p.count, p.cpus) for p in places(two, "auto", True)] == [("id-a", 1, 9)], "a time is measured alone"
+    assert [(p.node, p.count, p.cpus) for p in places(two, "auto", True)] == [("id-a", 1, 9)], (
+        "a time is measured alone"
+    )
     assert [p.name for p in places(two[3:], "2", False)] == ["cpu:0", "cpu:1"]
     for name, kind in (("a", "H100"), ("b", "A100")):
         sizes[name][f"accelerator_type:{kind}"] = 1.0
@@ -158,4 +229,6 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     assert "cannot be reached" in run(home, "--executor", f"ray://127.0.0.1:{free_port()}", code=3)
     (tmp_path / "ray.py").write_text("raise ImportError")
-    assert 'pip install "autoresearch-action[ray]"' in run(home, "--executor", "ray://auto", code=3, PYTHONPATH=f"{tmp_path}:{HERE}")
+    assert 'pip install "autoresearch-action[ray]"' in run(
+        home, "--executor", "ray://auto", code=3, PYTHONPATH=f"{tmp_path}:{HERE}"
+    )

@@ -28,20 +28,46 @@ print(f"censored: {int(needed > LIMIT)}")
 """
 
 
-def test_a_base_that_never_reaches_the_target_is_not_blind_and_can_be_beaten(tmp_path: Path) -> None:
+def test_a_base_that_never_reaches_the_target_is_not_blind_and_can_be_beaten(
+    tmp_path: Path,
+) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM, train__py=TRAIN)
-    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("SPEED = 1.0", "SPEED = 1.2"), subject="Still not there")
-    tiny.patch(home, tmp_path / "ideas" / "2.diff", ("SPEED = 1.0", "SPEED = 2.0"), subject="Twice as fast")
+    tiny.patch(
+        home,
+        tmp_path / "ideas" / "1.diff",
+        ("SPEED = 1.0", "SPEED = 1.2"),
+        subject="Still not there",
+    )
+    tiny.patch(
+        home, tmp_path / "ideas" / "2.diff", ("SPEED = 1.0", "SPEED = 2.0"), subject="Twice as fast"
+    )
     run(home, "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "5")
     verdicts = {event["description"]: event for event in events(home, "verdict")}
-    assert verdicts["baseline"]["metrics"]["censored"] == 1 and "no effect" not in verdicts["baseline"]["reason"]
-    assert verdicts["Still not there"]["status"] == "discard" and verdicts["Twice as fast"]["status"] == "keep"
+    assert (
+        verdicts["baseline"]["metrics"]["censored"] == 1
+        and "no effect" not in verdicts["baseline"]["reason"]
+    )
+    assert (
+        verdicts["Still not there"]["status"] == "discard"
+        and verdicts["Twice as fast"]["status"] == "keep"
+    )
     (confirmation,) = events(home, "confirmation")
-    assert confirmation["held"] and confirmation["baseline"] == 6.0 and 3.5 < confirmation["best"] < 4.5
+    assert (
+        confirmation["held"]
+        and confirmation["baseline"] == 6.0
+        and 3.5 < confirmation["best"] < 4.5
+    )
 
 
 def test_what_moves_the_loss_itself_is_read_off_a_patch() -> None:
     head = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n"
-    assert comparable(f"{head}-LR = 0.1  # of the loss\n+LR = 0.2  # before the schedule\n the loss\n")
-    for line in ("SEQUENCE = 64", "loss = F.cross_entropy(x, y, label_smoothing=0.1)", "WARMDOWN_RATIO = 0.3", "x = F.dropout(x, 0.1)"):
+    assert comparable(
+        f"{head}-LR = 0.1  # of the loss\n+LR = 0.2  # before the schedule\n the loss\n"
+    )
+    for line in (
+        "SEQUENCE = 64",
+        "loss = F.cross_entropy(x, y, label_smoothing=0.1)",
+        "WARMDOWN_RATIO = 0.3",
+        "x = F.dropout(x, 0.1)",
+    ):
         assert not comparable(f"{head}-LR = 0.1\n+{line}\n")

@@ -43,25 +43,46 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def run(data: Path, tmp_path: Path) -> Run:
     """python COMMAND in a folder with both files; `edits` rewrites knobs of train.py."""
 
-    def go(command: str, edits: dict[str, str] | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def go(
+        command: str, edits: dict[str, str] | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         source = (HERE / "train.py").read_text()
         for name, value in ({"WIDTH": "64"} | (edits or {})).items():
-            source, count = re.subn(rf"^{name} = .*", f"{name} = {value}", source, flags=re.MULTILINE)
+            source, count = re.subn(
+                rf"^{name} = .*", f"{name} = {value}", source, flags=re.MULTILINE
+            )
             assert count == 1
         (tmp_path / "train.py").write_text(source)
         (tmp_path / "prepare.py").write_bytes((HERE / "prepare.py").read_bytes())
-        env = os.environ | {"AUTORESEARCH_DATA": str(data), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
-        return subprocess.run([sys.executable, *command.split()], cwd=tmp_path, env=env, capture_output=True, text=True)
+        env = (
+            os.environ
+            | {"AUTORESEARCH_DATA": str(data), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            | environment
+        )
+        return subprocess.run(
+            [sys.executable, *command.split()],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
 
     return go
 
 
 def losses(output: str) -> list[float]:
-    return [float(loss) for loss in re.findall(r"^step \d{5} \([\d.]+%\) \| loss: ([\d.]+) \|", output, re.MULTILINE)]
+    return [
+        float(loss)
+        for loss in re.findall(
+            r"^step \d{5} \([\d.]+%\) \| loss: ([\d.]+) \|", output, re.MULTILINE
+        )
+    ]
 
 
 @pytest.fixture
-def inside(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def inside(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """train.py's own run in this process, which spares the start: what it printed. It hands nothing in."""
     monkeypatch.setattr(train, "WIDTH", 64)
     monkeypatch.setattr(prepare, "submit", lambda model: None)
@@ -75,7 +96,9 @@ def inside(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return go
 
 
-def test_it_runs_on_a_decoy_and_learns_nothing(inside: Callable[..., str], data: Path, tmp_path: Path) -> None:
+def test_it_runs_on_a_decoy_and_learns_nothing(
+    inside: Callable[..., str], data: Path, tmp_path: Path
+) -> None:
     shutil.copytree(data / "decoy", tmp_path / "decoy" / "train")
     told = inside(TIME_BUDGET="1", DATA=str(tmp_path / "decoy"))
     assert losses(told)[-1] > math.log(SMALL.vocabulary) - 0.1
@@ -103,14 +126,25 @@ def test_seeds_and_checkpoints(inside: Callable[..., str], tmp_path: Path) -> No
     first, same, other = (losses(inside(TIME_BUDGET="0.01", SEED=seed)) for seed in "778")
     assert first and first == same != other  # the budget is one step long
     model = train.GPT(SMALL.vocabulary, SMALL.sequence, torch.Generator().manual_seed(0))
-    weights = {name: torch.full_like(weight, 0.5) for name, weight in model.state_dict().items() if "lambdas" in name}
-    torch.save({"model": weights | {"embedding.weight": torch.zeros(3, 3), "stranger": torch.zeros(1)}}, tmp_path / "before.pt")
+    weights = {
+        name: torch.full_like(weight, 0.5)
+        for name, weight in model.state_dict().items()
+        if "lambdas" in name
+    }
+    torch.save(
+        {"model": weights | {"embedding.weight": torch.zeros(3, 3), "stranger": torch.zeros(1)}},
+        tmp_path / "before.pt",
+    )
     assert "before.pt: 2 of" in inside(TIME_BUDGET="0.01", CHECKPOINT=str(tmp_path / "before.pt"))
 
 
-def test_an_exploding_loss_stops_the_run(inside: Callable[..., str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exploding_loss_stops_the_run(
+    inside: Callable[..., str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = run("train.py", {"SOFTCAP": "0.0"}, AUTORESEARCH_TIME_BUDGET="60")
-    assert done.returncode == 1 and re.search(r"^FAIL: loss ", done.stdout, re.MULTILINE), done.stdout + done.stderr
+    assert done.returncode == 1 and re.search(r"^FAIL: loss ", done.stdout, re.MULTILINE), (
+        done.stdout + done.stderr
+    )
     assert not (tmp_path / "model.pt2").exists()
     monkeypatch.setattr(train, "UNEMBEDDING_LR", 1e3)
     monkeypatch.setattr(train, "SOFTCAP", 1e3)
@@ -193,29 +227,45 @@ scorer.submit(model)
 
 
 @pytest.mark.battery
-def test_another_script_is_trained_on_our_data_and_scored_as_ours(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_script_is_trained_on_our_data_and_scored_as_ours(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert train_gpu.lay_out_theirs(tmp_path / "theirs", ["sdpa"]) == "sdpa"
     (tmp_path / "theirs" / "train.py").write_text(OTHER)
     run = train_gpu.measure(tmp_path / "theirs", 3, 0.5, "sdpa")
-    assert run.told["num_steps"] >= 20 and 0 < run.start < 60 and run.end > 0 and run.evaluation == 0
-    assert run.told["val_bpb"] == pytest.approx(prepare.evaluate(tmp_path / "theirs" / "model.pt2")[0], abs=1e-4)
+    assert (
+        run.told["num_steps"] >= 20 and 0 < run.start < 60 and run.end > 0 and run.evaluation == 0
+    )
+    assert run.told["val_bpb"] == pytest.approx(
+        prepare.evaluate(tmp_path / "theirs" / "model.pt2")[0], abs=1e-4
+    )
     _, targets, _ = prepare.windows("val")
     sizes = np.load(data / "eval" / "token_bytes.npy")[targets]
-    assert run.told["val_bpb"] < math.log2(SMALL.vocabulary) * (sizes > 0).sum() / sizes.sum() - 0.1  # it learned something
+    assert (
+        run.told["val_bpb"] < math.log2(SMALL.vocabulary) * (sizes > 0).sum() / sizes.sum() - 0.1
+    )  # it learned something
     (tmp_path / "theirs" / "train.py").write_text("import nothing_of_that_name")
-    with pytest.raises(train_gpu.Failed, match=r"(?s)theirs, seed 3: train.py ended with 1.*nothing_of_that_name"):
+    with pytest.raises(
+        train_gpu.Failed, match=r"(?s)theirs, seed 3: train.py ended with 1.*nothing_of_that_name"
+    ):
         train_gpu.measure(tmp_path / "theirs", 3, 0.5, "sdpa")
 
 
-def test_the_adapter_packs_whole_documents_and_windows_attention(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_adapter_packs_whole_documents_and_windows_attention(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "scorer", prepare)
     import autoresearch_adapter as adapter
 
     def first(seed: str) -> tuple[torch.Tensor, torch.Tensor, int]:
         monkeypatch.setenv("AUTORESEARCH_SEED", seed)
-        return next(adapter.make_dataloader(adapter.Tokenizer.from_directory(), 16, SMALL.sequence, "train", 50))
+        return next(
+            adapter.make_dataloader(
+                adapter.Tokenizer.from_directory(), 16, SMALL.sequence, "train", 50
+            )
+        )
 
     x, y, epoch = first("5")
     assert epoch == 1 and (x[:, 0] == prepare.BOS).all() and (x[:, 1:] == y[:, :-1]).all()
@@ -228,25 +278,45 @@ def test_the_adapter_packs_whole_documents_and_windows_attention(data: Path, mon
     ago = torch.arange(16)[:, None] - torch.arange(16)[None, :]
     for left in (-1, 0, 5, 14, 15, 16):
         seen = (ago >= 0) & (ago <= (left if left >= 0 else 16))
-        weight = (torch.einsum("bihd,bjhd->bhij", q, k) / 8**0.5).masked_fill(~seen, -math.inf).softmax(-1)
+        weight = (
+            (torch.einsum("bihd,bjhd->bhij", q, k) / 8**0.5)
+            .masked_fill(~seen, -math.inf)
+            .softmax(-1)
+        )
         expected = torch.einsum("bhij,bjhd->bihd", weight, v)
-        torch.testing.assert_close(adapter.flash_attn_func(q, k, v, causal=True, window_size=(left, 0 if left >= 0 else -1)), expected)
+        torch.testing.assert_close(
+            adapter.flash_attn_func(
+                q, k, v, causal=True, window_size=(left, 0 if left >= 0 else -1)
+            ),
+            expected,
+        )
 
 
-def test_without_a_card_the_benchmark_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_card_the_benchmark_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["train_gpu.py"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train_gpu.main() == 3
     told = capsys.readouterr()
-    assert told.err.startswith("There is no CUDA card") and told.err.count("\n") == 1 and not told.out
+    assert (
+        told.err.startswith("There is no CUDA card") and told.err.count("\n") == 1 and not told.out
+    )
 
 
 def test_the_verdict_needs_an_interval() -> None:
     def side(*values: float) -> list[train_gpu.Run]:
-        names = dict.fromkeys(("training_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps"), 1.0)
+        names = dict.fromkeys(
+            ("training_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps"), 1.0
+        )
         return [train_gpu.Run(names | {"val_bpb": value}, 1.0, 1.0) for value in values]
 
-    low, high = side(*(0.98 + i / 1000 for i in range(6))), side(*(0.99 + i / 900 for i in range(6)))
-    assert train_gpu.report({"ours": low, "theirs": high})[-1].startswith("Ours reached the lower val_bpb: theirs − ours +0.0102")
+    low, high = (
+        side(*(0.98 + i / 1000 for i in range(6))),
+        side(*(0.99 + i / 900 for i in range(6))),
+    )
+    assert train_gpu.report({"ours": low, "theirs": high})[-1].startswith(
+        "Ours reached the lower val_bpb: theirs − ours +0.0102"
+    )
     assert train_gpu.report({"ours": high, "theirs": low})[-1].startswith("Ours did NOT reach")
     assert train_gpu.report({"ours": low[:3], "theirs": high[:3]})[-1].startswith("Chance aside")

@@ -17,14 +17,15 @@ import tiny
 from test_loop import patience
 
 from autoresearch_action.errors import InputError
+from autoresearch_action.isolation import process
+from autoresearch_action.isolation.process import Process
+from autoresearch_action.isolation.sandbox import unshares
+from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials import process, rewrite
 from autoresearch_action.trials.metrics import Printed
-from autoresearch_action.trials.process import Process
-from autoresearch_action.trials.sandbox import unshares
-from autoresearch_action.trials.secrets import Secrets
 from autoresearch_action.trials.setup import digest, run_setup
-from autoresearch_action.trials.workspace import remove
+from autoresearch_action.workspace import rewrite
+from autoresearch_action.workspace.trees import remove
 
 LEVELS = ["full", "reduced", "none", *(["unshared"] if unshares() else [])]
 SCORE = 'open("model.txt","w").write("0.5")\n'
@@ -41,21 +42,41 @@ def test_the_base_is_measured_at_every_level_of_isolation(tmp_path: Path, level:
         and one.clock > 0
         and one.phases.keys() == {"checkout", "run", "evaluate"}
     )
-    assert len(one.curve) == 10 and one.metrics["peak_vram_mb"] == 100 and one.metrics["peak_rss_mb"] > 1
+    assert (
+        len(one.curve) == 10
+        and one.metrics["peak_vram_mb"] == 100
+        and one.metrics["peak_rss_mb"] > 1
+    )
     assert one.hashes["frozen"] == at.workspace.frozen(at.workspace.base)
     held = bench.base(at, 1, split="holdout")
     assert held.value == pytest.approx((one.value or 0) + 0.001, abs=2e-6)
 
 
 TRICKS = {
-    "exit code": ("import sys; print('last words'); sys.exit(3)", "crash", "exit code 3: last words"),
+    "exit code": (
+        "import sys; print('last words'); sys.exit(3)",
+        "crash",
+        "exit code 3: last words",
+    ),
     "a traceback": ("1 / 0", "crash", "ZeroDivisionError"),
     "no metric": ("open('model.txt','w').write('nan')", "crash", "nan, not a finite number"),
     "infinite": ("open('model.txt','w').write('-inf')", "crash", "-inf, not a finite"),
     "nothing handed": ("print('val_bpb: 0.1')", "crash", "scorer failed"),
-    "a link handed": ("import os; os.symlink('/etc/hostname','model.txt')", "crash", "scorer failed"),
-    "an executable handed": (SCORE + "import os; os.chmod('model.txt', 0o755)", "crash", "scorer failed"),
-    "a module handed": (SCORE + "open('json.py','w').write('print(\"val_bpb: 0\")')\nopen('os.py','w').write('x')", "ok", ""),
+    "a link handed": (
+        "import os; os.symlink('/etc/hostname','model.txt')",
+        "crash",
+        "scorer failed",
+    ),
+    "an executable handed": (
+        SCORE + "import os; os.chmod('model.txt', 0o755)",
+        "crash",
+        "scorer failed",
+    ),
+    "a module handed": (
+        SCORE + "open('json.py','w').write('print(\"val_bpb: 0\")')\nopen('os.py','w').write('x')",
+        "ok",
+        "",
+    ),
     "settings of tools handed": (
         SCORE
         + "import os\nfor name in ('pytest.ini', 'setup.cfg', 'Makefile', '.env', '.npmrc', 'x.toml', 'package.json', 'a.js', 'b.jar', 'conftest.txt', 'GO.MOD', 'jest.config.json'): open(name, 'w').write('x')\n"
@@ -63,7 +84,11 @@ TRICKS = {
         "ok",
         "",
     ),
-    "the scorer overwritten": (SCORE + "open('score.py','w').write('print(\"val_bpb: 0\")')", "crash", "Read-only"),
+    "the scorer overwritten": (
+        SCORE + "open('score.py','w').write('print(\"val_bpb: 0\")')",
+        "crash",
+        "Read-only",
+    ),
     "ten megabytes in a line": (SCORE + "print('val_bpb: ' + '1' * 10_000_000)", "ok", ""),
 }
 
@@ -75,7 +100,10 @@ DATA = ("w.pt", "w.pt2", "w.npy", "w.npz", "w.safetensors", "w.bin", "w.json", "
 
 def test_weights_and_data_are_handed_over(tmp_path: Path) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
-    assert bench.candidate(at, SCORE + f"for name in {DATA}: open(name, 'w').write('x')").outcome == "ok"
+    assert (
+        bench.candidate(at, SCORE + f"for name in {DATA}: open(name, 'w').write('x')").outcome
+        == "ok"
+    )
     assert {path.name for path in at.scoring.iterdir()} - TRACKED == {"model.txt", *DATA}
 
 
@@ -88,15 +116,25 @@ def test_how_a_trial_ends(tmp_path: Path, what: str) -> None:
     assert reason in measured.reason + measured.tail
     if outcome == "ok":
         assert measured.value == 0.5
-        assert not {p.name for p in at.scoring.rglob("*") if p.is_file()} - TRACKED - {"model.txt", "config.json"}
+        assert (
+            not {p.name for p in at.scoring.rglob("*") if p.is_file()}
+            - TRACKED
+            - {"model.txt", "config.json"}
+        )
     log = tmp_path / "r" / ".autoresearch" / measured.log
     assert log.stat().st_size < 1_000_000
 
 
 def test_only_the_scorer_may_say_the_metric_and_only_once(tmp_path: Path) -> None:
-    root = tiny.repository(tmp_path / "r", score__py="print('val_bpb: 1')\nprint('METRIC val_bpb=2')\n")
+    root = tiny.repository(
+        tmp_path / "r", score__py="print('val_bpb: 1')\nprint('METRIC val_bpb=2')\n"
+    )
     measured = bench.base(bench.make(root))
-    assert measured.outcome == "crash" and "2 times" in measured.reason and "val_bpb" not in measured.metrics
+    assert (
+        measured.outcome == "crash"
+        and "2 times" in measured.reason
+        and "val_bpb" not in measured.metrics
+    )
 
 
 STRAYS = """
@@ -118,7 +156,9 @@ LAST
 @pytest.mark.parametrize("hangs", [True, False])
 def test_nothing_survives_a_trial(tmp_path: Path, level: str, hangs: bool) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"), level)
-    text = STRAYS.replace("STRAY", f"STRAY-{tmp_path.name}").replace("LAST", "time.sleep(1000)" if hangs else "")
+    text = STRAYS.replace("STRAY", f"STRAY-{tmp_path.name}").replace(
+        "LAST", "time.sleep(1000)" if hangs else ""
+    )
     begin = time.monotonic()
     allowed = patience(7.0)
     measured = bench.candidate(at, text, limits={"run": 1.0 if hangs else 20.0, "evaluate": 20.0})
@@ -146,30 +186,44 @@ LIMITS = {
 def test_limits_end_the_whole_tree(tmp_path: Path, what: str) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
     at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=600 << 20)
-    measured = bench.candidate(at, LIMITS[what], limits={"run": 90.0}, clock_limit=1.0 if "clock" in what else None)
+    measured = bench.candidate(
+        at, LIMITS[what], limits={"run": 90.0}, clock_limit=1.0 if "clock" in what else None
+    )
     assert measured.outcome in ("crash", "discard"), what
     expected = {"forks": "processes", "eats": "memory", "runs": "processor time"}[what.split()[0]]
     by_itself = measured.reason.startswith("It ended with exit code") and any(
         e in measured.tail for e in ("MemoryError", "BlockingIOError")
     )
-    assert expected in measured.reason or by_itself, measured.reason  # and not the 90 s, which a busy machine is far from
+    assert expected in measured.reason or by_itself, (
+        measured.reason
+    )  # and not the 90 s, which a busy machine is far from
 
 
-def test_a_trial_can_name_itself_and_read_what_links_of_the_system_lead_through(tmp_path: Path) -> None:
+def test_a_trial_can_name_itself_and_read_what_links_of_the_system_lead_through(
+    tmp_path: Path,
+) -> None:
     """/usr/local/cuda is a link into /etc/alternatives, and torch.compile asks for the user's name."""
     at = bench.make(tiny.repository(tmp_path / "r"))
     told = "import getpass, os\nprint('I am', getpass.getuser(), 'of', len(os.listdir('/etc/alternatives')), flush=True)\n"
     measured = bench.candidate(at, told + SCORE)
     log = (at.state / measured.log).read_text()
-    assert measured.outcome == "ok" and f"I am trial of {len(os.listdir('/etc/alternatives'))}" in log, log
+    assert (
+        measured.outcome == "ok" and f"I am trial of {len(os.listdir('/etc/alternatives'))}" in log
+    ), log
 
 
 def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_PASSWORD", "hunter2hunter2")
     monkeypatch.setenv("GITHUB_ENV", "/tmp/x")
     monkeypatch.setenv("HF_HOME", "/models")
-    at = bench.make(tiny.repository(tmp_path / "r", program=tiny.PROGRAM.replace("metric:", "env: [HF_HOME]\nmetric:", 1)))
-    measured = bench.candidate(at, SCORE + "import os\nfor name in sorted(os.environ): print(name)", time_budget=7.0)
+    at = bench.make(
+        tiny.repository(
+            tmp_path / "r", program=tiny.PROGRAM.replace("metric:", "env: [HF_HOME]\nmetric:", 1)
+        )
+    )
+    measured = bench.candidate(
+        at, SCORE + "import os\nfor name in sorted(os.environ): print(name)", time_budget=7.0
+    )
     log = (at.state / measured.log).read_text()
     assert measured.outcome == "ok" and "HF_HOME" in log and "AUTORESEARCH_SEED" in log
     assert "PASSWORD" not in log and "GITHUB" not in log
@@ -180,10 +234,18 @@ def test_only_what_scores_is_told_what_it_is_measured_on(tmp_path: Path, scored:
     told = "import os\nprint('told', os.environ['AUTORESEARCH_SPLIT'], os.environ['AUTORESEARCH_HOLDOUT_SLICE'])\n"
     program = tiny.PROGRAM.replace("metric:", "check: python score.py\nmetric:", 1)
     program = program if scored else program.replace("evaluate: python score.py\n", "")
-    at = bench.make(tiny.repository(tmp_path / "r", program=program, score__py=told + "print('val_bpb: 1')\n"))
+    at = bench.make(
+        tiny.repository(tmp_path / "r", program=program, score__py=told + "print('val_bpb: 1')\n")
+    )
     measured = bench.candidate(at, told + "print('val_bpb: 1')\n", split="holdout", slice=7)
-    lines = [line for line in (at.state / measured.log).read_text().splitlines() if line.startswith("told")]
-    assert measured.outcome == "ok" and lines == (["told val 0", "told val 0", "told holdout 7"] if scored else ["told holdout 7"] * 2)
+    lines = [
+        line
+        for line in (at.state / measured.log).read_text().splitlines()
+        if line.startswith("told")
+    ]
+    assert measured.outcome == "ok" and lines == (
+        ["told val 0", "told val 0", "told holdout 7"] if scored else ["told holdout 7"] * 2
+    )
 
 
 TAMPER = """
@@ -212,35 +274,50 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
     )
     root = tmp_path / "r"
     home = tiny.repository(
-        root / "pkg", program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 ").replace("metric:", f"setup: {words}\nmetric:", 1)
+        root / "pkg",
+        program=tiny.PROGRAM.replace("python ", "/usr/bin/python3 ").replace(
+            "metric:", f"setup: {words}\nmetric:", 1
+        ),
     )
     remove(home / ".git")
     (root / "data").mkdir()
     (root / "data" / ".gitkeep").touch()
     (root / "pkg" / "frozen").symlink_to(tmp_path)
     total = " + ".join(f"float(open('{path}').read())" for path in ("model.txt", *made))
-    (home / "score.py").write_text(f"print('val_bpb:', {total})\nimport os; os.environ['AUTORESEARCH_SPLIT']\n")
+    (home / "score.py").write_text(
+        f"print('val_bpb:', {total})\nimport os; os.environ['AUTORESEARCH_SPLIT']\n"
+    )
     tiny.git(root, "init", "-q", "-b", "main")
     tiny.commit(root)
     at = bench.make(home, level)
     before = run_setup(at.workspace, Secrets())
-    assert {"cache", "data/held", "pkg/truth.txt"} <= {*at.workspace.frozen_entries(at.workspace.base)}
+    assert {"cache", "data/held", "pkg/truth.txt"} <= {
+        *at.workspace.frozen_entries(at.workspace.base)
+    }
     for seed in (1, 2):
         measured = bench.candidate(at, TAMPER, seed=seed)
         log = (at.state / measured.log).read_text()
-        assert measured.value == 3.5 and digest(at.workspace) == before and "home True" not in log, log
+        assert (
+            measured.value == 3.5 and digest(at.workspace) == before and "home True" not in log
+        ), log
         assert log.count("Read-only") == (3 if level == "full" else 0)
         (at.state / measured.log).unlink()
 
 
-def test_setup_compiles_bytecode_and_prepares_data_where_trials_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_compiles_bytecode_and_prepares_data_where_trials_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = "setup: echo $UV_COMPILE_BYTECODE > told\ndata: [~/.cache/autoresearch/train]\nmetric:"
     monkeypatch.setenv("HOME", str(tmp_path))
-    at = bench.make(tiny.repository(tmp_path / "r", program=tiny.PROGRAM.replace("metric:", keys, 1)))
+    at = bench.make(
+        tiny.repository(tmp_path / "r", program=tiny.PROGRAM.replace("metric:", keys, 1))
+    )
     run_setup(at.workspace, Secrets())
     assert (at.workspace.setup_folder / "told").read_text() == "1\n"
     monkeypatch.setenv("AUTORESEARCH_DATA", "/elsewhere")
-    with pytest.raises(InputError, match=f"AUTORESEARCH_DATA is /elsewhere, but `data` names {tmp_path}"):
+    with pytest.raises(
+        InputError, match=f"AUTORESEARCH_DATA is /elsewhere, but `data` names {tmp_path}"
+    ):
         run_setup(at.workspace, Secrets())
 
 
@@ -260,7 +337,9 @@ def test_a_literal_seed_is_replaced_in_the_trials_copy_alone(tmp_path: Path) -> 
 def test_rewriting_is_byte_for_byte() -> None:
     source = "import torch, random\nSEED = 42  # ünïcode\ntorch.manual_seed(1337); random.seed(a=SEED)\nd = {}; d.key(0)\nX = f(seed=7)\n".encode()
     new, lines = rewrite.reseed(source, 5)
-    assert new.decode() == source.decode().replace("42", "5").replace("1337", "5").replace("seed=7", "seed=5") and lines == [2, 3, 5]
+    assert new.decode() == source.decode().replace("42", "5").replace("1337", "5").replace(
+        "seed=7", "seed=5"
+    ) and lines == [2, 3, 5]
 
 
 def test_what_counts_as_a_metric() -> None:
@@ -276,7 +355,11 @@ def test_what_counts_as_a_metric() -> None:
         "METRIC_BLOCKS: 1 2 3",
     ]:
         printed.feed(line)
-    assert printed.values == {"a": 2.5e-3, "b": -7, "c": 3, "g": 12} and printed.counts["a"] == 2 and printed.blocks == [1, 2, 3]
+    assert (
+        printed.values == {"a": 2.5e-3, "b": -7, "c": 3, "g": 12}
+        and printed.counts["a"] == 2
+        and printed.blocks == [1, 2, 3]
+    )
     assert printed.progress("step 00012 (3.4%) | loss: 2.345678 | lrm: 1.0") == 2.345678
     assert printed.progress("val_loss: 3") is None
     for step in range(10_000):
@@ -288,7 +371,11 @@ def test_transfer_sets_literals_and_a_missing_one_is_said(tmp_path: Path) -> Non
     program = tiny.PROGRAM.replace("metric:", "transfer: {set: {WIDTH: 8}}\nmetric:", 1)
     at = bench.make(tiny.repository(tmp_path / "r", program=program))
     plain, wide = bench.base(at), bench.base(at, scale="transfer")
-    assert plain.value is not None and wide.value is not None and plain.value - wide.value == pytest.approx(0.16, abs=0.05)
+    assert (
+        plain.value is not None
+        and wide.value is not None
+        and plain.value - wide.value == pytest.approx(0.16, abs=0.05)
+    )
     missing = bench.candidate(at, SCORE, scale="transfer")
     assert missing.outcome == "crash" and "WIDTH" in missing.reason
 
@@ -303,22 +390,38 @@ def test_cancelling_is_immediate(tmp_path: Path) -> None:
 
 def test_output_without_end_puts_no_limit_off(tmp_path: Path) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
-    crowd = "import os, time\nfor i in range(150):\n    if os.fork() == 0:\n        time.sleep(1000)\n"
-    measured = bench.candidate(at, crowd + "while True: os.write(1, b'step 1 | loss: 1\\n' * 15000)", limits={"run": 1.0})
-    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < 1.0 + patience(2.0)
+    crowd = (
+        "import os, time\nfor i in range(150):\n    if os.fork() == 0:\n        time.sleep(1000)\n"
+    )
+    measured = bench.candidate(
+        at, crowd + "while True: os.write(1, b'step 1 | loss: 1\\n' * 15000)", limits={"run": 1.0}
+    )
+    assert "more than its limit of 1 s" in measured.reason and measured.phases[
+        "run"
+    ] < 1.0 + patience(2.0)
 
 
-def test_a_slow_look_at_memory_puts_no_limit_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_look_at_memory_puts_no_limit_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(process, "_memory", lambda *_: time.sleep(10) or 0)
     at = bench.make(tiny.repository(tmp_path / "r"))
     at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=1 << 20)
     measured = bench.candidate(at, "import time; time.sleep(60)", limits={"run": 1.0})
-    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < min(9.0, 1.0 + patience(2.0))
+    assert "more than its limit of 1 s" in measured.reason and measured.phases["run"] < min(
+        9.0, 1.0 + patience(2.0)
+    )
 
 
-def started(code: str, folder: Path, log: Path, **limits: float) -> tuple[subprocess.Popen[bytes], Process]:
+def started(
+    code: str, folder: Path, log: Path, **limits: float
+) -> tuple[subprocess.Popen[bytes], Process]:
     popen = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        [sys.executable, "-c", code],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     return popen, Process(popen, process.Limits(**limits), process.Log(log))
 
@@ -333,7 +436,9 @@ def test_what_ended_in_time_is_not_blamed_for_a_late_look(tmp_path: Path) -> Non
 
 
 def test_a_log_that_cannot_be_written_leaves_nothing_running(tmp_path: Path) -> None:
-    popen, watched = started("import time; print('x', flush=True); time.sleep(1000)", tmp_path, Path("/dev/full"))
+    popen, watched = started(
+        "import time; print('x', flush=True); time.sleep(1000)", tmp_path, Path("/dev/full")
+    )
     with pytest.raises(OSError, match="No space"):
         watched.wait()
     assert popen.returncode == -signal.SIGKILL
@@ -361,5 +466,7 @@ def test_the_clock_counts_children_that_nobody_waits_for(tmp_path: Path) -> None
     measured = bench.candidate(at, IGNORED, limits={"run": 60.0})
     used = 0.004 * int(re.findall(r"children (\d+)", (at.state / measured.log).read_text())[-1])
     assert measured.outcome == "ok" and measured.clock > 0.7 * used, (measured.clock, used)
-    patient = bench.candidate(at, IGNORED.replace("signal.SIG_IGN", "signal.SIG_DFL"), limits={"run": 60.0})
+    patient = bench.candidate(
+        at, IGNORED.replace("signal.SIG_IGN", "signal.SIG_DFL"), limits={"run": 60.0}
+    )
     assert patient.clock < 3.0, patient.clock

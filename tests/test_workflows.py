@@ -43,15 +43,37 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
-        self.store, self.tools = folder / "artifacts", folder / "acthome" / ".cache" / "act" / "tool_cache"
+        self.store, self.tools = (
+            folder / "artifacts",
+            folder / "acthome" / ".cache" / "act" / "tool_cache",
+        )
         self.home.mkdir(parents=True)
         for name in ("action.yml", ".github", "autoresearch_action", "requirements.txt"):
             copy = shutil.copytree if (HERE / name).is_dir() else shutil.copy
-            copy(HERE / name, self.home / name, **({"ignore": shutil.ignore_patterns("__pycache__")} if copy is shutil.copytree else {}))  # type: ignore[operator]
-        for file in (*self.home.glob(".github/workflows/*.yml"), *self.home.glob(".github/actions/*/action.yml")):
-            text = file.read_text().replace("uses: $/.\n", "uses: ./\n").replace("uses: $/", "uses: ./")
+            copy(
+                HERE / name,
+                self.home / name,
+                **(
+                    {"ignore": shutil.ignore_patterns("__pycache__")}
+                    if copy is shutil.copytree
+                    else {}
+                ),
+            )  # type: ignore[operator]
+        for file in (
+            *self.home.glob(".github/workflows/*.yml"),
+            *self.home.glob(".github/actions/*/action.yml"),
+        ):
+            text = (
+                file.read_text()
+                .replace("uses: $/.\n", "uses: ./\n")
+                .replace("uses: $/", "uses: ./")
+            )
             file.write_text(
-                re.sub(r"( steps:\n)(?!      - uses: actions/checkout)(      )", rf"\1      - uses: actions/checkout@{CHECKOUT}\n\2", text)
+                re.sub(
+                    r"( steps:\n)(?!      - uses: actions/checkout)(      )",
+                    rf"\1      - uses: actions/checkout@{CHECKOUT}\n\2",
+                    text,
+                )
             )
         tiny.repository(self.home, program=PROGRAM)
         tiny.git(folder, "clone", "-q", "--bare", str(self.home), str(folder / "origin.git"))
@@ -61,18 +83,40 @@ class Runner:
 
     def _stand_ins(self) -> None:
         """Artifact actions that copy to a folder, under the commits that the workflows pin."""
-        texts = "".join(file.read_text() for file in [self.home / "action.yml", *self.home.glob(".github/workflows/*.yml")])
+        texts = "".join(
+            file.read_text()
+            for file in [self.home / "action.yml", *self.home.glob(".github/workflows/*.yml")]
+        )
         self.local = []
         for name, script in ARTIFACTS.items():
             place = self.folder / name
             place.mkdir()
-            inputs = {key: {"default": ""} for key in ("name", "path", "pattern", "overwrite", "if-no-files-found", "include-hidden-files")}
+            inputs = {
+                key: {"default": ""}
+                for key in (
+                    "name",
+                    "path",
+                    "pattern",
+                    "overwrite",
+                    "if-no-files-found",
+                    "include-hidden-files",
+                )
+            }
             step = {
                 "shell": "bash",
                 "run": script,
-                "env": {"STORE": str(self.store), "NAME": "${{ inputs.name }}", "PATHS": "${{ inputs.path }}"},
+                "env": {
+                    "STORE": str(self.store),
+                    "NAME": "${{ inputs.name }}",
+                    "PATHS": "${{ inputs.path }}",
+                },
             }
-            told = {"name": name, "description": name, "inputs": inputs, "runs": {"using": "composite", "steps": [step]}}
+            told = {
+                "name": name,
+                "description": name,
+                "inputs": inputs,
+                "runs": {"using": "composite", "steps": [step]},
+            }
             (place / "action.yml").write_text(yaml.safe_dump(told))
             tiny.git(place, "init", "-q")
             tiny.commit(place)
@@ -85,7 +129,9 @@ class Runner:
         key = re.search(r"-c '(import hashlib.*?)'", script)
         assert key
         lock = str(self.home / "requirements.txt")
-        name = subprocess.run([sys.executable, "-c", key[1], lock], check=True, capture_output=True, text=True).stdout.strip()
+        name = subprocess.run(
+            [sys.executable, "-c", key[1], lock], check=True, capture_output=True, text=True
+        ).stdout.strip()
         place = self.tools / "autoresearch" / name / "bin"
         place.mkdir(parents=True)
         self.bin = self.folder / "bin"
@@ -106,7 +152,11 @@ class Runner:
         code: int = 0,
         **more: str,
     ) -> str:
-        environ = {"GITHUB_API_URL": fake.url, "GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "octo/repo"}
+        environ = {
+            "GITHUB_API_URL": fake.url,
+            "GITHUB_SERVER_URL": "https://github.example",
+            "GITHUB_REPOSITORY": "octo/repo",
+        }
         environ |= {"GITHUB_RUN_ID": str(number), "GITHUB_RUN_ATTEMPT": "1"} | more
         fake.runs[str(number)] = "in_progress"
         command = [
@@ -119,16 +169,35 @@ class Runner:
             *self.local,
             *words,
         ]
-        command += [word for label in ("self-hosted", "gpu", "ubuntu-latest") for word in ("-P", f"{label}=-self-hosted")]
-        command += [word for name, value in environ.items() for word in ("--env", f"{name}={value}")]
+        command += [
+            word
+            for label in ("self-hosted", "gpu", "ubuntu-latest")
+            for word in ("-P", f"{label}=-self-hosted")
+        ]
+        command += [
+            word for name, value in environ.items() for word in ("--env", f"{name}={value}")
+        ]
         command += ["-s", f"GITHUB_TOKEN={fake.token}"]
         if payload is not None:
             (self.folder / "event.json").write_text(json.dumps(payload))
             command += ["-e", str(self.folder / "event.json")]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "ANTHROPIC_", "AUTORESEARCH_"))}
-        environment = kept | {"HOME": str(self.folder / "acthome"), "PATH": f"{self.bin}:/usr/bin:/bin:{kept['PATH']}"}
-        done = subprocess.run(command, cwd=self.home, env=environment, capture_output=True, text=True, timeout=280)
-        told = [line for line in done.stdout.splitlines() if "  | " in line or "::error" in line or "Failure" in line]
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GITHUB_", "ANTHROPIC_", "AUTORESEARCH_"))
+        }
+        environment = kept | {
+            "HOME": str(self.folder / "acthome"),
+            "PATH": f"{self.bin}:/usr/bin:/bin:{kept['PATH']}",
+        }
+        done = subprocess.run(
+            command, cwd=self.home, env=environment, capture_output=True, text=True, timeout=280
+        )
+        told = [
+            line
+            for line in done.stdout.splitlines()
+            if "  | " in line or "::error" in line or "Failure" in line
+        ]
         assert done.returncode == code, "\n".join(told)[-6000:] + done.stderr[-2000:]
         return done.stdout
 
@@ -148,7 +217,10 @@ def fake(runner: Runner) -> Iterator[FakeGitHub]:
 def better(request: dict[str, Any]) -> Any:
     """A model that knows the way: each call moves LR towards its best."""
     present = re.findall(r"LR = (0\.\d+)  # step", json.dumps(request))[-1]
-    return reply([("train.py", f"LR = {present}", f"LR = {min(0.3, float(present) + 0.07):.3g}")], description="Raise the rate")
+    return reply(
+        [("train.py", f"LR = {present}", f"LR = {min(0.3, float(present) + 0.07):.3g}")],
+        description="Raise the rate",
+    )
 
 
 SMALL = ("--input", "max-experiments=2", "--input", "max-minutes=5")
@@ -162,8 +234,14 @@ def test_a_night_ends_in_a_pull_request(runner: Runner, fake: FakeGitHub) -> Non
             ANTHROPIC_BASE_URL=server.url, AUTORESEARCH_TEST="1",
         )  # fmt: skip
     (pull,) = fake.pulls.values()
-    assert pull["head"] == "autoresearch/program" and pull["labels"] == ["autoresearch"] and "re-measured on this head" in pull["body"]
-    assert "raw/autoresearch-memory/program/" in pull["body"] and "Approve its checks" in pull["body"]
+    assert (
+        pull["head"] == "autoresearch/program"
+        and pull["labels"] == ["autoresearch"]
+        and "re-measured on this head" in pull["body"]
+    )
+    assert (
+        "raw/autoresearch-memory/program/" in pull["body"] and "Approve its checks" in pull["body"]
+    )
     assert fake.git("rev-list", "--count", f"main..{pull['head_sha']}").strip() >= "1"
     memory = fake.git("ls-tree", "-r", "--name-only", "autoresearch-memory")
     assert ".jsonl" in memory and "progress.png" in memory and "report.html" in memory
@@ -174,7 +252,10 @@ def test_a_night_ends_in_a_pull_request(runner: Runner, fake: FakeGitHub) -> Non
 
 def test_a_brief_by_hand(runner: Runner, fake: FakeGitHub) -> None:
     """workflow_dispatch: the text stands in the event; no shell ever sees it."""
-    brief = "Try \"; touch /tmp/autoresearch-injected; echo $(id) `id` ' ${{ secrets.GITHUB_TOKEN }} @everyone " + "long " * 5_000
+    brief = (
+        "Try \"; touch /tmp/autoresearch-injected; echo $(id) `id` ' ${{ secrets.GITHUB_TOKEN }} @everyone "
+        + "long " * 5_000
+    )
     seen: list[str] = []
 
     def model(request: dict[str, Any]) -> Any:
@@ -184,9 +265,15 @@ def test_a_brief_by_hand(runner: Runner, fake: FakeGitHub) -> None:
     with ModelServer(model) as server:
         runner.run("autoresearch.yml", "workflow_dispatch", fake, "-s", "ANTHROPIC_API_KEY=sk-ant-planted-0123456789",
                    payload={"inputs": {"brief": brief}}, ANTHROPIC_BASE_URL=server.url)  # fmt: skip
-    assert "touch /tmp/autoresearch-injected" in seen[0] and not Path("/tmp/autoresearch-injected").exists()
+    assert (
+        "touch /tmp/autoresearch-injected" in seen[0]
+        and not Path("/tmp/autoresearch-injected").exists()
+    )
     (pull,) = fake.pulls.values()
-    assert re.fullmatch(r"autoresearch/program-[0-9a-f]{8}", pull["head"]) and "@everyone" not in pull["body"].split("## The brief")[0]
+    assert (
+        re.fullmatch(r"autoresearch/program-[0-9a-f]{8}", pull["head"])
+        and "@everyone" not in pull["body"].split("## The brief")[0]
+    )
 
 
 def test_a_checkpoint_is_queued_researched_and_settled(runner: Runner, fake: FakeGitHub) -> None:
@@ -204,17 +291,26 @@ def test_a_checkpoint_is_queued_researched_and_settled(runner: Runner, fake: Fak
     (pull,) = fake.pulls.values()
     assert str(checkpoint.name) in pull["body"]
     log = fake.git("log", "--format=%s", "autoresearch-memory").splitlines()
-    assert log == ["Done with the checkpoint of run 7", log[1], "Queue the checkpoint of run 7"] and log[1].startswith("Remember program")
+    assert log == [
+        "Done with the checkpoint of run 7",
+        log[1],
+        "Queue the checkpoint of run 7",
+    ] and log[1].startswith("Remember program")
 
 
-def test_a_checkpoint_whose_research_fails_at_once_leaves_the_queue(runner: Runner, fake: FakeGitHub) -> None:
+def test_a_checkpoint_whose_research_fails_at_once_leaves_the_queue(
+    runner: Runner, fake: FakeGitHub
+) -> None:
     """There is no artifact then, and nothing to publish."""
     (runner.home / "program.md").write_text("---\nrum: python train.py\n---\n")
     tiny.commit(runner.home)
     runner.run("autoresearch.yml", "repository_dispatch", fake, code=1,
                payload={"action": "checkpoint", "client_payload": {"checkpoint": "s3://models/1"}})  # fmt: skip
     log = fake.git("log", "--format=%s", "autoresearch-memory").splitlines()
-    assert log == ["Done with the checkpoint of run 7", "Queue the checkpoint of run 7"] and not fake.pulls
+    assert (
+        log == ["Done with the checkpoint of run 7", "Queue the checkpoint of run 7"]
+        and not fake.pulls
+    )
 
 
 JOB = """
@@ -239,7 +335,10 @@ jobs:
 
 def one_job(runner: Runner, fake: FakeGitHub, **options: str) -> dict[str, str]:
     result = runner.folder / "result.json"
-    text = JOB.format(options=json.dumps({key.replace("_", "-"): value for key, value in options.items()}), result=result)
+    text = JOB.format(
+        options=json.dumps({key.replace("_", "-"): value for key, value in options.items()}),
+        result=result,
+    )
     (runner.home / ".github" / "workflows" / "one.yml").write_text(text)
     tiny.commit(runner.home)
     tiny.git(runner.home, "push", "-q", str(fake.bare), "main")
@@ -249,24 +348,47 @@ def one_job(runner: Runner, fake: FakeGitHub, **options: str) -> dict[str, str]:
 
 
 def test_a_single_job_publishes_and_gives_its_outputs(runner: Runner, fake: FakeGitHub) -> None:
-    tiny.patch(runner.home, runner.folder / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
+    tiny.patch(
+        runner.home, runner.folder / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider"
+    )
     told = one_job(runner, fake, agent=f"patches:{runner.folder / 'ideas'}", publish="true", max_minutes="5", github_token=fake.token,
                    draft="true", labels="autoresearch\nml", branch="research/width", state_directory=str(runner.folder / "state"))  # fmt: skip
     declared = set(yaml.safe_load((HERE / "action.yml").read_text())["outputs"])
     assert set(told) == declared
     (pull,) = fake.pulls.values()
-    assert told["improved"] == "true" and told["metric-name"] == "val_bpb" and told["kept"] == told["experiments"] == "1"
-    assert float(told["best"]) < float(told["baseline"]) and 7 < float(told["improvement-percent"]) < 9
-    assert told["branch"] == pull["head"] == "research/width" and told["pull-request-operation"] == "created"
-    assert told["pull-request-head-sha"] == pull["head_sha"] and pull["draft"] and pull["labels"] == ["autoresearch", "ml"]
-    assert told["stop-reason"].startswith("The one patch") and float(told["cost-usd"]) == 0 and Path(told["report-path"]).exists()
+    assert (
+        told["improved"] == "true"
+        and told["metric-name"] == "val_bpb"
+        and told["kept"] == told["experiments"] == "1"
+    )
+    assert (
+        float(told["best"]) < float(told["baseline"]) and 7 < float(told["improvement-percent"]) < 9
+    )
+    assert (
+        told["branch"] == pull["head"] == "research/width"
+        and told["pull-request-operation"] == "created"
+    )
+    assert (
+        told["pull-request-head-sha"] == pull["head_sha"]
+        and pull["draft"]
+        and pull["labels"] == ["autoresearch", "ml"]
+    )
+    assert (
+        told["stop-reason"].startswith("The one patch")
+        and float(told["cost-usd"]) == 0
+        and Path(told["report-path"]).exists()
+    )
 
 
 def test_a_dry_run_writes_nothing(runner: Runner, fake: FakeGitHub) -> None:
-    tiny.patch(runner.home, runner.folder / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
+    tiny.patch(
+        runner.home, runner.folder / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider"
+    )
     told = one_job(runner, fake, agent=f"patches:{runner.folder / 'ideas'}", publish="true", max_minutes="5", github_token=fake.token,
                    dry_run="true", state_directory=str(runner.folder / "state"))  # fmt: skip
-    assert told["improved"] == "true" and told["pull-request-operation"] == "none" and not fake.writes
+    assert (
+        told["improved"] == "true" and told["pull-request-operation"] == "none" and not fake.writes
+    )
 
 
 FLEET = """
@@ -285,14 +407,25 @@ jobs:
 
 def test_a_fleet_ends_in_one_pull_request(runner: Runner, fake: FakeGitHub) -> None:
     """plan, three shards as a matrix (one of which cannot even start), one merge that confirms, one pull request."""
-    tiny.patch(runner.home, runner.folder / "one" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider")
-    tiny.patch(runner.home, runner.folder / "two" / "1.diff", ("LR = 0.1", "LR = 0.2"), subject="Raise the rate")
-    agents = "\n        ".join(f"patches:{runner.folder / name}" for name in ("one", "two", "missing"))
+    tiny.patch(
+        runner.home, runner.folder / "one" / "1.diff", ("WIDTH = 4", "WIDTH = 6"), subject="Wider"
+    )
+    tiny.patch(
+        runner.home,
+        runner.folder / "two" / "1.diff",
+        ("LR = 0.1", "LR = 0.2"),
+        subject="Raise the rate",
+    )
+    agents = "\n        ".join(
+        f"patches:{runner.folder / name}" for name in ("one", "two", "missing")
+    )
     (runner.home / ".github" / "workflows" / "call.yml").write_text(FLEET.format(agents=agents))
     tiny.commit(runner.home)
     tiny.git(runner.home, "push", "-q", str(fake.bare), "main")
     runner.run("call.yml", "workflow_dispatch", fake, code=1)  # the broken shard fails its own job
-    assert {path.name.rsplit("-shard-")[-1] for path in runner.store.iterdir() if "-shard-" in path.name} >= {"1", "2"}
+    assert {
+        path.name.rsplit("-shard-")[-1] for path in runner.store.iterdir() if "-shard-" in path.name
+    } >= {"1", "2"}
     (pull,) = fake.pulls.values()
     assert fake.git("log", "--format=%s", f"main..{pull['head_sha']}").split("\n")[:-1] in (
         ["Wider", "Raise the rate"], ["Raise the rate", "Wider"],
@@ -304,7 +437,11 @@ def test_a_fleet_ends_in_one_pull_request(runner: Runner, fake: FakeGitHub) -> N
 def columns(text: str, heading: str) -> dict[str, str]:
     """First and second column of the table below a heading of the README, code marks removed."""
     part = text.split(heading, 1)[1].split("\n#", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in part.splitlines()
+        if line.startswith("| `")
+    ]
     return {row[0].strip("`"): row[1] for row in rows}
 
 
@@ -312,7 +449,9 @@ def test_action_command_line_and_readme_agree() -> None:
     action = yaml.safe_load((HERE / "action.yml").read_text())
     readme = (HERE / "README.md").read_text()
     inputs, outputs = action["inputs"], action["outputs"]
-    assert set(columns(readme, "### Inputs")) == set(inputs) and set(columns(readme, "### Outputs")) == set(outputs)
+    assert set(columns(readme, "### Inputs")) == set(inputs) and set(
+        columns(readme, "### Outputs")
+    ) == set(outputs)
     for name, told in columns(readme, "### Inputs").items():
         default = str(inputs[name]["default"])
         assert told.strip("`") == (default if default else "–"), name
@@ -323,7 +462,16 @@ def test_action_command_line_and_readme_agree() -> None:
     options = {option.name.replace("_", "-"): option for option in command.params}
     for name in ("max-experiments", "max-minutes", "max-usd"):
         assert float(inputs[name]["default"]) == float(options[name].default)  # type: ignore[arg-type]
-    assert {"program", "brief", "agents", "max-experiments", "max-minutes", "max-usd", "gpu-usd-per-hour", "checkpoint"} <= set(options)
+    assert {
+        "program",
+        "brief",
+        "agents",
+        "max-experiments",
+        "max-minutes",
+        "max-usd",
+        "gpu-usd-per-hour",
+        "checkpoint",
+    } <= set(options)
     shown = CliRunner().invoke(main, ["run", "--help"], terminal_width=200).output
     for flag in columns(readme, "### Options"):
         assert flag.split()[0] in shown, flag
@@ -333,5 +481,8 @@ def test_action_command_line_and_readme_agree() -> None:
         assert f"autoresearch {name}" in readme, name
     source = "".join(file.read_text() for file in (HERE / "autoresearch_action").rglob("*.py"))
     passed = set(re.findall(r"AUTORESEARCH_IN_(\w+):", (HERE / "action.yml").read_text()))
-    read = {name.upper().replace("-", "_") for name in re.findall(r'inputs\.(?:text|number|whole|truth|lines)\("([\w-]+)"', source)}
+    read = {
+        name.upper().replace("-", "_")
+        for name in re.findall(r'inputs\.(?:text|number|whole|truth|lines)\("([\w-]+)"', source)
+    }
     assert passed == read

@@ -10,9 +10,9 @@ import tiny
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.errors import InputError
-from autoresearch_action.trials.git import merge
-from autoresearch_action.trials.patch import PatchRefused, matches
-from autoresearch_action.trials.workspace import Workspace, remove
+from autoresearch_action.workspace.git import merge
+from autoresearch_action.workspace.patch import PatchRefused, matches
+from autoresearch_action.workspace.trees import Workspace, remove
 
 
 def workspace(directory: Path, inside: str = "", **keys: object) -> Workspace:
@@ -26,7 +26,9 @@ def edit(space: Workspace, old: str, new: str, parent: str | None = None) -> str
     space.checkout(tree, parent or space.base)
     file = tree / space.prefix / "train.py"
     file.write_text(file.read_text().replace(old, new))
-    return space.commit(parent or space.base, space.diff(tree, parent or space.base), f"{old} to {new}")
+    return space.commit(
+        parent or space.base, space.diff(tree, parent or space.base), f"{old} to {new}"
+    )
 
 
 def test_a_checkout_is_pristine_whatever_was_left_in_it(tmp_path: Path) -> None:
@@ -41,7 +43,12 @@ def test_a_checkout_is_pristine_whatever_was_left_in_it(tmp_path: Path) -> None:
     (tree / "link").symlink_to("/etc/passwd")
     os.utime(tree / "train.py", (1, 1))
     space.checkout(tree, space.base)
-    assert sorted(p.name for p in tree.iterdir()) == [".gitignore", "program.md", "score.py", "train.py"]
+    assert sorted(p.name for p in tree.iterdir()) == [
+        ".gitignore",
+        "program.md",
+        "score.py",
+        "train.py",
+    ]
     assert (tree / "train.py").read_text() == (space.root / "train.py").read_text()
     remove(tree)
     assert not tree.exists()
@@ -57,7 +64,11 @@ def test_a_folder_that_was_replaced_is_neither_followed_nor_fatal(tmp_path: Path
         lambda: tree.write_text("a file"),
         lambda: None,
         lambda: tiny.git(tmp_path, "init", "-q", str(tree / "inside")),
-        lambda: (tree.mkdir(), (tree / ".gitattributes").write_text("* working-tree-encoding=UTF-16\n"), (tree / "b").write_text("b")),
+        lambda: (
+            tree.mkdir(),
+            (tree / ".gitattributes").write_text("* working-tree-encoding=UTF-16\n"),
+            (tree / "b").write_text("b"),
+        ),
     ):
         space.checkout(tree, space.base)
         remove(tree)
@@ -69,7 +80,11 @@ def test_a_folder_that_was_replaced_is_neither_followed_nor_fatal(tmp_path: Path
     tree.rename(tree_before)
     tree.symlink_to(precious)
     space.checkout(tree, space.base)
-    assert (precious / "file").read_text() == "not ours" and (tree / "train.py").exists() and not tree.is_symlink()
+    assert (
+        (precious / "file").read_text() == "not ours"
+        and (tree / "train.py").exists()
+        and not tree.is_symlink()
+    )
 
 
 def test_a_repository_that_was_made_inside_is_refused_and_gone(tmp_path: Path) -> None:
@@ -105,10 +120,20 @@ def test_an_edit_becomes_a_commit_that_carries_to_a_new_incumbent(tmp_path: Path
     rate, width = edit(space, "LR = 0.1", "LR = 0.2"), edit(space, "NOISE = 0.01", "NOISE = 0.02")
     assert space.stat(space.base, rate) == [("train.py", 1, 1)]
     carried = space.carry(width, rate)
-    assert carried and "NOISE = 0.02" in space.patch(rate, carried) and "\n-LR" not in space.patch(rate, carried)
+    assert (
+        carried
+        and "NOISE = 0.02" in space.patch(rate, carried)
+        and "\n-LR" not in space.patch(rate, carried)
+    )
     assert space.carry(edit(space, "LR = 0.1", "LR = 0.4"), rate) is None
-    pause = space.carry(edit(space, "PAUSE = 0.0", "PAUSE = 0.1"), width)  # the next line: for git a conflict
-    assert pause and space.stat(width, pause) == [("train.py", 1, 1)] and "PAUSE = 0.1" in space.patch(width, pause)
+    pause = space.carry(
+        edit(space, "PAUSE = 0.0", "PAUSE = 0.1"), width
+    )  # the next line: for git a conflict
+    assert (
+        pause
+        and space.stat(width, pause) == [("train.py", 1, 1)]
+        and "PAUSE = 0.1" in space.patch(width, pause)
+    )
     assert space.frozen(rate) == space.frozen(space.base) != space.tree(rate)
     assert tiny.git(root, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
     assert space.branch("autoresearch/program", carried) == "autoresearch/program"
@@ -145,7 +170,10 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_patches_that_touch_what_they_may_not_are_refused(tmp_path: Path, what: str) -> None:
     space = workspace(
-        tiny.repository(tmp_path / "r"), edit=["**"] if what in ("a hook", "a workflow", "above the root", "the brief") else ["train.py"]
+        tiny.repository(tmp_path / "r"),
+        edit=["**"]
+        if what in ("a hook", "a workflow", "above the root", "the brief")
+        else ["train.py"],
     )
     with pytest.raises(PatchRefused) as refused:
         space.commit(space.base, REFUSED[what], "no")
@@ -158,9 +186,20 @@ def test_a_monorepo_with_a_submodule_and_a_large_file(tmp_path: Path) -> None:
     tiny.repository(root / "pkg")
     remove(root / "pkg" / ".git")
     tiny.git(root, "init", "-q", "-b", "main")
-    tiny.git(root, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(library), "pkg/vendor")
+    tiny.git(
+        root,
+        "-c",
+        "protocol.file.allow=always",
+        "submodule",
+        "add",
+        "-q",
+        str(library),
+        "pkg/vendor",
+    )
     (root / ".gitattributes").write_text("*.bin filter=lfs\n")
-    (root / "pkg" / "weights.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
+    (root / "pkg" / "weights.bin").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+    )
     tiny.commit(root)
     with pytest.raises(InputError, match="git lfs pull"):
         workspace(root, "pkg")
@@ -173,9 +212,9 @@ def test_a_monorepo_with_a_submodule_and_a_large_file(tmp_path: Path) -> None:
     assert (tree / "pkg" / "vendor" / "train.py").exists()
     commit = edit(space, "LR = 0.1", "LR = 0.3")
     assert space.stat(space.base, commit) == [("pkg/train.py", 1, 1)]
-    assert {".gitattributes", "pkg/score.py", "pkg/vendor"} <= set(space.frozen_entries(space.base)) and "pkg" not in space.frozen_entries(
-        space.base
-    )
+    assert {".gitattributes", "pkg/score.py", "pkg/vendor"} <= set(
+        space.frozen_entries(space.base)
+    ) and "pkg" not in space.frozen_entries(space.base)
 
 
 def test_what_is_not_committed_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -226,18 +265,26 @@ def test_edit_patterns(pattern: str, path: str, named: bool) -> None:
     ],
 )
 def test_changes_that_touch_merge_line_by_line(ours: str, theirs: str, merged: str | None) -> None:
-    base, ours, theirs = ("".join(f"{word}\n" for word in text.split()) for text in ("a b c d e f", ours, theirs))
+    base, ours, theirs = (
+        "".join(f"{word}\n" for word in text.split()) for text in ("a b c d e f", ours, theirs)
+    )
     expected = None if merged is None else "".join(f"{word}\n" for word in merged.split()).encode()
     for end in ("\n", "\r\n"):
         sides = [text.replace("\n", end).encode() for text in (base, ours, theirs)]
         wanted = expected and expected.replace(b"\n", end.encode())
         assert merge(*sides) == merge(sides[0], sides[2], sides[1]) == wanted
-    assert merge(base.encode(), ours.encode().rstrip(), theirs.encode()) in (None, expected, expected and expected.rstrip())
+    assert merge(base.encode(), ours.encode().rstrip(), theirs.encode()) in (
+        None,
+        expected,
+        expected and expected.rstrip(),
+    )
 
 
 def test_a_line_that_looks_like_a_mark_is_lost_nowhere() -> None:
     for mark in "<|=>":
-        base, ours, theirs = (f"{mark * 70}\n{text}\n{mark * 70}\n".encode() for text in ("a\nb", "A\nb", "a\nB"))
+        base, ours, theirs = (
+            f"{mark * 70}\n{text}\n{mark * 70}\n".encode() for text in ("a\nb", "A\nb", "a\nB")
+        )
         assert merge(base, ours, theirs) in (None, f"{mark * 70}\nA\nB\n{mark * 70}\n".encode())
 
 
@@ -256,5 +303,7 @@ def test_a_program_that_may_be_executed_is_carried_as_one(tmp_path: Path) -> Non
     (root / "train.py").chmod(0o755)
     tiny.commit(root)
     space = workspace(root)
-    carried = space.carry(edit(space, "PAUSE = 0.0", "PAUSE = 0.1"), edit(space, "NOISE = 0.01", "NOISE = 0.02"))
+    carried = space.carry(
+        edit(space, "PAUSE = 0.0", "PAUSE = 0.1"), edit(space, "NOISE = 0.01", "NOISE = 0.02")
+    )
     assert carried and tiny.git(space.repo, "ls-tree", carried, "train.py").startswith("100755")

@@ -55,10 +55,16 @@ Lower the loss.
 
 def git(directory: Path, *words: str) -> str:
     identity = {
-        f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "A"), ("EMAIL", "a@example.com"))
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "A"), ("EMAIL", "a@example.com"))
     }
-    environment = os.environ | identity | {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
-    return subprocess.run(["git", *words], cwd=directory, check=True, capture_output=True, text=True, env=environment).stdout.rstrip("\n")
+    environment = (
+        os.environ | identity | {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    )
+    return subprocess.run(
+        ["git", *words], cwd=directory, check=True, capture_output=True, text=True, env=environment
+    ).stdout.rstrip("\n")
 
 
 def commit(directory: Path, message: str = "A change") -> str:
@@ -67,7 +73,9 @@ def commit(directory: Path, message: str = "A change") -> str:
     return git(directory, "rev-parse", "HEAD")
 
 
-def repository(directory: Path, noise: float = 0.01, salt: int = 0, program: str = PROGRAM, **files: str) -> Path:
+def repository(
+    directory: Path, noise: float = 0.01, salt: int = 0, program: str = PROGRAM, **files: str
+) -> Path:
     """A repository with train.py, score.py and program.md committed on main; `files` by name with __ for dots."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "train.py").write_text(TRAIN.format(noise=noise, salt=salt))
@@ -81,7 +89,9 @@ def repository(directory: Path, noise: float = 0.01, salt: int = 0, program: str
     return directory
 
 
-def patch(directory: Path, target: Path, *edits: tuple[str, str], subject: str = "A change") -> Path:
+def patch(
+    directory: Path, target: Path, *edits: tuple[str, str], subject: str = "A change"
+) -> Path:
     """Write a git-format diff of train.py with each (old, new) replaced, leaving the work tree as it was."""
     file = directory / "train.py"
     before = file.read_text()

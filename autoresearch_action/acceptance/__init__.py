@@ -1,4 +1,5 @@
-"""Who decides: the two small interfaces that every rule implements. Pure: no clock, no file, no process.
+"""Who decides: the two small interfaces that every rule implements. Pure: no clock, no file, no
+process.
 
 A rule is shown the evidence so far and answers with the runs it wants next, or with its decision.
 """
@@ -13,8 +14,10 @@ from autoresearch_action.records import Confirmation, Measurement, Side, Split, 
 
 
 @dataclass(frozen=True)
-class Want:
-    """One run that a rule asks for. `side` base is the incumbent (screen) or the run's base (confirm)."""
+class RunRequest:
+    """One run that a rule asks for. `side` base is the incumbent (screen) or the run's base
+    (confirm).
+    """
 
     side: Side
     seed: int
@@ -23,16 +26,19 @@ class Want:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Runs wanted next, in this order; those of one Ask may run side by side."""
+class NeedRuns:
+    """Runs wanted next, in this order; those of one NeedRuns may run side by side."""
 
-    runs: tuple[Want, ...]
-    reseed: bool = False  # from here on the trial's copy has its literal seeds replaced
+    runs: tuple[RunRequest, ...]
+    # From here on the trial's copy has its literal seeds replaced
+    reseed: bool = False
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The end of a screen. `estimate` is the improvement over the incumbent, > 0 better, `spread` its standard error."""
+    """The end of a screen. `estimate` is the improvement over the incumbent, > 0 better, `spread`
+    its standard error.
+    """
 
     status: Status
     reason: str
@@ -43,10 +49,12 @@ class Decision:
 class Screen(Protocol):
     """Provisional keeps."""
 
-    def decide(self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]) -> Ask | Decision: ...
+    def decide(
+        self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
+    ) -> NeedRuns | Decision: ...
 
 
 class Confirm(Protocol):
     """Claims."""
 
-    def decide(self, runs: Sequence[Measurement]) -> Ask | Confirmation: ...
+    def decide(self, runs: Sequence[Measurement]) -> NeedRuns | Confirmation: ...

@@ -1,13 +1,15 @@
-"""Confirmation: does the head beat the base on fresh seeds and held-out data? The only place where a claim is made.
+"""Confirmation: does the head beat the base on fresh seeds and held-out data? The only place where
+a claim is made.
 
-Covers the pairs to run, the test, the interval and what is quoted. Which head is confirmed, the level (claims.py) and
-the single fallback are the caller's. Pure: runs are derived from the seed, so that a killed confirmation goes on.
+Covers the pairs to run, the test, the interval and what is quoted. Which head is confirmed, the
+level (claims.py) and the single fallback are the caller's. Pure: runs are derived from the seed, so
+that a killed confirmation goes on.
 
-The test is Fisher's sign-flip randomisation test on the pairs' differences (Fisher 1935, §21; Pitman 1937): within a
-pair the order is random, so without an effect every difference is as likely to have either sign, whatever its
-distribution: heavy tails and skew cannot break the level. It looks twice, by stage-wise ordering of the sign patterns
-(Armitage 1957; Jennison & Turnbull 1999, §8.4), which keeps the level exactly. The interval inverts the test
-(Hartigan 1969, typical values).
+The test is Fisher's sign-flip randomisation test on the pairs' differences (Fisher 1935, §21;
+Pitman 1937): within a pair the order is random, so without an effect every difference is as likely
+to have either sign, whatever its distribution: heavy tails and skew cannot break the level. It
+looks twice, by stage-wise ordering of the sign patterns (Armitage 1957; Jennison & Turnbull 1999,
+§8.4), which keeps the level exactly. The interval inverts the test (Hartigan 1969, typical values).
 """
 
 from __future__ import annotations
@@ -20,16 +22,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoresearch_action.acceptance import Ask, Want
+from autoresearch_action.acceptance import NeedRuns, RunRequest
+from autoresearch_action.acceptance.keep import judge_limits
 from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, derive, first_look, t_quantile
-from autoresearch_action.acceptance.screen import judge_limits
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Confirmation, Measurement
 
-FIRST_SHARE = 0.6  # of the level spent at the first look
-HOPELESS = 0.35  # a first look with a p-value above this ends it (futility: cannot raise the error)
-SPARE = 2  # pairs replaced where the base side crashed
-LONGER = 0.01  # of the base's clock: a head that trained longer by more is not compared
+# Of the level spent at the first look
+FIRST_SHARE = 0.6
+# A first look with a p-value above this ends it (futility: cannot raise the error)
+HOPELESS = 0.35
+# Pairs replaced where the base side crashed
+SPARE = 2
+# Of the base's clock: a head that trained longer by more is not compared
+LONGER = 0.01
 COVERAGE = 0.95
 TEST = "sign-flip randomisation test"
 
@@ -38,7 +44,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the test says at one look. `p_value` belongs to the whole plan of looks, not to this look alone."""
+    """What the test says at one look. `p_value` belongs to the whole plan of looks, not to this
+    look alone.
+    """
 
     p_value: float
     rejected: bool
@@ -65,18 +73,24 @@ class PairedConfirmation:
             most, self.enough = min(most, max_pairs), noise.exact or 2.0**-max_pairs <= level
         self.looks = (1,) if noise.exact else (first, most) if most > first else (most,)
 
-    def decide(self, runs: Sequence[Measurement]) -> Ask | Confirmation:
+    def decide(self, runs: Sequence[Measurement]) -> NeedRuns | Confirmation:
         """The pairs wanted next, or the outcome. A head that fails on any seed is not claimed."""
         if self.noise.blind:
-            return self._lost("Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain.")
+            return self._lost(
+                "Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain."
+            )
         if not self.enough:
-            return self._lost(f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs, too few for level {self.level:.2g}.")
+            return self._lost(
+                f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs, too few for level {self.level:.2g}."
+            )
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
             sides.setdefault((run.trial.seed, run.trial.side), run)
         for run in sides.values():
             if run.trial.side == "head" and not _measured(run) and run.outcome != "lost":
-                return self._lost(f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome}).")
+                return self._lost(
+                    f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome})."
+                )
         pairs: list[tuple[Measurement, Measurement]] = []
         wants: list[tuple[int, int, dict[str, Measurement | None]]] = []
         failed, place, looks, why = 0, 0, list(self.looks), ""
@@ -88,35 +102,53 @@ class PairedConfirmation:
                 place += 1
                 if any(run is not None and not _measured(run) for run in found.values()):
                     failed += 1
-                    why = next((r.reason or r.outcome for r in found.values() if r is not None and not _measured(r)), why)
+                    why = next(
+                        (
+                            r.reason or r.outcome
+                            for r in found.values()
+                            if r is not None and not _measured(r)
+                        ),
+                        why,
+                    )
                 elif found["base"] is not None and found["head"] is not None:
                     pairs.append((found["base"], found["head"]))
                 else:
                     wants.append((place, seed, found))
             if failed > SPARE:
-                return self._lost(f"Nothing can be claimed: {failed} pairs could not be measured, the base failed: {why}")
+                return self._lost(
+                    f"Nothing can be claimed: {failed} pairs could not be measured, the base failed: {why}"
+                )
             if wants:
-                return Ask(tuple(want for pair in wants for want in self._pair(*pair)))
+                return NeedRuns(tuple(want for pair in wants for want in self._pair(*pair)))
             answer = self._judge(pairs, looks)
             if answer is not None:
                 return answer
             looks.pop(0)
 
-    def _pair(self, place: int, seed: int, found: dict[str, Measurement | None]) -> list[Want]:
-        pair = [Want("base", seed, "holdout", self.slice), Want("head", seed, "holdout", self.slice)]
+    def _pair(
+        self, place: int, seed: int, found: dict[str, Measurement | None]
+    ) -> list[RunRequest]:
+        pair = [
+            RunRequest("base", seed, "holdout", self.slice),
+            RunRequest("head", seed, "holdout", self.slice),
+        ]
         if derive(self.seed, "order", place) % 2:
             pair.reverse()
         return [want for want in pair if found[want.side] is None]
 
-    def _judge(self, pairs: Sequence[tuple[Measurement, Measurement]], looks: Sequence[int]) -> Confirmation | None:
+    def _judge(
+        self, pairs: Sequence[tuple[Measurement, Measurement]], looks: Sequence[int]
+    ) -> Confirmation | None:
         base, head = [b for b, _ in pairs], [h for _, h in pairs]
         guard, sentence = judge_limits(self.brief, head, base)
         facts = self._estimates(base, head)
         if guard == "broken":
             return self._lost(f"Does not hold: {sentence}", **facts)
-        if self.brief.timed and (sentence := trained_longer(pairs)):
+        if self.brief.fixed_time and (sentence := trained_longer(pairs)):
             return self._lost(f"Does not hold: {sentence}", **facts)
-        facts["notes"] = [f"within the noise over its limit: {sentence}"] if guard == "doubtful" else []
+        facts["notes"] = (
+            [f"within the noise over its limit: {sentence}"] if guard == "doubtful" else []
+        )
         differences = [self.brief.sign * (_value(h) - _value(b)) for b, h in pairs]
         if self.noise.exact:
             return self._exact(differences[0], facts)
@@ -127,7 +159,9 @@ class PairedConfirmation:
         low, high = interval(differences)
         facts |= widened(float(facts["estimate"]), low, high, pairs)
         facts |= {"p_value": outcome.p_value, "level": self.level, "test": TEST}
-        told = f"{_signed(self.brief.sign * facts['estimate'])} over {len(pairs)} pairs of fresh seeds"
+        told = (
+            f"{_signed(self.brief.sign * facts['estimate'])} over {len(pairs)} pairs of fresh seeds"
+        )
         chance = f"p = {outcome.p_value:.2g}, level {self.level:.2g}"
         if not outcome.rejected:
             if facts["estimate"] <= 0:
@@ -140,36 +174,54 @@ class PairedConfirmation:
         facts |= {"low": gain, "high": gain, "test": "exact", "over": "this instance"}
         if gain > 0:
             told = _signed(self.brief.sign * gain)
-            return Confirmation(held=True, reason=f"Holds on this instance: {told}, exactly.", **facts)
+            return Confirmation(
+                held=True, reason=f"Holds on this instance: {told}, exactly.", **facts
+            )
         return self._lost("Does not hold: no better on this instance.", **facts)
 
-    def _estimates(self, base: Sequence[Measurement], head: Sequence[Measurement]) -> dict[str, Any]:
+    def _estimates(
+        self, base: Sequence[Measurement], head: Sequence[Measurement]
+    ) -> dict[str, Any]:
         mine, theirs = (math.fsum(map(_value, side)) / len(side) for side in (head, base))
         gain = self.brief.sign * (mine - theirs)
-        return {"baseline": theirs, "best": mine, "estimate": gain, "adjusted": gain, "pairs": len(base)}
+        return {
+            "baseline": theirs,
+            "best": mine,
+            "estimate": gain,
+            "adjusted": gain,
+            "pairs": len(base),
+        }
 
     def _lost(self, reason: str, **facts: Any) -> Confirmation:
         return Confirmation(held=False, reason=reason, **facts)
 
 
 def trained_longer(pairs: Sequence[tuple[Measurement, Measurement]]) -> str:
-    """The sentence where the head's clock exceeds the base's by more than LONGER and than chance explains; or "".
+    """The sentence where the head's clock exceeds the base's by more than LONGER and than chance
+    explains; or "".
 
     Three standard errors: over seven pairs chance alone reaches that once in eighty confirmations.
     """
     excess = np.array([head.clock - base.clock for base, head in pairs])
-    mine, theirs = (math.fsum(side) / len(pairs) for side in ([h.clock for _, h in pairs], [b.clock for b, _ in pairs]))
+    mine, theirs = (
+        math.fsum(side) / len(pairs)
+        for side in ([h.clock for _, h in pairs], [b.clock for b, _ in pairs])
+    )
     error = float(excess.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
     if mine - theirs <= max(LONGER * theirs, 3 * error):
         return ""
     return f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s: equal time for all."
 
 
-def stagewise(differences: Sequence[float], looks: Sequence[int], level: float, last: bool = True) -> Outcome:
-    """The sign-flip test after the last of `looks` pairs; the earlier looks are known not to have rejected.
+def stagewise(
+    differences: Sequence[float], looks: Sequence[int], level: float, last: bool = True
+) -> Outcome:
+    """The sign-flip test after the last of `looks` pairs; the earlier looks are known not to have
+    rejected.
 
-    `differences`: improvements, > 0 better. One-sided p-value = share of the 2ⁿ sign patterns that would have been
-    rejected at an earlier look, or else sum to at least what was seen. Not `last`: only FIRST_SHARE of level is spent.
+    `differences`: improvements, > 0 better. One-sided p-value = share of the 2ⁿ sign patterns that
+    would have been rejected at an earlier look, or else sum to at least what was seen. Not `last`:
+    only FIRST_SHARE of level is spent.
     """
     rejected = np.zeros(1, dtype=bool)
     p_value = share = 1.0
@@ -192,15 +244,21 @@ def stagewise(differences: Sequence[float], looks: Sequence[int], level: float, 
 
 
 def flips(differences: Sequence[float]) -> Floats:
-    """Sums under all 2ⁿ sign patterns; bit i of the index flips difference i, index 0 is what was seen."""
+    """Sums under all 2ⁿ sign patterns; bit i of the index flips difference i, index 0 is what was
+    seen.
+    """
     sums = np.zeros(1)
     for value in differences:
         sums = np.concatenate([sums + value, sums - value])
     return sums
 
 
-def interval(differences: Sequence[float], coverage: float = COVERAGE) -> tuple[float | None, float | None]:
-    """The effects that the two-sided sign-flip test does not reject: order statistics of the subset means."""
+def interval(
+    differences: Sequence[float], coverage: float = COVERAGE
+) -> tuple[float | None, float | None]:
+    """The effects that the two-sided sign-flip test does not reject: order statistics of the subset
+    means.
+    """
     sums, counts = np.zeros(1), np.zeros(1)
     for value in differences:
         sums, counts = np.concatenate([sums, sums + value]), np.concatenate([counts, counts + 1])
@@ -209,13 +267,24 @@ def interval(differences: Sequence[float], coverage: float = COVERAGE) -> tuple[
     return (float(means[rank - 1]), float(means[-rank])) if rank else (None, None)
 
 
-def widened(estimate: float, low: float | None, high: float | None, pairs: Sequence[tuple[Measurement, Measurement]]) -> dict[str, Any]:
-    """The interval, and over what: where the scorer gives document blocks, their spread is added in quadrature."""
+def widened(
+    estimate: float,
+    low: float | None,
+    high: float | None,
+    pairs: Sequence[tuple[Measurement, Measurement]],
+) -> dict[str, Any]:
+    """The interval, and over what: where the scorer gives document blocks, their spread is added in
+    quadrature.
+    """
     count = min(min(len(b.blocks), len(h.blocks)) for b, h in pairs)
     over = "seeds"
     if count > 1 and low is not None and high is not None:
-        gaps = np.array([np.subtract(h.blocks[:count], b.blocks[:count]) for b, h in pairs]).mean(axis=0)
-        half = t_quantile((1 + COVERAGE) / 2, count - 1) * float(gaps.std(ddof=1)) / math.sqrt(count)
+        gaps = np.array([np.subtract(h.blocks[:count], b.blocks[:count]) for b, h in pairs]).mean(
+            axis=0
+        )
+        half = (
+            t_quantile((1 + COVERAGE) / 2, count - 1) * float(gaps.std(ddof=1)) / math.sqrt(count)
+        )
         low = estimate - math.hypot(estimate - low, half)
         high = estimate + math.hypot(high - estimate, half)
         over = "seeds and document blocks"
@@ -223,10 +292,11 @@ def widened(estimate: float, low: float | None, high: float | None, pairs: Seque
 
 
 def adjusted(differences: Sequence[float], level: float) -> float:
-    """The estimate given that it is quoted only where the test rejects: it then is too high on average.
+    """The estimate given that it is quoted only where the test rejects: it then is too high on
+    average.
 
-    Conditional maximum likelihood of a truncated normal mean, averaged with the plain one (Zhong & Prentice 2008,
-    Biostatistics 9:621), never below half of the plain estimate.
+    Conditional maximum likelihood of a truncated normal mean, averaged with the plain one (Zhong &
+    Prentice 2008, Biostatistics 9:621), never below half of the plain estimate.
     """
     from scipy.special import log_ndtr
 

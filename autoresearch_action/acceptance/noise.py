@@ -1,7 +1,9 @@
-"""Noise: how far two runs of the same code differ, learnt from few baseline replicates and from every run since.
+"""Noise: how far two runs of the same code differ, learnt from few baseline replicates and from
+every run since.
 
-Covers calibration, whether seeds matter at all, and how many runs a gain of a given size needs. Does not decide
-about any candidate (screen.py) and claims nothing (confirm.py). Pure: dice come from seeds that the caller gives.
+Covers calibration, whether seeds matter at all, and how many runs a gain of a given size needs.
+Does not decide about any candidate (keep.py) and claims nothing (confirm.py). Pure: dice come
+from seeds that the caller gives.
 """
 
 from __future__ import annotations
@@ -13,22 +15,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from autoresearch_action.acceptance import Ask, Want
+from autoresearch_action.acceptance import NeedRuns, RunRequest
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Measurement, Record
 
-FIRST = 2  # runs before seeds are known to matter
-ENOUGH = 4  # replicates of the baseline in the usual case
-MOST = 6  # … where one of them lies far off, or all are equal
-EARLY = 12  # progress lines within which different seeds must show
-MORE_PAIRS = 3  # between the two looks of a confirmation
-GAINS = (0.1, 0.5, 1.0, 5.0)  # per cent, what `measure` speaks of
+# Runs before seeds are known to matter
+FIRST = 2
+# Replicates of the baseline in the usual case
+ENOUGH = 4
+# … where one of them lies far off, or all are equal
+MOST = 6
+# Progress lines within which different seeds must show
+EARLY = 12
+# Between the two looks of a confirmation
+MORE_PAIRS = 3
+# Per cent, what `measure` speaks of
+GAINS = (0.1, 0.5, 1.0, 5.0)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The gain over the incumbent (metric's unit, > 0 better), its standard error and what they rest on."""
+    """The gain over the incumbent (metric's unit, > 0 better), its standard error and what they
+    rest on.
+    """
 
     gain: float
     spread: float
@@ -38,38 +48,55 @@ class Evidence:
 
     @property
     def z(self) -> float:
-        """Standardised gain, as a normal deviate of the same tail probability as Student's t (Wallace 1959)."""
+        """Standardised gain, as a normal deviate of the same tail probability as Student's t
+        (Wallace 1959).
+        """
         if self.spread == 0:
             return math.copysign(math.inf, self.gain) if self.gain else 0.0
         t, nu = self.gain / self.spread, self.dof
-        return math.copysign((8 * nu + 1) / (8 * nu + 3) * math.sqrt(nu * math.log1p(t * t / nu)), t)
+        return math.copysign(
+            (8 * nu + 1) / (8 * nu + 3) * math.sqrt(nu * math.log1p(t * t / nu)), t
+        )
 
 
 class Noise(Record):
-    """What is known of the metric's spread. All in the metric's unit; `dof` 0: the spread was not seen (exact)."""
+    """What is known of the metric's spread. All in the metric's unit; `dof` 0: the spread was not
+    seen (exact).
+    """
 
-    sigma: float  # standard deviation of single runs, over seeds and the machine's moods
+    # Standard deviation of single runs, over seeds and the machine's moods
+    sigma: float
     dof: int
-    mean: float  # of the baseline
+    # Of the baseline
+    mean: float
     runs: int = 0
-    short: float | None = None  # spread between runs next to each other in time: less than sigma where the machine drifts
-    paired: float | None = None  # spread of same-seed differences of edits so far, median; for planning only
-    drift: bool = False  # stored runs of the incumbent may reject a candidate, never keep one
+    # Spread between runs next to each other in time: less than sigma where the machine drifts
+    short: float | None = None
+    # Spread of same-seed differences of edits so far, median; for planning only
+    paired: float | None = None
+    # Stored runs of the incumbent may reject a candidate, never keep one
+    drift: bool = False
     exact: bool = False
-    blind: bool = False  # seeds have no effect: a lucky draw cannot be told from a gain, nothing may be claimed
-    reseed: bool = False  # … had none until literal seeds were replaced in the trial's copy
+    # Seeds have no effect: a lucky draw cannot be told from a gain, nothing may be claimed
+    blind: bool = False
+    # … had none until literal seeds were replaced in the trial's copy
+    reseed: bool = False
     notes: list[str] = []
 
     def reserve_pairs(self, level: float = 0.025) -> int:
         """Pairs to keep time for: both looks of one confirmation at `level`."""
         return 1 if self.exact or self.blind else first_look(level) + MORE_PAIRS
 
-    def learn(self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement] = ()) -> Noise:
-        """The noise after one more candidate: its replicates add degrees of freedom, its pairs a paired spread."""
+    def learn(
+        self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement] = ()
+    ) -> Noise:
+        """The noise after one more candidate: its replicates add degrees of freedom, its pairs a
+        paired spread.
+        """
         values = [value for value in good(candidate) if value is not None]
         if len(values) < 2 or self.exact:
             return self
-        variance, dof = pool((self.sigma**2, self.dof), spread_of(values))
+        variance, dof = pool((self.sigma**2, self.dof), sample_variance(values))
         differences = [head - base for head, base in pairs(candidate, incumbent)]
         paired = self.paired
         if len(differences) >= ENOUGH:
@@ -84,7 +111,11 @@ class Noise(Record):
         told = f"σ = {self.sigma:.3g} over {self.runs} runs"
         if self.blind:
             return f"{told}; seeds have no effect on it, so nothing can be claimed"
-        return told + ("; literal seeds replaced" if self.reseed else "") + ("; the machine drifts" if self.drift else "")
+        return (
+            told
+            + ("; literal seeds replaced" if self.reseed else "")
+            + ("; the machine drifts" if self.drift else "")
+        )
 
 
 def good(runs: Iterable[Measurement]) -> list[float]:
@@ -92,7 +123,9 @@ def good(runs: Iterable[Measurement]) -> list[float]:
     return [run.value for run in runs if run.outcome == "ok" and run.value is not None]
 
 
-def pairs(candidate: Iterable[Measurement], incumbent: Iterable[Measurement]) -> list[tuple[float, float]]:
+def pairs(
+    candidate: Iterable[Measurement], incumbent: Iterable[Measurement]
+) -> list[tuple[float, float]]:
     """(candidate, incumbent) values of the seeds that both have run, in the candidate's order."""
     base = {run.trial.seed: run.value for run in incumbent if run.outcome == "ok"}
     found = []
@@ -103,7 +136,7 @@ def pairs(candidate: Iterable[Measurement], incumbent: Iterable[Measurement]) ->
     return found
 
 
-def spread_of(values: Sequence[float]) -> tuple[float, int]:
+def sample_variance(values: Sequence[float]) -> tuple[float, int]:
     """(variance, degrees of freedom) of a sample; (0, 0) for fewer than two."""
     if len(values) < 2:
         return 0.0, 0
@@ -124,7 +157,9 @@ def derive(seed: int, *path: int | str) -> int:
 
 
 def first_look(level: float) -> int:
-    """Pairs at the first look of a confirmation: enough sign flips to reach `level`, and one more for its power."""
+    """Pairs at the first look of a confirmation: enough sign flips to reach `level`, and one more
+    for its power.
+    """
     return min(16, max(1, math.ceil(math.log2(1 / level) - 1e-9))) + 1
 
 
@@ -136,11 +171,13 @@ def t_quantile(probability: float, dof: int) -> float:
     return float(stdtrit(dof, probability))
 
 
-def calibrate(baseline: Sequence[Measurement], brief: Brief, seed: int = 0, known: Noise | None = None) -> Ask | Noise:
+def calibrate(
+    baseline: Sequence[Measurement], brief: Brief, seed: int = 0, known: Noise | None = None
+) -> NeedRuns | Noise:
     """Ask for baseline runs until the noise is known well enough to begin; then the Noise.
 
-    `known` is the noise of an earlier run with equal device, base and data: then two runs are enough.
-    Raises InputError where a limit names a metric that the baseline does not print.
+    `known` is the noise of an earlier run with equal device, base and data: then two runs are
+    enough. Raises InputError where a limit names a metric that the baseline does not print.
     """
     runs = [run for run in baseline if run.outcome == "ok" and run.value is not None]
     reseed = any(run.trial.reseed for run in runs)
@@ -148,9 +185,12 @@ def calibrate(baseline: Sequence[Measurement], brief: Brief, seed: int = 0, know
     values = good(used)
     _limits_printed(used, brief)
 
-    def ask(total: int, reseeded: bool = reseed, have: int = len(used)) -> Ask:
-        wants = (Want("base", derive(seed, "baseline", reseeded, index)) for index in range(have, total))
-        return Ask(tuple(wants), reseed=reseeded)
+    def ask(total: int, reseeded: bool = reseed, have: int = len(used)) -> NeedRuns:
+        wants = (
+            RunRequest("base", derive(seed, "baseline", reseeded, index))
+            for index in range(have, total)
+        )
+        return NeedRuns(tuple(wants), reseed=reseeded)
 
     if len(used) < FIRST:
         return ask(FIRST)
@@ -168,15 +208,18 @@ def calibrate(baseline: Sequence[Measurement], brief: Brief, seed: int = 0, know
     noise = _noise(used, brief, reseed=reseed)
     if known and not known.exact:
         variance, dof = pool((noise.sigma**2, noise.dof), (known.sigma**2, known.dof))
-        noise = noise.model_copy(update={"sigma": math.sqrt(variance), "dof": dof, "paired": known.paired})
+        noise = noise.model_copy(
+            update={"sigma": math.sqrt(variance), "dof": dof, "paired": known.paired}
+        )
     return noise
 
 
 def blind(runs: Sequence[Measurement]) -> bool:
-    """Whether different seeds made no difference: equal training curves, or, without curves, equal values.
+    """Whether different seeds made no difference: equal training curves, or, without curves, equal
+    values.
 
-    Early progress lines are compared one by one, because later ones differ by the machine's timing alone.
-    A run that says `censored: 1` did not reach its target; equal values then say nothing.
+    Early progress lines are compared one by one, because later ones differ by the machine's timing
+    alone. A run that says `censored: 1` did not reach its target; equal values then say nothing.
     """
     if len({run.trial.seed for run in runs}) < 2:
         return False
@@ -184,7 +227,9 @@ def blind(runs: Sequence[Measurement]) -> bool:
     length = min(map(len, curves))
     if length >= 3:
         return all(_close(curve[:length], curves[0][:length]) for curve in curves[1:])
-    return len({run.value for run in runs}) == 1 and not any(run.metrics.get("censored") for run in runs)
+    return len({run.value for run in runs}) == 1 and not any(
+        run.metrics.get("censored") for run in runs
+    )
 
 
 def _close(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -192,7 +237,9 @@ def _close(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _unsettled(values: Sequence[float]) -> bool:
-    """Whether one value lies far from the others, or all are equal though the metric is said to be noisy."""
+    """Whether one value lies far from the others, or all are equal though the metric is said to be
+    noisy.
+    """
     if len(set(values)) == 1:
         return True
     middle = statistics.median(values)
@@ -200,20 +247,29 @@ def _unsettled(values: Sequence[float]) -> bool:
     return off[-1] > 6 * max(statistics.median(off[:-1]), 1e-12 * abs(middle))
 
 
-def _noise(runs: Sequence[Measurement], brief: Brief, reseed: bool = False, blind: bool = False) -> Noise:
+def _noise(
+    runs: Sequence[Measurement], brief: Brief, reseed: bool = False, blind: bool = False
+) -> Noise:
     ordered = good(sorted(runs, key=lambda run: run.started))
-    variance, dof = spread_of(ordered)
+    variance, dof = sample_variance(ordered)
     steps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)]
-    # Half the mean squared step (von Neumann 1941) is the variance that neighbours in time do not share.
-    short = math.sqrt(math.fsum(step * step for step in steps) / (2 * len(steps))) if steps else None
-    notes = ["`exact: true`, but two runs of the same code differ: measured as noisy"] if brief.exact else []
+    # Half the mean squared step (von Neumann 1941) is the variance that neighbours in time do not
+    # share.
+    short = (
+        math.sqrt(math.fsum(step * step for step in steps) / (2 * len(steps))) if steps else None
+    )
+    notes = (
+        ["`exact: true`, but two runs of the same code differ: measured as noisy"]
+        if brief.exact
+        else []
+    )
     return Noise(
         sigma=math.sqrt(variance),
         dof=dof,
         mean=statistics.fmean(ordered),
         runs=len(ordered),
         short=short,
-        drift=brief.timing,
+        drift=brief.measures_time,
         blind=blind,
         reseed=reseed,
         notes=notes,
@@ -223,13 +279,16 @@ def _noise(runs: Sequence[Measurement], brief: Brief, reseed: bool = False, blin
 def _limits_printed(runs: Sequence[Measurement], brief: Brief) -> None:
     for name in brief.limits:
         if runs and not any(name in run.metrics for run in runs):
-            raise InputError(f"`limits` names {name}, which the baseline does not print: print it, or take the limit out.")
+            raise InputError(
+                f"`limits` names {name}, which the baseline does not print: print it, or take the limit out."
+            )
 
 
 def runs_needed(noise: Noise, gain: float, level: float = 0.025, power: float = 0.8) -> int:
     """Pairs of runs that confirm an improvement of `gain` (metric's unit) with probability `power`.
 
-    Normal approximation with Guenther's (1981) correction for the t test, never fewer than sign flips need.
+    Normal approximation with Guenther's (1981) correction for the t test, never fewer than sign
+    flips need.
     """
     from scipy.special import ndtri
 
@@ -241,12 +300,18 @@ def runs_needed(noise: Noise, gain: float, level: float = 0.025, power: float = 
     return max(noise.reserve_pairs(level), math.ceil(needed)) if math.isfinite(needed) else 10**9
 
 
-def forecast(noise: Noise, brief: Brief, trial_seconds: float, minutes: float, slots: int = 1) -> str:
-    """What `autoresearch measure` prints: σ, runs by size of gain, and what a run of `minutes` will yield."""
+def forecast(
+    noise: Noise, brief: Brief, trial_seconds: float, minutes: float, slots: int = 1
+) -> str:
+    """What `autoresearch measure` prints: σ, runs by size of gain, and what a run of `minutes` will
+    yield.
+    """
     lines = [f"{brief.metric}: {noise.mean:.6g} on the base, {noise.describe()}."]
     lines += [f"Note: {note}." for note in noise.notes]
     if noise.blind:
-        return "\n".join([*lines, "Read AUTORESEARCH_SEED in the program and seed its generators with it."])
+        return "\n".join(
+            [*lines, "Read AUTORESEARCH_SEED in the program and seed its generators with it."]
+        )
     for percent in GAINS:
         pairs_needed = runs_needed(noise, abs(noise.mean) * percent / 100) if noise.mean else 0
         runs = 2 * pairs_needed

@@ -1,9 +1,10 @@
-"""Claude through the Messages API: one structured reply per experiment, one more where an edit does not apply.
+"""Claude through the Messages API: one structured reply per experiment, one more where an edit does
+not apply.
 
-The long, stable part of the prompt is marked for the provider's cache. Calls stream, retry as the SDK does (it honours
-retry-after) and end at once when the run is cancelled. Tokens are those the reply reports; dollars come from
-genai-prices, or from `usd_per_call` for a model that it does not know. The key goes to the SDK and nowhere else: every
-text that leaves this module has it taken out.
+The long, stable part of the prompt is marked for the provider's cache. Calls stream, retry as the
+SDK does (it honours retry-after) and end at once when the run is cancelled. Tokens are those the
+reply reports; dollars come from genai-prices, or from `usd_per_call` for a model that it does not
+know. The key goes to the SDK and nowhere else: every text that leaves this module has it taken out.
 """
 
 from __future__ import annotations
@@ -23,12 +24,18 @@ from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment, Record, Usage
 
 MODEL = "claude-sonnet-5-5"
-MAX_OUTPUT = 16_000  # tokens of one reply, thinking included
-CALL_LIMIT = 900.0  # seconds for one call with all its retries
-RETRIES = 8  # with the SDK's pauses of 0.5 to 8 s: about 40 s of overload
-LONG_CACHE = 150.0  # seconds of time budget from which calls come too seldom for the cache's five minutes
-ENVELOPE = 4_000  # bytes for schema and framing, in the worst case
-GROWTH = 1.25  # by how much the prompt may grow from one call to the next, in the worst case
+# Tokens of one reply, thinking included
+MAX_OUTPUT = 16_000
+# Seconds for one call with all its retries
+CALL_LIMIT = 900.0
+# With the SDK's pauses of 0.5 to 8 s: about 40 s of overload
+RETRIES = 8
+# Seconds of time budget from which calls come too seldom for the cache's five minutes
+LONG_CACHE = 150.0
+# Bytes for schema and framing, in the worst case
+ENVELOPE = 4_000
+# By how much the prompt may grow from one call to the next, in the worst case
+GROWTH = 1.25
 
 ASK = (
     "Propose the next experiment. Each edit replaces `search`, copied exactly from a file to edit and occurring in it once, by"
@@ -54,7 +61,10 @@ SCHEMA: dict[str, object] = {
     "additionalProperties": False,
     "required": ["hypothesis", "expected", "description", "comparable", "edits"],
     "properties": {
-        "hypothesis": {"type": "string", "description": "why it should help, two sentences at most"},
+        "hypothesis": {
+            "type": "string",
+            "description": "why it should help, two sentences at most",
+        },
         "expected": {"type": "string", "description": "the effect on the metric that you expect"},
         "description": {"type": "string", "description": "one line: what is changed"},
         "comparable": {"type": "boolean"},
@@ -72,14 +82,23 @@ SCHEMA: dict[str, object] = {
 
 
 class ClaudeAgent:
-    """See the module's head. Raises InputError for a model without a price when `usd_per_call` is None.
+    """See the module's head. Raises InputError for a model without a price when `usd_per_call` is
+    None.
 
-    `worst_usd` counts a token for every byte of the prompt, none of it from the cache, and two replies of full length.
+    `worst_usd` counts a token for every byte of the prompt, none of it from the cache, and two
+    replies of full length.
     """
 
     worst_usd: float | None
 
-    def __init__(self, brief: Brief, key: str, model: str | None = None, usd_per_call: float | None = None, retries: int = RETRIES) -> None:
+    def __init__(
+        self,
+        brief: Brief,
+        key: str,
+        model: str | None = None,
+        usd_per_call: float | None = None,
+        retries: int = RETRIES,
+    ) -> None:
         self.model = model or MODEL
         self.name = f"claude:{model}" if model else "claude"
         self._key, self._usd_per_call, self._retries = key, usd_per_call, retries
@@ -88,8 +107,15 @@ class ClaudeAgent:
         self._size = 0
         self._priced = _price(self.model, 1, 0, 0, 0) is not None
         if not self._priced and usd_per_call is None:
-            raise InputError(f"The price list does not know {self.model[:80]!r}: give --usd-per-call (0 if it costs nothing).")
-        parts = [prompt.RULES, prompt.contract(brief), prompt.frozen(brief.directory, brief), prompt.files(brief.directory, brief)]
+            raise InputError(
+                f"The price list does not know {self.model[:80]!r}: give --usd-per-call (0 if it costs nothing)."
+            )
+        parts = [
+            prompt.RULES,
+            prompt.contract(brief),
+            prompt.frozen(brief.directory, brief),
+            prompt.files(brief.directory, brief),
+        ]
         self._reckon(sum(len(part.encode()) for part in parts) + prompt.HISTORY)
 
     def propose(self, context: Context) -> Draft:
@@ -100,7 +126,9 @@ class ClaudeAgent:
         told = prompt.failure(failed)
         if told is None or failed.proposal is None:
             return None
-        reply, usage = self._edited(context, f"{told} Give no edits if the idea itself cannot work.\n\n{ASK}", mending=True)
+        reply, usage = self._edited(
+            context, f"{told} Give no edits if the idea itself cannot work.\n\n{ASK}", mending=True
+        )
         draft = self._draft(reply, usage)
         return draft.model_copy(
             update={
@@ -111,11 +139,19 @@ class ClaudeAgent:
             }
         )
 
-    def _edited(self, context: Context, question: str, mending: bool = False) -> tuple[Reply, Usage]:
-        """A reply whose edits are applied in the tree, after one more call where the first one's were not."""
+    def _edited(
+        self, context: Context, question: str, mending: bool = False
+    ) -> tuple[Reply, Usage]:
+        """A reply whose edits are applied in the tree, after one more call where the first one's
+        were not.
+        """
         system, prefix = self._prefix(context)
-        messages: list[dict[str, Any]] = [{"role": "user", "content": [*prefix, {"type": "text", "text": question}]}]
-        self._reckon(sum(len(block["text"].encode()) for block in [*system, *messages[0]["content"]]))
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": [*prefix, {"type": "text", "text": question}]}
+        ]
+        self._reckon(
+            sum(len(block["text"].encode()) for block in [*system, *messages[0]["content"]])
+        )
         total = Usage()
         for last in (False, True):
             text, usage = self._call(system, messages, context, total)
@@ -123,7 +159,8 @@ class ClaudeAgent:
             try:
                 reply = _read(text)
                 if mending and not reply.edits:
-                    raise AgentFailure("", total)  # nothing to mend: not a failure, but paid for
+                    # Nothing to mend: not a failure, but paid for
+                    raise AgentFailure("", total)
                 apply(context.directory, reply.edits, context.brief.edit)
                 return reply, total
             except EditRefused as refused:
@@ -132,34 +169,61 @@ class ClaudeAgent:
                 raise AgentFailure(f"{self.name}'s edit does not apply: {wrong}", total)
             messages += [
                 {"role": "assistant", "content": text},
-                {"role": "user", "content": f"None of it was applied: {wrong}\nGive the whole reply again with that mended."},
+                {
+                    "role": "user",
+                    "content": f"None of it was applied: {wrong}\nGive the whole reply again with that mended.",
+                },
             ]
         raise AssertionError("unreachable")
 
     def _prefix(self, context: Context) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """(system blocks, first blocks of the user's message); the cache ends after the frozen part and after the files."""
+        """(system blocks, first blocks of the user's message); the cache ends after the frozen part
+        and after the files.
+        """
         mark = {"type": "ephemeral", **({"ttl": "1h"} if self._long_cache else {})}
-        stable = f"{prompt.contract(context.brief)}\n{prompt.frozen(context.directory, context.brief)}"
+        stable = (
+            f"{prompt.contract(context.brief)}\n{prompt.frozen(context.directory, context.brief)}"
+        )
         blocks: list[dict[str, Any]] = [
             {"type": "text", "text": stable, "cache_control": mark},
-            {"type": "text", "text": prompt.files(context.directory, context.brief), "cache_control": mark},
+            {
+                "type": "text",
+                "text": prompt.files(context.directory, context.brief),
+                "cache_control": mark,
+            },
         ]
         return [{"type": "text", "text": prompt.RULES}], blocks
 
-    def _call(self, system: list[dict[str, Any]], messages: Sequence[dict[str, Any]], context: Context, before: Usage) -> tuple[str, Usage]:
+    def _call(
+        self,
+        system: list[dict[str, Any]],
+        messages: Sequence[dict[str, Any]],
+        context: Context,
+        before: Usage,
+    ) -> tuple[str, Usage]:
         """(text of the reply, what it cost). Raises AgentFailure, whose usage includes `before`."""
         got: dict[str, Any] = {}
         wrong, fatal = asyncio.run(self._watched(system, messages, context.cancelled, got))
         usage = self._usage(got.get("message"))
-        text = "".join(block.text for block in got["message"].content if block.type == "text") if "message" in got else ""
+        text = (
+            "".join(block.text for block in got["message"].content if block.type == "text")
+            if "message" in got
+            else ""
+        )
         if not wrong:
             wrong = self._stopped(got.get("message"), text)
-        if wrong:  # raised here, outside every except clause: the SDK's errors carry the request and so the key
+        # Raised here, outside every except clause: the SDK's errors carry the request and so the
+        # key
+        if wrong:
             raise AgentFailure(self._clean(wrong), before + usage, fatal)
         return text, usage
 
     async def _watched(
-        self, system: list[dict[str, Any]], messages: Sequence[dict[str, Any]], cancelled: threading.Event, got: dict[str, Any]
+        self,
+        system: list[dict[str, Any]],
+        messages: Sequence[dict[str, Any]],
+        cancelled: threading.Event,
+        got: dict[str, Any],
     ) -> tuple[str, bool]:
         """Run the call, and end it when the run is cancelled or the call takes too long."""
         call = asyncio.create_task(self._stream(system, messages, got))
@@ -170,19 +234,35 @@ class ClaudeAgent:
             if not call.done() and (cancelled.is_set() or late):
                 call.cancel()
                 await asyncio.wait({call}, timeout=5)
-                return (f"{self.model} did not answer within {CALL_LIMIT:.0f} s." if late else "The run was cancelled."), False
+                return (
+                    f"{self.model} did not answer within {CALL_LIMIT:.0f} s."
+                    if late
+                    else "The run was cancelled."
+                ), False
         return call.result()
 
-    async def _stream(self, system: list[dict[str, Any]], messages: Sequence[dict[str, Any]], got: dict[str, Any]) -> tuple[str, bool]:
-        """Fill `got["message"]` as it arrives; returns (what went wrong or "", whether asking again is no use)."""
-        import anthropic  # 1 s: only where it is used
+    async def _stream(
+        self, system: list[dict[str, Any]], messages: Sequence[dict[str, Any]], got: dict[str, Any]
+    ) -> tuple[str, bool]:
+        """Fill `got["message"]` as it arrives; returns (what went wrong or "", whether asking again
+        is no use).
+        """
+        # 1 s: only where it is used
+        import anthropic
         import httpx2
 
-        request: dict[str, Any] = {"model": self.model, "max_tokens": MAX_OUTPUT, "system": system, "messages": messages}
+        request: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": MAX_OUTPUT,
+            "system": system,
+            "messages": messages,
+        }
         request["output_config"] = {"format": {"type": "json_schema", "schema": SCHEMA}}
         try:
             async with (
-                anthropic.AsyncAnthropic(api_key=self._key, max_retries=self._retries, timeout=CALL_LIMIT) as client,
+                anthropic.AsyncAnthropic(
+                    api_key=self._key, max_retries=self._retries, timeout=CALL_LIMIT
+                ) as client,
                 client.messages.stream(**request) as stream,
             ):
                 async for _ in stream:
@@ -191,10 +271,19 @@ class ClaudeAgent:
             return self._status(error.status_code, error.type or "", error.api_message or "")
         except (anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL) as error:
             if "message" in got:
-                return f"The connection to {self.model} broke off in the middle of its reply.", False
-            return f"The model's API cannot be reached ({type(error).__name__}): check the network and ANTHROPIC_BASE_URL.", False
+                return (
+                    f"The connection to {self.model} broke off in the middle of its reply.",
+                    False,
+                )
+            return (
+                f"The model's API cannot be reached ({type(error).__name__}): check the network and ANTHROPIC_BASE_URL.",
+                False,
+            )
         except (ValueError, AssertionError) as error:
-            return f"The model's API sent something that is no reply ({type(error).__name__}).", False
+            return (
+                f"The model's API sent something that is no reply ({type(error).__name__}).",
+                False,
+            )
         return "", False
 
     def _status(self, code: int, kind: str, message: str) -> tuple[str, bool]:
@@ -203,15 +292,27 @@ class ClaudeAgent:
         if code in (401, 403):
             return f"The model's API refuses the key (HTTP {code}): check ANTHROPIC_API_KEY.", True
         if code == 404:
-            return f"The model's API does not know {self.model} (HTTP 404): give another with --agent claude:MODEL.", True
+            return (
+                f"The model's API does not know {self.model} (HTTP 404): give another with --agent claude:MODEL.",
+                True,
+            )
         if code == 429 or kind == "rate_limit_error":
-            return f"The model's API limits the rate, also after {self._retries} retries (HTTP 429).", False
-        if code >= 500 or code < 400:  # a stream that has begun reports its error under HTTP 200
-            return f"The model's API is overloaded or failing (HTTP {code}{f', {kind}' if kind else ''}).", False
+            return (
+                f"The model's API limits the rate, also after {self._retries} retries (HTTP 429).",
+                False,
+            )
+        # A stream that has begun reports its error under HTTP 200
+        if code >= 500 or code < 400:
+            return (
+                f"The model's API is overloaded or failing (HTTP {code}{f', {kind}' if kind else ''}).",
+                False,
+            )
         return f"The model's API refuses the request (HTTP {code}){told}.", code in (400, 402, 413)
 
     def _stopped(self, message: Any, text: str) -> str:
-        """What is wrong with a reply that came through, by the reason it ended for; "" when nothing is."""
+        """What is wrong with a reply that came through, by the reason it ended for; "" when nothing
+        is.
+        """
         reason = message.stop_reason if message is not None else None
         if reason == "refusal":
             category = getattr(getattr(message, "stop_details", None), "category", None)
@@ -231,7 +332,9 @@ class ClaudeAgent:
         told = message.usage
         output = told.output_tokens or 0
         if message.stop_reason is None:
-            output = max(output, sum(len(getattr(block, "text", "") or "") for block in message.content) // 3)
+            output = max(
+                output, sum(len(getattr(block, "text", "") or "") for block in message.content) // 3
+            )
         read, write = told.cache_read_input_tokens or 0, told.cache_creation_input_tokens or 0
         usd = _price(self.model, told.input_tokens or 0, output, read, write, self._long_cache)
         return Usage(
@@ -250,7 +353,11 @@ class ClaudeAgent:
             tokens = math.ceil(GROWTH * self._size) + ENVELOPE
             first = _price(self.model, 0, MAX_OUTPUT, 0, tokens, self._long_cache)
             second = _price(self.model, MAX_OUTPUT, MAX_OUTPUT, 0, tokens, self._long_cache)
-            self.worst_usd = 2 * (self._usd_per_call or 0.0) if first is None or second is None else first + second
+            self.worst_usd = (
+                2 * (self._usd_per_call or 0.0)
+                if first is None or second is None
+                else first + second
+            )
 
     def _draft(self, reply: Reply, usage: Usage) -> Draft:
         return Draft(
@@ -266,24 +373,38 @@ class ClaudeAgent:
 
 
 def _read(text: str) -> Reply:
-    """The JSON of a reply; a fence or words around it, as from a server without structured output, are passed over."""
+    """The JSON of a reply; a fence or words around it, as from a server without structured output,
+    are passed over.
+    """
     try:
         return Reply.model_validate_json(text[text.index("{") : text.rindex("}") + 1])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the JSON"
-        raise EditRefused(f"The reply is not the JSON that was asked for: {where}: {first['msg']}.") from None
+        raise EditRefused(
+            f"The reply is not the JSON that was asked for: {where}: {first['msg']}."
+        ) from None
     except ValueError:
-        raise EditRefused("The reply is not the JSON that was asked for: give one JSON object.") from None
+        raise EditRefused(
+            "The reply is not the JSON that was asked for: give one JSON object."
+        ) from None
 
 
-def _price(model: str, fresh: int, output: int, read: int, write: int, long: bool = False) -> float | None:
-    """Dollars for `fresh` + `read` + `write` input tokens and `output` ones; None where the price list has no such model."""
+def _price(
+    model: str, fresh: int, output: int, read: int, write: int, long: bool = False
+) -> float | None:
+    """Dollars for `fresh` + `read` + `write` input tokens and `output` ones; None where the price
+    list has no such model.
+    """
     import genai_prices
 
     cache = {"cache_write_tokens": write} | ({"cache_write_1h_tokens": write} if long else {})
     try:
-        usage = genai_prices.Usage(input_tokens=fresh + read + write, output_tokens=output, cache_read_tokens=read, **cache)
-        return float(genai_prices.calc_price(usage, model_ref=model, provider_id="anthropic").total_price)
+        usage = genai_prices.Usage(
+            input_tokens=fresh + read + write, output_tokens=output, cache_read_tokens=read, **cache
+        )
+        return float(
+            genai_prices.calc_price(usage, model_ref=model, provider_id="anthropic").total_price
+        )
     except LookupError:
         return None

@@ -1,8 +1,9 @@
 """SEARCH/REPLACE edits, and which files they may touch.
 
-A search text must occur once: exactly, else line by line without trailing blanks, else with another indentation
-(the replacement is then indented alike). What may be edited in the end is the workspace's to enforce; the list
-here is what an agent is shown. Also whether a patch leaves training losses comparable.
+A search text must occur once: exactly, else line by line without trailing blanks, else with another
+indentation (the replacement is then indented alike). What may be edited in the end is the
+workspace's to enforce; the list here is what an agent is shown. Also whether a patch leaves
+training losses comparable.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ from pathlib import Path
 
 from autoresearch_action.records import Record
 
-MAX_LISTED = 200  # editable files that are looked at
-# What these change moves the training loss itself or its course, so that it cannot be held against another's.
-INCOMPARABLE = re.compile(r"seq|context|block_size|ctx|token|loss|smooth|drop|warm|cool|anneal|sched|final|decay_frac|aux")
+# Editable files that are looked at
+MAX_LISTED = 200
+# What these change moves the training loss itself or its course, so that it cannot be held against
+# another's.
+INCOMPARABLE = re.compile(
+    r"seq|context|block_size|ctx|token|loss|smooth|drop|warm|cool|anneal|sched|final|decay_frac|aux"
+)
 
 
 class Edit(Record):
-    """Replace `search` by `replace` in `file` (relative to the working directory); an empty search makes a new file."""
+    """Replace `search` by `replace` in `file` (relative to the working directory); an empty search
+    makes a new file.
+    """
 
     file: str
     search: str
@@ -31,8 +38,14 @@ class Edit(Record):
 
 
 def comparable(patch: str) -> bool:
-    """Whether a patch's lines, comments aside, say nothing that moves the training loss itself or its course."""
-    changed = (line[1:].partition("#")[0] for line in patch.split("\n") if re.match(r"[+-](?![+-]{2} )", line))
+    """Whether a patch's lines, comments aside, say nothing that moves the training loss itself or
+    its course.
+    """
+    changed = (
+        line[1:].partition("#")[0]
+        for line in patch.split("\n")
+        if re.match(r"[+-](?![+-]{2} )", line)
+    )
     return not any(INCOMPARABLE.search(line.lower()) for line in changed)
 
 
@@ -50,7 +63,9 @@ def apply(directory: Path, edits: Sequence[Edit], patterns: Sequence[str]) -> li
         file = _inside(directory, edit.file, patterns)
         if file not in texts:
             texts[file], endings[file] = _read(directory / file)
-        texts[file] = _replaced(texts[file], edit, file, exists=(directory / file).exists() or bool(texts[file]))
+        texts[file] = _replaced(
+            texts[file], edit, file, exists=(directory / file).exists() or bool(texts[file])
+        )
     changed = [file for file, text in texts.items() if text != _read(directory / file)[0]]
     if not changed:
         raise EditRefused("The edits leave every file as it was.")
@@ -78,7 +93,11 @@ def _read(path: Path) -> tuple[str, str]:
         return "", "\n"
     except (UnicodeDecodeError, IsADirectoryError):
         raise EditRefused(f"{path.name} is no UTF-8 text file.") from None
-    return (text.replace("\r\n", "\n"), "\r\n") if text.count("\r\n") * 2 > text.count("\n") else (text, "\n")
+    return (
+        (text.replace("\r\n", "\n"), "\r\n")
+        if text.count("\r\n") * 2 > text.count("\n")
+        else (text, "\n")
+    )
 
 
 def _replaced(text: str, edit: Edit, file: str, exists: bool) -> str:
@@ -90,19 +109,29 @@ def _replaced(text: str, edit: Edit, file: str, exists: bool) -> str:
     if text.count(search) == 1:
         return text.replace(search, new)
     if text.count(search) > 1:
-        raise EditRefused(f"The search text occurs {text.count(search)} times in {file}: give more lines around it: {_short(search)}")
+        raise EditRefused(
+            f"The search text occurs {text.count(search)} times in {file}: give more lines around it: {_short(search)}"
+        )
     lines, wanted = text.split("\n"), search.strip("\n").split("\n")
     for tolerant in (_ends, _indents):
-        places = [n for n in range(len(lines) - len(wanted) + 1) if tolerant(lines[n : n + len(wanted)]) == tolerant(wanted)]
+        places = [
+            n
+            for n in range(len(lines) - len(wanted) + 1)
+            if tolerant(lines[n : n + len(wanted)]) == tolerant(wanted)
+        ]
         if len(places) > 1:
-            raise EditRefused(f"The search text occurs {len(places)} times in {file}: give more lines around it: {_short(search)}")
+            raise EditRefused(
+                f"The search text occurs {len(places)} times in {file}: give more lines around it: {_short(search)}"
+            )
         if places:
             found = lines[places[0] : places[0] + len(wanted)]
             body = new.strip("\n").split("\n") if new.strip("\n") else []
             if tolerant is _indents:
                 body = _indented(body, _margin(found), _margin(wanted))
             return "\n".join([*lines[: places[0]], *body, *lines[places[0] + len(wanted) :]])
-    raise EditRefused(f"The search text does not occur in {file}: {_short(search)}{_nearest(lines, wanted)}")
+    raise EditRefused(
+        f"The search text does not occur in {file}: {_short(search)}{_nearest(lines, wanted)}"
+    )
 
 
 def _ends(lines: list[str]) -> list[str]:
@@ -129,12 +158,16 @@ def _short(text: str) -> str:
 def _nearest(lines: list[str], wanted: list[str]) -> str:
     """The lines of the file that look most like the ones searched for."""
     first = max(wanted, key=len)
-    near = difflib.get_close_matches(first.strip(), [line.strip() for line in lines[:20_000]], n=1, cutoff=0.6)
+    near = difflib.get_close_matches(
+        first.strip(), [line.strip() for line in lines[:20_000]], n=1, cutoff=0.6
+    )
     return f"; the nearest line is `{near[0][:120]}`" if near else ""
 
 
 def allowed(name: str, patterns: Sequence[str]) -> bool:
-    """Whether gitignore `patterns`, anchored at the working directory, select the file `name`; the last match decides."""
+    """Whether gitignore `patterns`, anchored at the working directory, select the file `name`; the
+    last match decides.
+    """
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or ".git" in parts or not name or name == ".":
         return False
@@ -146,17 +179,27 @@ def allowed(name: str, patterns: Sequence[str]) -> bool:
 
 
 def editable(directory: Path, patterns: Sequence[str]) -> list[str]:
-    """The files under `directory` that `patterns` select, sorted; links and hidden folders are passed over."""
-    return sorted(name for name in _files(directory, patterns) if allowed(name, patterns))[:MAX_LISTED]
+    """The files under `directory` that `patterns` select, sorted; links and hidden folders are
+    passed over.
+    """
+    return sorted(name for name in _files(directory, patterns) if allowed(name, patterns))[
+        :MAX_LISTED
+    ]
 
 
 def _files(directory: Path, patterns: Sequence[str]) -> Iterator[str]:
     plain = [pattern.strip("/") for pattern in patterns]
-    if not any(re.search(r"[*?\[!]", pattern) or (directory / pattern).is_dir() for pattern in plain):
+    if not any(
+        re.search(r"[*?\[!]", pattern) or (directory / pattern).is_dir() for pattern in plain
+    ):
         yield from {name for name in plain if (directory / name).is_file()}
         return
     for folder, folders, files in os.walk(directory):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in ("__pycache__", "node_modules")]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and name not in ("__pycache__", "node_modules")
+        ]
         for file in files:
             path = Path(folder, file)
             if not path.is_symlink():
@@ -165,8 +208,14 @@ def _files(directory: Path, patterns: Sequence[str]) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _regex(pattern: str) -> re.Pattern[str]:
-    """gitignore's wildcards: `**` any folders, `*` and `?` within a name; a folder selects what is below it."""
+    """gitignore's wildcards: `**` any folders, `*` and `?` within a name; a folder selects what is
+    below it.
+    """
     parts = re.split(r"(\*\*/|/\*\*$|\*\*|\*|\?|\[[^\]]+\])", pattern.strip("/"))
     known = {"**/": "(?:.*/)?", "/**": "/.*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    body = "".join(known.get(p) or (p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p)) for p in parts)
+    body = "".join(
+        known.get(p)
+        or (p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p))
+        for p in parts
+    )
     return re.compile(f"{body}(?:/.*)?$" if not pattern.endswith("/") else f"{body}/.*$")

@@ -1,8 +1,9 @@
-"""Several agents taking turns: a fair share each at first, then more for those whose proposals are kept.
+"""Several agents taking turns: a fair share each at first, then more for those whose proposals are
+kept.
 
-Thompson sampling (Thompson 1933) on the share kept, a Beta(1, 2) prior. What counts is read from the ledger, so that
-a resumed run goes on where it was; calls without a usable edit count as losses while the process lives. The choice
-is the same for the same history, seed and number.
+Thompson sampling (Thompson 1933) on the share kept, a Beta(1, 2) prior. What counts is read from
+the ledger, so that a resumed run goes on where it was; calls without a usable edit count as losses
+while the process lives. The choice is the same for the same history, seed and number.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 from autoresearch_action.agents import Agent, AgentFailure, Context, Draft, Exhausted
 from autoresearch_action.records import Experiment
 
-FAIR = 3  # proposals of each agent before the dice decide
+# Proposals of each agent before the dice decide
+FAIR = 3
 
 
 class Ensemble:
@@ -29,7 +31,8 @@ class Ensemble:
         for agent in agents:
             twins = sum(other.name == agent.name for other in self.agents.values())
             self.agents[f"{agent.name} {twins + 1}" if twins else agent.name] = agent
-        self._gone: dict[str, str] = {}  # agents that have nothing more to propose, and why
+        # Agents that have nothing more to propose, and why
+        self._gone: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._reckon()
@@ -45,7 +48,9 @@ class Ensemble:
                 self._failures[name] += 1
                 if failure.fatal:
                     self._drop(name, str(failure))
-                raise AgentFailure(str(failure), failure.usage, fatal=len(self._gone) == len(self.agents)) from None
+                raise AgentFailure(
+                    str(failure), failure.usage, fatal=len(self._gone) == len(self.agents)
+                ) from None
             finally:
                 self._reckon()
         raise Exhausted(" ".join(f"{name}: {reason}" for name, reason in self._gone.items()))
@@ -62,7 +67,9 @@ class Ensemble:
         return draft and self._signed(draft, name)
 
     def choose(self, context: Context) -> str | None:
-        """Whose turn it is; None when nobody is left. Agents that could cost more than is left stand back."""
+        """Whose turn it is; None when nobody is left. Agents that could cost more than is left
+        stand back.
+        """
         with self._lock:
             left = [name for name in self.agents if name not in self._gone]
         cheap = [name for name in left if (self.agents[name].worst_usd or 0.0) <= context.usd_left]
@@ -72,14 +79,19 @@ class Ensemble:
         kept, asked = Counter[str](), Counter(self._failures)
         for experiment in [*context.history, *context.pending]:
             if experiment.proposal is None or experiment.origin is not None:
-                continue  # carried on: the same idea again
+                # Carried on: the same idea again
+                continue
             asked[experiment.proposal.agent] += 1
-            kept[experiment.proposal.agent] += experiment.verdict is not None and experiment.verdict.status == "keep"
+            kept[experiment.proposal.agent] += (
+                experiment.verdict is not None and experiment.verdict.status == "keep"
+            )
         dice = random.Random(f"{context.seed} {context.number}")
         fewest = min(asked[name] for name in left)
         if fewest < FAIR:
             return dice.choice([name for name in left if asked[name] == fewest])
-        drawn = {name: dice.betavariate(1 + kept[name], 2 + asked[name] - kept[name]) for name in left}
+        drawn = {
+            name: dice.betavariate(1 + kept[name], 2 + asked[name] - kept[name]) for name in left
+        }
         return max(drawn, key=lambda name: drawn[name])
 
     def _signed(self, draft: Draft, name: str) -> Draft:

@@ -1,10 +1,11 @@
 """The offline agent: Optuna over the literals of the editable Python files.
 
-Every proposal turns one to three literals of the incumbent. Which ones is drawn by their names (sizes and rates
-first) and by what turning them has done so far (untried and rewarding ones first, ones without effect hardly ever);
-how far, by Optuna's TPE on the measured gains, each in the range around the value that the incumbent holds now. No
-point is proposed twice. Where time is fixed, what makes a step cheaper comes first: every size is halved once, alone.
-It learns from the ledger alone, so a resumed run knows what the first one knew.
+Every proposal turns one to three literals of the incumbent. Which ones is drawn by their names
+(sizes and rates first) and by what turning them has done so far (untried and rewarding ones first,
+ones without effect hardly ever); how far, by Optuna's TPE on the measured gains, each in the range
+around the value that the incumbent holds now. No point is proposed twice. Where time is fixed, what
+makes a step cheaper comes first: every size is halved once, alone. It learns from the ledger alone,
+so a resumed run knows what the first one knew.
 """
 
 from __future__ import annotations
@@ -25,20 +26,28 @@ from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment
 
 TIER_WEIGHT = (8.0, 4.0, 0.5, 0.2)
-WEIGHTY = 4.0  # for the model's size, the batch and rates
-SIZES = (1, 1, 2)  # how many literals a proposal turns, drawn evenly
+# For the model's size, the batch and rates
+WEIGHTY = 4.0
+# How many literals a proposal turns, drawn evenly
+SIZES = (1, 1, 2)
 RANDOM_FIRST = 4
-ATTEMPTS = 300  # draws without a new point after which the space counts as searched
-MIRRORED = 0.3  # a loss on one side lets this share of it be hoped for on the other
-FLAT = 0.5  # an effect below this many standard deviations of the noise is none
+# Draws without a new point after which the space counts as searched
+ATTEMPTS = 300
+# A loss on one side lets this share of it be hoped for on the other
+MIRRORED = 0.3
+# An effect below this many standard deviations of the noise is none
+FLAT = 0.5
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one measured proposal taught: the literals it turned, from what to what, and the gain (> 0 better)."""
+    """What one measured proposal taught: the literals it turned, from what to what, and the gain (>
+    0 better).
+    """
 
     changes: dict[str, tuple[Value, Value]]
-    gain: float | None  # None: it crashed
+    # None: it crashed
+    gain: float | None
 
 
 class OptunaAgent:
@@ -51,16 +60,25 @@ class OptunaAgent:
         self._seed, self._cuda = seed, cuda
         self._lock = threading.Lock()
         self._tried: set[str] = set()
-        self._turned: set[str] = set()  # literals that some proposal has turned
-        if not any(find((brief.directory / file).read_bytes(), file) for file in _python(brief.directory, brief)):
+        # Literals that some proposal has turned
+        self._turned: set[str] = set()
+        if not any(
+            find((brief.directory / file).read_bytes(), file)
+            for file in _python(brief.directory, brief)
+        ):
             raise InputError(
                 f"optuna finds no literal to turn in {', '.join(brief.edit)}: it needs Python files with numbers,"
                 " booleans or strings in them; give another --agent (claude needs a key)."
             )
 
     def propose(self, context: Context) -> Draft:
-        sources = {file: (context.directory / file).read_bytes() for file in _python(context.directory, context.brief)}
-        knobs = [knob for file, source in sources.items() for knob in find(source, file, self._cuda)]
+        sources = {
+            file: (context.directory / file).read_bytes()
+            for file in _python(context.directory, context.brief)
+        }
+        knobs = [
+            knob for file, source in sources.items() for knob in find(source, file, self._cuda)
+        ]
         if not knobs:
             raise Exhausted("The editable files hold no literal that can be turned.")
         lessons = learn(context.history)
@@ -72,63 +90,102 @@ class OptunaAgent:
             self._tried.add(_point(context.parent, chosen))
             self._turned |= {knob.key for knob in chosen}
         for file, source in sources.items():
-            changed = swap(source, {knob: value for knob, value in chosen.items() if knob.key.startswith(f"{file}:")})
+            changed = swap(
+                source,
+                {knob: value for knob, value in chosen.items() if knob.key.startswith(f"{file}:")},
+            )
             if changed != source:
                 (context.directory / file).write_bytes(changed)
         return Draft(
             description=_told(chosen),
             hypothesis=_hypothesis(list(chosen), lessons),
             comparable=all(knob.comparable for knob in chosen),
-            details={"changes": json.dumps({knob.key: [knob.value, value] for knob, value in chosen.items()})},
+            details={
+                "changes": json.dumps(
+                    {knob.key: [knob.value, value] for knob, value in chosen.items()}
+                )
+            },
         )
 
     def repair(self, context: Context, failed: Experiment) -> Draft | None:
         return None
 
     def _remember(self, context: Context) -> None:
-        """Points already proposed, by this process or an earlier one, keyed by the incumbent they were for."""
+        """Points already proposed, by this process or an earlier one, keyed by the incumbent they
+        were for.
+        """
         for experiment in [*context.history, *context.pending]:
             changes = _changes(experiment)
             self._turned |= set(changes)
             if changes:
-                self._tried.add(_point(experiment.parent, {key: new for key, (_, new) in changes.items()}))
+                self._tried.add(
+                    _point(experiment.parent, {key: new for key, (_, new) in changes.items()})
+                )
 
     def _cheaper(self, context: Context, knobs: list[Knob]) -> dict[Knob, Value]:
-        """One size at half its value, none of them twice: in a fixed time cheaper steps are more steps."""
+        """One size at half its value, none of them twice: in a fixed time cheaper steps are more
+        steps.
+        """
         stale = {verdict.description for verdict in context.earlier if verdict.status != "keep"}
-        sizes = [knob for knob in knobs if knob.size and knob.key not in self._turned] if context.brief.timed else []
+        sizes = (
+            [knob for knob in knobs if knob.size and knob.key not in self._turned]
+            if context.brief.fixed_time
+            else []
+        )
         halves: list[dict[Knob, Value]] = [{knob: knob.half()} for knob in sizes]
-        fresh = [half for half in halves if all(value != knob.value for knob, value in half.items()) and _told(half) not in stale]
+        fresh = [
+            half
+            for half in halves
+            if all(value != knob.value for knob, value in half.items()) and _told(half) not in stale
+        ]
         return random.Random(f"{self._seed} {context.seed}").choice(fresh) if fresh else {}
 
-    def _draw(self, context: Context, knobs: list[Knob], lessons: list[Lesson], noise: float) -> dict[Knob, Value]:
+    def _draw(
+        self, context: Context, knobs: list[Knob], lessons: list[Lesson], noise: float
+    ) -> dict[Knob, Value]:
         dice = random.Random(f"{self._seed} {context.seed} {len(self._tried)}")
         sampler = _Sampler(knobs, lessons, noise, dice.getrandbits(31))
         busy = {key for experiment in context.pending for key in _changes(experiment)}
-        weights = {knob: weight(knob, lessons, noise) * (0.3 if knob.key in busy else 1.0) for knob in knobs}
+        weights = {
+            knob: weight(knob, lessons, noise) * (0.3 if knob.key in busy else 1.0)
+            for knob in knobs
+        }
         stale = {verdict.description for verdict in context.earlier if verdict.status != "keep"}
         for attempt in range(ATTEMPTS):
             size = min(dice.choice(SIZES) + attempt // 100, len(knobs))
-            keys = sorted(knobs, key=lambda knob: dice.random() ** (1 / weights[knob]), reverse=True)[:size]
-            chosen = {knob: value for knob, value in sampler.ask(keys).items() if value != knob.value}
+            keys = sorted(
+                knobs, key=lambda knob: dice.random() ** (1 / weights[knob]), reverse=True
+            )[:size]
+            chosen = {
+                knob: value for knob, value in sampler.ask(keys).items() if value != knob.value
+            }
             description = _told(chosen)
-            if chosen and _point(context.parent, chosen) not in self._tried and (description not in stale or attempt > 100):
+            if (
+                chosen
+                and _point(context.parent, chosen) not in self._tried
+                and (description not in stale or attempt > 100)
+            ):
                 return chosen
-        raise Exhausted(f"Every change within reach of the {len(knobs)} literals has been tried on this incumbent.")
+        raise Exhausted(
+            f"Every change within reach of the {len(knobs)} literals has been tried on this incumbent."
+        )
 
 
 class _Sampler:
     """Optuna's TPE over the present ranges, told the lessons of the ledger."""
 
     def __init__(self, knobs: list[Knob], lessons: list[Lesson], noise: float, seed: int) -> None:
-        import optuna  # 0.3 s and 40 MB: only where it is used
+        # 0.3 s and 40 MB: only where it is used
+        import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
         gains = [lesson.gain for lesson in lessons if lesson.gain is not None]
         worst = min([*gains, 0.0]) - noise
         space = {knob.key: self._range(knob) for knob in knobs}
-        self._sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST, n_ei_candidates=16)
+        self._sampler = optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=RANDOM_FIRST, n_ei_candidates=16
+        )
         self._study = optuna.create_study(direction="maximize", sampler=self._sampler)
         for lesson in lessons:
             params = {}
@@ -140,7 +197,9 @@ class _Sampler:
             if params:
                 distributions = {key: space[key] for key in params}
                 gain = worst if lesson.gain is None else lesson.gain
-                self._study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=gain))
+                self._study.add_trial(
+                    optuna.create_trial(params=params, distributions=distributions, value=gain)
+                )
 
     def _range(self, knob: Knob) -> Any:
         if knob.choices:
@@ -157,7 +216,8 @@ class _Sampler:
                 values[knob] = others[0] if len(others) == 1 else drawn
             else:
                 values[knob] = knob.at(trial.suggest_float(knob.key, -1.0, 1.0))
-        self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)  # only the ledger's lessons count
+        # Only the ledger's lessons count
+        self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         return values
 
 
@@ -170,7 +230,9 @@ def learn(history: Sequence[Experiment]) -> list[Lesson]:
             continue
         if verdict.status == "crash":
             lessons.append(Lesson(changes, None))
-        else:  # a limit broken or stopped as a loser: no estimate, as bad as the worst that was finished
+        else:
+            # A limit broken or stopped as a loser: no estimate, as bad as the worst that was
+            # finished
             gain = worst if verdict.estimate is None else verdict.estimate
             worst = min(worst, gain)
             lessons.append(Lesson(changes, gain))
@@ -178,17 +240,23 @@ def learn(history: Sequence[Experiment]) -> list[Lesson]:
 
 
 def hopes(knobs: Sequence[Knob], lessons: Sequence[Lesson], noise: float) -> list[Lesson]:
-    """Where turning a number one way alone lost clearly, the other way, never tried, is hoped to gain."""
+    """Where turning a number one way alone lost clearly, the other way, never tried, is hoped to
+    gain.
+    """
     found = []
     for knob in knobs:
         told = [
-            (place, lesson) for lesson in lessons if knob.key in lesson.changes and (place := _place(knob, lesson.changes[knob.key][1]))
+            (place, lesson)
+            for lesson in lessons
+            if knob.key in lesson.changes and (place := _place(knob, lesson.changes[knob.key][1]))
         ]
         if knob.choices or not told or len({place > 0 for place, _ in told}) > 1:
             continue
         for place, lesson in told:
             if len(lesson.changes) == 1 and lesson.gain is not None and lesson.gain < -noise:
-                found.append(Lesson({knob.key: (knob.value, knob.at(-place))}, -MIRRORED * lesson.gain))
+                found.append(
+                    Lesson({knob.key: (knob.value, knob.at(-place))}, -MIRRORED * lesson.gain)
+                )
     return found
 
 
@@ -198,10 +266,18 @@ def weight(knob: Knob, lessons: Sequence[Lesson], noise: float) -> float:
     alone = [lesson for lesson in mine if len(lesson.changes) == 1]
     value = TIER_WEIGHT[knob.tier] * (WEIGHTY if knob.weighty else 1.0)
     gains = [lesson.gain for lesson in mine if lesson.gain is not None]
-    if len(gains) > 1 and all(abs(lesson.gain or 0.0) < FLAT * noise for lesson in alone if lesson.gain is not None) and alone:
-        value *= 0.2  # no effect
+    if (
+        len(gains) > 1
+        and all(
+            abs(lesson.gain or 0.0) < FLAT * noise for lesson in alone if lesson.gain is not None
+        )
+        and alone
+    ):
+        # No effect
+        value *= 0.2
     if sum(lesson.gain is None for lesson in alone) > 1:
-        value *= 0.2  # crashes
+        # Crashes
+        value *= 0.2
     if gains:
         value *= 1 + min(3.0, max(0.0, max(gains) / noise)) if max(gains) > 0 else 0.8 ** len(gains)
     return max(value, 0.01)
@@ -237,8 +313,16 @@ def _typical(gains: Sequence[float | None]) -> float:
 def _hypothesis(knobs: list[Knob], lessons: Sequence[Lesson]) -> str:
     parts = []
     for knob in knobs:
-        gains = [lesson.gain for lesson in lessons if knob.key in lesson.changes and lesson.gain is not None]
-        told = f"turned {len(gains)} times, best gain {max(gains):+.3g}" if gains else "not turned before"
+        gains = [
+            lesson.gain
+            for lesson in lessons
+            if knob.key in lesson.changes and lesson.gain is not None
+        ]
+        told = (
+            f"turned {len(gains)} times, best gain {max(gains):+.3g}"
+            if gains
+            else "not turned before"
+        )
         parts.append(f"{knob.name}: {told}")
     return "Search over literals. " + "; ".join(parts) + "."
 

@@ -1,8 +1,9 @@
-"""People's own ideas, or another tool's: the *.diff and *.patch files of a folder, in name order, once each.
+"""People's own ideas, or another tool's: the *.diff and *.patch files of a folder, in name order,
+once each.
 
-A patch is made against the run's base and put three-way on the incumbent: per file, `git apply` on the base's
-text and `git merge-file` with the incumbent's, line by line where changes only touch each other. One that does not
-apply is said so and passed over.
+A patch is made against the run's base and put three-way on the incumbent: per file, `git apply` on
+the base's text and `git merge-file` with the incumbent's, line by line where changes only touch
+each other. One that does not apply is said so and passed over.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from autoresearch_action.agents import AgentFailure, Context, Draft, Exhausted
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment
-from autoresearch_action.trials.git import merge
+from autoresearch_action.workspace.git import merge
 
 MAX_BYTES = 1_000_000
 
@@ -34,9 +35,15 @@ class PatchesAgent:
         self.folder = (brief.directory / os.path.expanduser(folder)).resolve()
         if not self.folder.is_dir():
             raise InputError(f"--agent patches:{folder}: there is no such folder.")
-        self._files = sorted(path for path in self.folder.iterdir() if path.suffix in (".diff", ".patch") and path.is_file())
+        self._files = sorted(
+            path
+            for path in self.folder.iterdir()
+            if path.suffix in (".diff", ".patch") and path.is_file()
+        )
         if not self._files:
-            raise InputError(f"--agent patches:{folder}: the folder holds no *.diff or *.patch file.")
+            raise InputError(
+                f"--agent patches:{folder}: the folder holds no *.diff or *.patch file."
+            )
         self._lock = threading.Lock()
         self._used: set[str] = set()
 
@@ -47,12 +54,15 @@ class PatchesAgent:
                 text = _text(path)
                 _apply(text, context)
                 return Draft(description=subject(text, path.stem), details={"patch": _key(path)})
-            except (AgentFailure, OSError, ValueError) as failure:  # the latter for names that no file system takes
+            except (AgentFailure, OSError, ValueError) as failure:
+                # The latter for names that no file system takes
                 failures.append(f"{path.name} {failure}")
         if failures:
             raise AgentFailure(f"{'; '.join(failures)[:500]}.")
         many = f"All {len(self._files)} patches" if len(self._files) > 1 else "The one patch"
-        raise Exhausted(f"{many} of {self.folder.name} {'have' if len(self._files) > 1 else 'has'} been tried.")
+        raise Exhausted(
+            f"{many} of {self.folder.name} {'have' if len(self._files) > 1 else 'has'} been tried."
+        )
 
     def repair(self, context: Context, failed: Experiment) -> Draft | None:
         return None
@@ -61,7 +71,8 @@ class PatchesAgent:
         with self._lock:
             for experiment in [*context.history, *context.pending]:
                 if experiment.proposal:
-                    self._used |= {*experiment.proposal.details.get("patch", "").split("\n")}  # several, where they were inherited together
+                    # Several, where they were inherited together
+                    self._used |= {*experiment.proposal.details.get("patch", "").split("\n")}
             path = next((path for path in self._files if _key(path) not in self._used), None)
             if path:
                 self._used.add(_key(path))
@@ -82,7 +93,11 @@ def subject(patch: str, default: str) -> str:
     found = re.search(r"^Subject:[ \t]*(.+(?:\n[ \t].+)*)", head, re.MULTILINE)
     if found:
         return " ".join(re.sub(r"^\s*\[[^\]]*\]\s*", "", found[1]).split())[:200]
-    prose = [line.strip(" #*\t") for line in head.splitlines() if not re.match(r"From |From:|Date:|index ", line)]
+    prose = [
+        line.strip(" #*\t")
+        for line in head.splitlines()
+        if not re.match(r"From |From:|Date:|index ", line)
+    ]
     return next((line for line in prose if line), default)[:200]
 
 
@@ -90,22 +105,32 @@ def _text(path: Path) -> str:
     if path.stat().st_size > MAX_BYTES:
         raise AgentFailure(f"is larger than {MAX_BYTES:,} bytes")
     try:
-        return path.read_bytes().decode("utf-8")  # line ends as they are
+        # Line ends as they are
+        return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError):
         raise AgentFailure("cannot be read as UTF-8 text") from None
 
 
 def _apply(patch: str, context: Context) -> None:
-    """Bring `patch` into the incumbent's tree, or change nothing and raise AgentFailure (a half sentence)."""
+    """Bring `patch` into the incumbent's tree, or change nothing and raise AgentFailure (a half
+    sentence).
+    """
     base = next((e.commit for e in context.history if e.number == 0 and e.commit), context.parent)
     names = {
-        name for line in re.findall(r"^(?:---|\+\+\+|rename from|rename to|copy from) (.+)$", patch, re.MULTILINE) for name in _name(line)
+        name
+        for line in re.findall(
+            r"^(?:---|\+\+\+|rename from|rename to|copy from) (.+)$", patch, re.MULTILINE
+        )
+        for name in _name(line)
     }
     if not names:
         raise AgentFailure("holds no diff")
     root = context.tree
-    if not any((context.tree / name).exists() for name in names) and any((context.directory / name).exists() for name in names):
-        root = context.directory  # made with `git diff --relative` in the working directory
+    if not any((context.tree / name).exists() for name in names) and any(
+        (context.directory / name).exists() for name in names
+    ):
+        # Made with `git diff --relative` in the working directory
+        root = context.directory
     prefix = root.relative_to(context.tree).as_posix()
     with tempfile.TemporaryDirectory(prefix="autoresearch-patch-") as scratch:
         before, after = Path(scratch, "base"), Path(scratch, "new")
@@ -113,16 +138,25 @@ def _apply(patch: str, context: Context) -> None:
             if not (root / name).resolve().is_relative_to(context.tree.resolve()):
                 raise AgentFailure(f"touches {name}, which lies outside the repository")
             where = f"{base}:{name}" if prefix == "." else f"{base}:{prefix}/{name}"
-            shown = _git(["-C", str(_repository(context)), "cat-file", "blob", where], context.brief.directory)
+            shown = _git(
+                ["-C", str(_repository(context)), "cat-file", "blob", where],
+                context.brief.directory,
+            )
             for folder in (before, after) if shown.returncode == 0 else ():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(shown.stdout)
         after.mkdir(exist_ok=True)
         applied = _git(["apply", "--whitespace=nowarn", "-"], after, patch.encode())
         if applied.returncode:
-            reason = applied.stderr.decode("utf-8", "replace").strip().splitlines() or ["git apply failed"]
-            raise AgentFailure(f"does not apply to the base ({reason[0].removeprefix('error: ')[:200]})")
-        merged = {name: _merge(root / name, before / name, after / name, name) for name in sorted(names)}
+            reason = applied.stderr.decode("utf-8", "replace").strip().splitlines() or [
+                "git apply failed"
+            ]
+            raise AgentFailure(
+                f"does not apply to the base ({reason[0].removeprefix('error: ')[:200]})"
+            )
+        merged = {
+            name: _merge(root / name, before / name, after / name, name) for name in sorted(names)
+        }
     for name, content in merged.items():
         if content is None:
             (root / name).unlink(missing_ok=True)
@@ -161,12 +195,21 @@ def _repository(context: Context) -> Path:
     return context.brief.directory
 
 
-def _git(arguments: list[str], directory: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """git outside any repository but the one named by -C, whatever the environment or the user's settings say."""
+def _git(
+    arguments: list[str], directory: Path, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """git outside any repository but the one named by -C, whatever the environment or the user's
+    settings say.
+    """
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     env |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
     if arguments[0] != "-C":
         env["GIT_CEILING_DIRECTORIES"] = str(directory.parent)
     return subprocess.run(
-        ["git", "-c", "safe.directory=*", *arguments], cwd=directory, input=stdin, capture_output=True, env=env, check=False
+        ["git", "-c", "safe.directory=*", *arguments],
+        cwd=directory,
+        input=stdin,
+        capture_output=True,
+        env=env,
+        check=False,
     )

@@ -21,16 +21,20 @@ def make(
     environment: Mapping[str, str] | None = None,
     cuda: bool | None = None,
 ) -> Agent:
-    """The agent, or the ensemble of agents, that `specs` name; none: claude with a key, optuna without.
+    """The agent, or the ensemble of agents, that `specs` name; none: claude with a key, optuna
+    without.
 
-    `key` is the model's, already taken out of the environment. `usd_per_call` prices calls that no price list knows.
-    `environment` is what other coding agents' programs see; `cuda`, whether the trials have a GPU.
-    Raises InputError for a wrong spec, a missing key or a missing price.
+    `key` is the model's, already taken out of the environment. `usd_per_call` prices calls that no
+    price list knows. `environment` is what other coding agents' programs see; `cuda`, whether the
+    trials have a GPU. Raises InputError for a wrong spec, a missing key or a missing price.
     """
     if usd_per_call is not None and not 0 <= usd_per_call < 1e6:
         raise InputError(f"--usd-per-call {usd_per_call}: give a price in dollars, 0 or more.")
     given = enumerate(specs or [default(key)])
-    agents = [_one(spec, brief, key, usd_per_call, seed + index, environment or {}, cuda) for index, spec in given]
+    agents = [
+        _one(spec, brief, key, usd_per_call, seed + index, environment or {}, cuda)
+        for index, spec in given
+    ]
     if len(agents) == 1:
         return agents[0]
     from autoresearch_action.agents.ensemble import Ensemble
@@ -43,7 +47,13 @@ def default(key: str | None) -> str:
 
 
 def _one(
-    spec: str, brief: Brief, key: str | None, usd_per_call: float | None, seed: int, environment: Mapping[str, str], cuda: bool | None
+    spec: str,
+    brief: Brief,
+    key: str | None,
+    usd_per_call: float | None,
+    seed: int,
+    environment: Mapping[str, str],
+    cuda: bool | None,
 ) -> Agent:
     kind, _, rest = spec.strip().partition(":")
     rest = rest.strip()
@@ -63,6 +73,8 @@ def _one(
         from autoresearch_action.agents.claude import ClaudeAgent
 
         if not key:
-            raise InputError("--agent claude needs a key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN), or use --agent optuna.")
+            raise InputError(
+                "--agent claude needs a key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN), or use --agent optuna."
+            )
         return ClaudeAgent(brief, key, model=rest or None, usd_per_call=usd_per_call)
     raise InputError(f"--agent {spec[:80]!r} is not known: give {KINDS}.")

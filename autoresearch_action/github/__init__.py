@@ -1,1 +1,3 @@
-"""Where a run is delivered: GitHub's events, outputs, pull requests and the memory branch. Nothing here runs a trial."""
+"""Where a run is delivered: GitHub's events, outputs, pull requests and the memory branch. Nothing
+here runs a trial.
+"""

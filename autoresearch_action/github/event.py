@@ -1,4 +1,6 @@
-"""What started the job: the dispatched brief and checkpoint, read from the event file. Nothing is interpolated anywhere."""
+"""What started the job: the dispatched brief and checkpoint, read from the event file. Nothing is
+interpolated anywhere.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class Dispatch(Record):
 
     brief: str | None = None
     checkpoint: str | None = None
-    attempt: int = 1  # counts how often the queue has sent it
+    # Counts how often the queue has sent it
+    attempt: int = 1
 
 
 def read(environ: Mapping[str, str]) -> Dispatch:
@@ -36,7 +39,11 @@ def read(environ: Mapping[str, str]) -> Dispatch:
         else {}
     )
     attempt = given.get("attempt", 1)
-    return Dispatch(brief=_text(given, "brief"), checkpoint=_text(given, "checkpoint"), attempt=attempt if isinstance(attempt, int) else 1)
+    return Dispatch(
+        brief=_text(given, "brief"),
+        checkpoint=_text(given, "checkpoint"),
+        attempt=attempt if isinstance(attempt, int) else 1,
+    )
 
 
 def _mapping(event: Any, key: str) -> Mapping[str, Any]:

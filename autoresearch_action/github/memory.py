@@ -1,7 +1,9 @@
-"""Memory across runs: the ledgers on a branch of their own, one file a run, so that runs never conflict.
+"""Memory across runs: the ledgers on a branch of their own, one file a run, so that runs never
+conflict.
 
-The branch also carries report.html and progress.png for the pull request to show, and the state of the claims. Written
-by the publishing job alone, through the API; read before the next run. Trials' curves and logs stay in the artifact.
+The branch also carries report.html and progress.png for the pull request to show, and the state of
+the claims. Written by the publishing job alone, through the API; read before the next run. Trials'
+curves and logs stay in the artifact.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +22,68 @@ from github.GitTree import GitTree
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github.api import Api, Refused, connect
-from autoresearch_action.ledger import Study
+from autoresearch_action.ledger import RunState
 
 BRANCH = "autoresearch-memory"
-RECALLED = 20  # runs that are read back
-MOST_BYTES = 5_000_000  # of one file; a larger report stays in the artifact
+# Runs that are read back
+RECALLED = 20
+# Of one file; a larger report stays in the artifact
+MOST_BYTES = 5_000_000
 KEPT_EVENTS = ("run", "proposal", "verdict", "confirmation", "stack", "fact", "stop")
 KEPT_LINES = tuple(f'{{"event":"{event}"'.encode() for event in KEPT_EVENTS)
-RACES = 8  # attempts against other writers of the branch
+# Attempts against other writers of the branch
+RACES = 8
 
-Files = Mapping[str, bytes | None]  # by path; None: remove
+# By path; None: remove
+Files = Mapping[str, bytes | None]
 
 
 @dataclass
 class Branch:
-    """The memory branch. Reads are of one moment; writes are re-applied when somebody else was faster."""
+    """The memory branch. Reads are of one moment; writes are re-applied when somebody else was
+    faster.
+    """
 
     api: Api
 
     def tip(self) -> tuple[str, GitTree] | None:
         """(commit, root tree), or None where there is no such branch yet."""
         repository = self.api.repository
-        ref = self.api.ask("read the memory branch", lambda: repository.get_git_ref(f"heads/{BRANCH}"))
+        ref = self.api.ask(
+            "read the memory branch", lambda: repository.get_git_ref(f"heads/{BRANCH}")
+        )
         if ref is None or ref.ref != f"refs/heads/{BRANCH}":
             return None
-        commit = self.api.call("read the memory branch", lambda: repository.get_git_commit(ref.object.sha))
-        return commit.sha, self.api.call("read the memory branch", lambda: repository.get_git_tree(commit.tree.sha))
+        commit = self.api.call(
+            "read the memory branch", lambda: repository.get_git_commit(ref.object.sha)
+        )
+        return commit.sha, self.api.call(
+            "read the memory branch", lambda: repository.get_git_tree(commit.tree.sha)
+        )
 
     def listing(self, folder: str) -> dict[str, str]:
         """Blob shas by path below `folder`, relative to it."""
         found = self.tip()
-        top = next((e for e in found[1].tree if e.path == folder and e.type == "tree"), None) if found else None
+        top = (
+            next((e for e in found[1].tree if e.path == folder and e.type == "tree"), None)
+            if found
+            else None
+        )
         if top is None:
             return {}
-        tree = self.api.call("read the memory branch", lambda: self.api.repository.get_git_tree(top.sha, recursive=True))
+        tree = self.api.call(
+            "read the memory branch",
+            lambda: self.api.repository.get_git_tree(top.sha, recursive=True),
+        )
         return {element.path: element.sha for element in tree.tree if element.type == "blob"}
 
     def blob(self, sha: str) -> bytes:
-        blob = self.api.call("read the memory branch", lambda: self.api.repository.get_git_blob(sha))
-        return base64.b64decode(blob.content) if blob.encoding == "base64" else blob.content.encode()
+        blob = self.api.call(
+            "read the memory branch", lambda: self.api.repository.get_git_blob(sha)
+        )
+        return (
+            base64.b64decode(blob.content) if blob.encoding == "base64" else blob.content.encode()
+        )
 
     def write(self, files: Files, message: str) -> bool:
         """Commit `files`; False where the branch holds them already. Raises EnvironmentFault."""
@@ -65,85 +91,129 @@ class Branch:
         shas: dict[str, str | None] = {path: self._upload(data) for path, data in files.items()}
         for _ in range(RACES):
             found = self.tip()
-            elements = [InputGitTreeElement(path, "100644", "blob", sha=sha) for path, sha in shas.items()]
+            elements = [
+                InputGitTreeElement(path, "100644", "blob", sha=sha) for path, sha in shas.items()
+            ]
             if found is None:
-                elements = [element for element, sha in zip(elements, shas.values(), strict=True) if sha]
-                tree = self.api.call("write the memory branch", lambda e=elements: repository.create_git_tree(e))  # type: ignore[misc]
+                elements = [
+                    element for element, sha in zip(elements, shas.values(), strict=True) if sha
+                ]
+                tree = self.api.call(
+                    "write the memory branch", partial(repository.create_git_tree, elements)
+                )
                 if not elements:
                     return False
-                commit = self.api.call("write the memory branch", lambda t=tree: repository.create_git_commit(message, t, []))  # type: ignore[misc]
+                commit = self.api.call(
+                    "write the memory branch",
+                    partial(repository.create_git_commit, message, tree, []),
+                )
             else:
                 sha, root = found
                 elements = self._present(elements, root)
                 if not elements:
                     return False
-                tree = self.api.call("write the memory branch", lambda e=elements, r=root: repository.create_git_tree(e, r))  # type: ignore[misc]
+                tree = self.api.call(
+                    "write the memory branch",
+                    partial(repository.create_git_tree, elements, root),
+                )
                 if tree.sha == root.sha:
                     return False
-                parent = self.api.call("write the memory branch", lambda s=sha: repository.get_git_commit(s))  # type: ignore[misc]
+                parent = self.api.call(
+                    "write the memory branch", partial(repository.get_git_commit, sha)
+                )
                 commit = self.api.call(
                     "write the memory branch",
-                    lambda t=tree, p=parent: repository.create_git_commit(message, t, [p]),  # type: ignore[misc]
+                    partial(repository.create_git_commit, message, tree, [parent]),
                 )
             if self._point(commit.sha, found[0] if found else ""):
                 return True
-        raise EnvironmentFault("The memory branch is being written by too many at once: try again later.")
+        raise EnvironmentFault(
+            "The memory branch is being written by too many at once: try again later."
+        )
 
     def _upload(self, data: bytes | None) -> str | None:
         if data is None:
             return None
         encoded = base64.b64encode(data).decode()
-        return self.api.call("write the memory branch", lambda: self.api.repository.create_git_blob(encoded, "base64")).sha
+        return self.api.call(
+            "write the memory branch",
+            lambda: self.api.repository.create_git_blob(encoded, "base64"),
+        ).sha
 
-    def _present(self, elements: list[InputGitTreeElement], root: GitTree) -> list[InputGitTreeElement]:
+    def _present(
+        self, elements: list[InputGitTreeElement], root: GitTree
+    ) -> list[InputGitTreeElement]:
         """Without removals of what is not there: GitHub refuses those."""
         gone = [e for e in elements if e._identity["sha"] is None]
         if not gone:
             return elements
-        tree = self.api.call("read the memory branch", lambda: self.api.repository.get_git_tree(root.sha, recursive=True))
+        tree = self.api.call(
+            "read the memory branch",
+            lambda: self.api.repository.get_git_tree(root.sha, recursive=True),
+        )
         there = {element.path for element in tree.tree}
         return [e for e in elements if e not in gone or e._identity["path"] in there]
 
     def _point(self, sha: str, before: str) -> bool:
-        """Move the branch to `sha` from `before` ("": it is made); False where somebody else was faster."""
+        """Move the branch to `sha` from `before` ("": it is made); False where somebody else was
+        faster.
+        """
         repository = self.api.repository
         try:
             if not before:
-                self.api.call("write the memory branch", lambda: repository.create_git_ref(f"refs/heads/{BRANCH}", sha))
+                self.api.call(
+                    "write the memory branch",
+                    lambda: repository.create_git_ref(f"refs/heads/{BRANCH}", sha),
+                )
             else:
-                ref = self.api.call("read the memory branch", lambda: repository.get_git_ref(f"heads/{BRANCH}"))
+                ref = self.api.call(
+                    "read the memory branch", lambda: repository.get_git_ref(f"heads/{BRANCH}")
+                )
                 self.api.call("write the memory branch", lambda: ref.edit(sha, force=False))
         except Refused:
             found = self.tip()
             if found is None or found[0] == before:
-                raise  # nobody was faster: it may not be written
+                # Nobody was faster: it may not be written
+                raise
             return found[0] == sha
         return True
 
 
 def save(state: Path, environ: Mapping[str, str]) -> str:
-    """Put the run on the memory branch. Returns the address of its picture. Raises EnvironmentFault."""
-    study = ledgers.read(state)
-    if study.run is None:
+    """Put the run on the memory branch. Returns the address of its picture. Raises
+    EnvironmentFault.
+    """
+    run_state = ledgers.read(state)
+    if run_state.run is None:
         return ""
-    api = connect(environ, study.run.repository)
-    branch, folder, name = Branch(api), study.run.brief_id, study.run.id
+    api = connect(environ, run_state.run.repository)
+    branch, folder, name = Branch(api), run_state.run.brief_id, run_state.run.id
     files: dict[str, bytes | None] = {f"{folder}/{name}.jsonl": _compact(state / "ledger.jsonl")}
     for part in ("report.html", "progress.png"):
         if (state / part).is_file() and (state / part).stat().st_size <= MOST_BYTES:
             files[f"{folder}/{name}/{part}"] = (state / part).read_bytes()
-    for number in study.kept:
-        files[f"{folder}/{name}-trials/{number:04d}/patch.diff"] = study.patch(number).encode("utf-8", "surrogateescape")
+    for number in run_state.kept:
+        files[f"{folder}/{name}-trials/{number:04d}/patch.diff"] = run_state.patch(number).encode(
+            "utf-8", "surrogateescape"
+        )
     known = branch.listing(folder)
-    claims = _longer(_bytes(state / "claims.json"), branch.blob(known["claims.json"]) if "claims.json" in known else b"")
+    claims = _longer(
+        _bytes(state / "claims.json"),
+        branch.blob(known["claims.json"]) if "claims.json" in known else b"",
+    )
     if claims:
         files[f"{folder}/claims.json"] = claims
     branch.write(files, f"Remember {folder}, run {name}")
-    return api.web(f"raw/{BRANCH}/{folder}/{name}/progress.png") if f"{folder}/{name}/progress.png" in files else ""
+    return (
+        api.web(f"raw/{BRANCH}/{folder}/{name}/progress.png")
+        if f"{folder}/{name}/progress.png" in files
+        else ""
+    )
 
 
 def recall(state: Path, brief_id: str, environ: Mapping[str, str]) -> int:
-    """Bring earlier runs of this brief, and the state of its claims, into `state`. Returns how many came.
+    """Bring earlier runs of this brief, and the state of its claims, into `state`. Returns how many
+    came.
 
     Raises EnvironmentFault.
     """
@@ -153,7 +223,9 @@ def recall(state: Path, brief_id: str, environ: Mapping[str, str]) -> int:
     history = state / "history"
     history.mkdir(parents=True, exist_ok=True)
     here = {path.stem for path in history.glob("*.jsonl")} | _current(state)
-    wanted = sorted(path[: -len(".jsonl")] for path in known if path.endswith(".jsonl") and "/" not in path)[-RECALLED:]
+    wanted = sorted(
+        path[: -len(".jsonl")] for path in known if path.endswith(".jsonl") and "/" not in path
+    )[-RECALLED:]
     came = [name for name in wanted if name not in here]
     for name in came:
         for path, sha in known.items():
@@ -162,12 +234,14 @@ def recall(state: Path, brief_id: str, environ: Mapping[str, str]) -> int:
                 (history / path).write_bytes(branch.blob(sha))
         (history / f"{name}.jsonl").write_bytes(branch.blob(known[f"{name}.jsonl"]))
     if "claims.json" in known:
-        (state / "claims.json").write_bytes(_longer(_bytes(state / "claims.json"), branch.blob(known["claims.json"])))
+        (state / "claims.json").write_bytes(
+            _longer(_bytes(state / "claims.json"), branch.blob(known["claims.json"]))
+        )
     return len(came)
 
 
 def _current(state: Path) -> set[str]:
-    run = Study.of(state / "ledger.jsonl").run if (state / "ledger.jsonl").exists() else None
+    run = RunState.of(state / "ledger.jsonl").run if (state / "ledger.jsonl").exists() else None
     return {run.id} if run else set()
 
 
@@ -184,7 +258,9 @@ def _compact(ledger: Path) -> bytes:
 
 
 def _longer(mine: bytes, theirs: bytes) -> bytes:
-    """Of two states of the claims the one that has seen more of them: runs of one brief come one after the other."""
+    """Of two states of the claims the one that has seen more of them: runs of one brief come one
+    after the other.
+    """
 
     def seen(data: bytes) -> int:
         try:

@@ -1,7 +1,7 @@
 """The pull request's words: title, body and step summary, from the ledger alone.
 
-Everything a model wrote goes through text.py. The body is kept below its limit by leaving out details, last ones
-first; the verdict always stays.
+Everything a model wrote goes through text.py. The body is kept below its limit by leaving out
+details, last ones first; the verdict always stays.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from autoresearch_action import checkpoint
-from autoresearch_action.ledger import Study
+from autoresearch_action import text
+from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Confirmation, Run
-from autoresearch_action.report import tables, text
+from autoresearch_action.report import tables
 from autoresearch_action.report.tables import Change, Row
+from autoresearch_action.trials import checkpoint
 
-BODY_LIMIT = 58_000  # characters; GitHub refuses 65,536
-SUMMARY_LIMIT = 400_000  # characters of a step summary; GitHub takes 1 MiB
-FOLD = 15  # rows; a longer table is folded
-POINTS = 100  # of the Mermaid chart
+# Characters; GitHub refuses 65,536
+BODY_LIMIT = 58_000
+# Characters of a step summary; GitHub takes 1 MiB
+SUMMARY_LIMIT = 400_000
+# Rows; a longer table is folded
+FOLD = 15
+# Of the Mermaid chart
+POINTS = 100
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,24 @@ class Detail:
     words: int
 
 
-DETAILS = (Detail(300, 12_000, 4_000, 300), Detail(120, 6_000, 1_500, 200), Detail(40, 2_000, 600, 140), Detail(10, 300, 200, 80))
+DETAILS = (
+    Detail(300, 12_000, 4_000, 300),
+    Detail(120, 6_000, 1_500, 200),
+    Detail(40, 2_000, 600, 140),
+    Detail(10, 300, 200, 80),
+)
 
 
-def title(study: Study) -> str:
+def title(run_state: RunState) -> str:
     """One line without Markdown: what was claimed, or that nothing was."""
-    run, confirmation = _run(study), study.confirmation
+    run, confirmation = _run(run_state), run_state.confirmation
     if confirmation is None or not confirmation.held:
         return f"autoresearch: no confirmed change of {run.metric}"
     return f"autoresearch: {_change(run, confirmation)}"
 
 
 def body(
-    study: Study,
+    run_state: RunState,
     *,
     notes: tuple[str, ...] = (),
     picture: str = "",
@@ -55,32 +65,43 @@ def body(
     waits: bool = False,
     limit: int = BODY_LIMIT,
 ) -> str:
-    """The body of the pull request. `notes` (of the publisher) stand below the verdict; `picture` is an address,
-    `commits` the published commits by experiment and `head` the last of them; `waits`: its checks want an approval."""
+    """The body of the pull request. `notes` (of the publisher) stand below the verdict; `picture`
+    is an address, `commits` the published commits by experiment and `head` the last of them;
+    `waits`: its checks want an approval.
+    """
     written = ""
     for detail in DETAILS:
-        facts = _facts(study, detail, notes, picture, commits or {}, head)
-        written = str(_template().render(facts | {"next": _next(study, facts["changes"], waits)}))
+        facts = _facts(run_state, detail, notes, picture, commits or {}, head)
+        written = str(
+            _template().render(facts | {"next": _next(run_state, facts["changes"], waits)})
+        )
         if len(written) <= limit:
             return written
-    return written[: limit - 200].rsplit("\n", 1)[0] + "\n\n… cut here: the whole of it is in report.html.\n"
+    return (
+        written[: limit - 200].rsplit("\n", 1)[0]
+        + "\n\n… cut here: the whole of it is in report.html.\n"
+    )
 
 
-def summary(study: Study) -> str:
+def summary(run_state: RunState) -> str:
     """The step summary: the body, with room for more of it."""
-    return body(study, limit=SUMMARY_LIMIT)
+    return body(run_state, limit=SUMMARY_LIMIT)
 
 
-def _run(study: Study) -> Run:
-    assert study.run is not None
-    return study.run
+def _run(run_state: RunState) -> Run:
+    assert run_state.run is not None
+    return run_state.run
 
 
-def verdict_line(study: Study) -> str:
+def verdict_line(run_state: RunState) -> str:
     """The verdict in one line of plain text."""
-    run, confirmation = _run(study), study.confirmation
+    run, confirmation = _run(run_state), run_state.confirmation
     if confirmation is None:
-        return "No verdict: the run ended before anything could be confirmed." if study.stop_reason else "No verdict yet: the run goes on."
+        return (
+            "No verdict: the run ended before anything could be confirmed."
+            if run_state.stop_reason
+            else "No verdict yet: the run goes on."
+        )
     if not confirmation.held:
         return confirmation.reason or "Nothing held."
     over = f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh seeds{' on held-out data' if run.holdout else ''}"
@@ -91,34 +112,55 @@ def verdict_line(study: Study) -> str:
 
 def _change(run: Run, confirmation: Confirmation) -> str:
     """val_bpb 2.14 → 2.08 (−2.9 %, 95 % interval −3.8 % to −2.0 %)."""
-    assert confirmation.baseline is not None and confirmation.best is not None and confirmation.estimate is not None
+    assert (
+        confirmation.baseline is not None
+        and confirmation.best is not None
+        and confirmation.estimate is not None
+    )
     sign = 1 if run.goal == "maximize" else -1
     scale = abs(confirmation.baseline)
 
     def percent(gain: float) -> str:
-        return f"{text.signed(100 * sign * gain / scale, 3)} %" if scale else text.signed(sign * gain)
+        return (
+            f"{text.signed(100 * sign * gain / scale, 3)} %" if scale else text.signed(sign * gain)
+        )
 
     inside = percent(confirmation.estimate)
-    if confirmation.low is not None and confirmation.high is not None and confirmation.test != "exact":
+    if (
+        confirmation.low is not None
+        and confirmation.high is not None
+        and confirmation.test != "exact"
+    ):
         ends = sorted((confirmation.low, confirmation.high), key=lambda gain: sign * gain)
         inside += f", 95 % interval {percent(ends[0])} to {percent(ends[1])}"
     return f"{run.metric} {text.number(confirmation.baseline)} → {text.number(confirmation.best)} ({inside})"
 
 
-def _facts(study: Study, detail: Detail, notes: tuple[str, ...], picture: str, commits: Mapping[int, str], head: str) -> dict[str, Any]:
-    run, confirmation = _run(study), study.confirmation
+def _facts(
+    run_state: RunState,
+    detail: Detail,
+    notes: tuple[str, ...],
+    picture: str,
+    commits: Mapping[int, str],
+    head: str,
+) -> dict[str, Any]:
+    run, confirmation = _run(run_state), run_state.confirmation
     sign = 1 if run.goal == "maximize" else -1
-    proven = tables.changes(study)
-    rows = tables.rows(study.recent(tables.MOST_ROWS), run.metric, sign)
+    proven = tables.changes(run_state)
+    rows = tables.rows(run_state.recent(tables.MOST_ROWS), run.metric, sign)
     stats = tables.total(stat for change in proven for stat in change.files)
-    shown = [r for r in rows if r.number == 0 or r.status == "keep"] if detail.rows < 20 else rows[-detail.rows :]
+    shown = (
+        [r for r in rows if r.number == 0 or r.status == "keep"]
+        if detail.rows < 20
+        else rows[-detail.rows :]
+    )
     return {
-        "study": study,
+        "run_state": run_state,
         "run": run,
         "confirmation": confirmation,
-        "verdict": verdict_line(study),
+        "verdict": verdict_line(run_state),
         "adjusted": _adjusted(run, confirmation),
-        "warnings": warnings(study),
+        "warnings": warnings(run_state),
         "notes": notes,
         "picture": picture,
         "stats": stats,
@@ -127,13 +169,13 @@ def _facts(study: Study, detail: Detail, notes: tuple[str, ...], picture: str, c
         "changes": proven,
         "commits": commits,
         "rows": shown,
-        "hidden": len(study.statuses) - len(shown),
+        "hidden": len(run_state.statuses) - len(shown),
         "fold": len(shown) > FOLD,
         "chart": _chart(rows, run),
-        "judged": judged(study),
+        "judged": judged(run_state),
         "commands": _commands(run),
         "environment": {key: value for key, value in run.environment.items() if value},
-        "cost": cost(study),
+        "cost": cost(run_state),
         "prose": _prose(run, detail.prose),
         "detail": detail,
         "marker": marker(run, confirmation, head),
@@ -147,55 +189,97 @@ def marker(run: Run, confirmation: Confirmation | None, head: str) -> str:
 
 
 def _adjusted(run: Run, confirmation: Confirmation | None) -> str:
-    if confirmation is None or not confirmation.held or confirmation.adjusted is None or confirmation.test == "exact":
+    if (
+        confirmation is None
+        or not confirmation.held
+        or confirmation.adjusted is None
+        or confirmation.test == "exact"
+    ):
         return ""
     change = text.signed((1 if run.goal == "maximize" else -1) * confirmation.adjusted)
     return f"Adjusted for having passed the test, the estimate is {change}."
 
 
-def warnings(study: Study) -> list[str]:
+def warnings(run_state: RunState) -> list[str]:
     """What a reviewer must know before believing anything else."""
-    run = _run(study)
+    run = _run(run_state)
     found = []
     level = run.environment.get("sandbox", "")
     if level != "full":
-        found.append(f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}: a candidate could have cheated.")
+        found.append(
+            f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}: a candidate could have cheated."
+        )
     if not run.contract.get("evaluate"):
-        found.append("The metric is self-reported: the changed program printed it itself. Give the brief a scorer (evaluate).")
-    if run.seeds == "blind" or (study.facts.get("noise") or {}).get("blind"):
+        found.append(
+            "The metric is self-reported: the changed program printed it itself. Give the brief a scorer (evaluate)."
+        )
+    if run.seeds == "blind" or (run_state.facts.get("noise") or {}).get("blind"):
         found.append("Seeds have no effect on this program, so luck cannot be told from a gain.")
-    if not study.finished:
+    if not run_state.finished:
         found.append("The run was interrupted; what is proven here was proven before.")
     return found
 
 
-def judged(study: Study) -> list[tuple[str, str]]:
+def judged(run_state: RunState) -> list[tuple[str, str]]:
     """How it was judged: (what, how) in plain text."""
-    run, confirmation = _run(study), study.confirmation
-    noise = study.facts.get("noise") or {}
-    found = [("frozen", f"everything but {', '.join(run.contract.get('edit', ['train.py']))}; sha256 {run.frozen[:16]}")]
+    run, confirmation = _run(run_state), run_state.confirmation
+    noise = run_state.facts.get("noise") or {}
+    found = [
+        (
+            "frozen",
+            f"everything but {', '.join(run.contract.get('edit', ['train.py']))}; sha256 {run.frozen[:16]}",
+        )
+    ]
     if run.data:
         found.append(("data", f"sha256 {run.data[:16]}"))
     if run.checkpoint:
-        found.append(("checkpoint", f"{checkpoint.shown(run.checkpoint.get('uri', ''))}, sha256 {run.checkpoint.get('sha256', '')[:16]}"))
+        found.append(
+            (
+                "checkpoint",
+                f"{checkpoint.shown(run.checkpoint.get('uri', ''))}, sha256 {run.checkpoint.get('sha256', '')[:16]}",
+            )
+        )
     if "time-budget" in run.contract:
-        found.append(("time", f"{run.contract['time-budget']:g} s of training for every run, measured from outside"))
+        found.append(
+            (
+                "time",
+                f"{run.contract['time-budget']:g} s of training for every run, measured from outside",
+            )
+        )
     if noise:
-        sigma = "an exact metric" if noise.get("exact") else f"σ = {noise['sigma']:.3g} over {noise['runs']} runs of the base"
-        found.append(("noise", sigma + ("; literal seeds were replaced" if noise.get("reseed") else "")))
+        sigma = (
+            "an exact metric"
+            if noise.get("exact")
+            else f"σ = {noise['sigma']:.3g} over {noise['runs']} runs of the base"
+        )
+        found.append(
+            ("noise", sigma + ("; literal seeds were replaced" if noise.get("reseed") else ""))
+        )
     if confirmation and confirmation.test:
-        level = f"; p = {confirmation.p_value:.2g} at level {confirmation.level:.2g}" if confirmation.p_value is not None else ""
-        found.append(("test", f"{confirmation.test} over {confirmation.pairs} pairs, base and head in random order{level}"))
+        level = (
+            f"; p = {confirmation.p_value:.2g} at level {confirmation.level:.2g}"
+            if confirmation.p_value is not None
+            else ""
+        )
+        found.append(
+            (
+                "test",
+                f"{confirmation.test} over {confirmation.pairs} pairs, base and head in random order{level}",
+            )
+        )
         found.append(("interval", f"over {confirmation.over or 'seeds'}"))
-    if study.facts.get("claims"):
-        found.append(("claims", str(study.facts["claims"])))
+    if run_state.facts.get("claims"):
+        found.append(("claims", str(run_state.facts["claims"])))
     found += [("note", note) for note in (confirmation.notes if confirmation else [])]
-    audit = study.facts.get("audit") or {}
+    audit = run_state.facts.get("audit") or {}
     if audit.get("kept"):
         found.append(
-            ("early stops", f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']} winners would have been lost")
+            (
+                "early stops",
+                f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']} winners would have been lost",
+            )
         )
-    base = study.experiments[0].verdict if 0 in study.experiments else None
+    base = run_state.experiments[0].verdict if 0 in run_state.experiments else None
     if base and "environment" in base.hashes:
         found.append(("environment", f"sha256 {base.hashes['environment']}"))
     found.append(("sandbox", run.environment.get("sandbox", "unknown")))
@@ -207,7 +291,11 @@ def _commands(run: Run) -> str:
     lines = [f"git checkout {run.base}  # the base; then the head of this branch"]
     if run.working_directory != ".":
         lines.append(f"cd {run.working_directory}")
-    budget = f" AUTORESEARCH_TIME_BUDGET={run.contract['time-budget']:g}" if "time-budget" in run.contract else ""
+    budget = (
+        f" AUTORESEARCH_TIME_BUDGET={run.contract['time-budget']:g}"
+        if "time-budget" in run.contract
+        else ""
+    )
     for key in ("setup", "check", "run", "evaluate"):
         if run.contract.get(key):
             prefix = f"AUTORESEARCH_SEED=1{budget} " if key in ("run", "evaluate") else ""
@@ -216,21 +304,38 @@ def _commands(run: Run) -> str:
     return "\n".join(lines)
 
 
-def cost(study: Study) -> list[tuple[str, str]]:
-    run, usage = _run(study), study.usage
-    hours = study.device_seconds / 3600
+def cost(run_state: RunState) -> list[tuple[str, str]]:
+    run, usage = _run(run_state), run_state.usage
+    hours = run_state.device_seconds / 3600
     rate = run.budget.get("gpu_usd_per_hour") or 0.0
-    rest = len(study.statuses) - (0 in study.statuses) - study.tried
-    found = [("experiments", f"{study.tried}, in {study.trials} trials" + (f"; {rest} more carried on or never measured" if rest else ""))]
+    rest = len(run_state.statuses) - (0 in run_state.statuses) - run_state.tried
+    found = [
+        (
+            "experiments",
+            f"{run_state.tried}, in {run_state.trials} trials"
+            + (f"; {rest} more carried on or never measured" if rest else ""),
+        )
+    ]
     if usage.calls:
         tokens = f"{usage.input_tokens:,} in, {usage.output_tokens:,} out, {usage.cache_read_tokens:,} read from the cache"
-        found.append(("model", f"{usage.calls} calls, {tokens}, {study.usd:.2f} dollars"))
+        found.append(("model", f"{usage.calls} calls, {tokens}, {run_state.usd:.2f} dollars"))
     else:
         found.append(("model", "none"))
-    cut = f", {study.cut_seconds / 3600:.2f} of them in trials that were cut off" if study.cut_seconds >= 36 else ""
-    found.append(("device", f"{hours:.2f} hours{cut}" + (f", {hours * rate:.2f} dollars" if rate else "")))
-    found.append(("wall clock", text.duration(max(0.0, (study.stopped or study.last) - study.first))))
-    found.append(("stopped", study.stop_reason or "it did not"))
+    cut = (
+        f", {run_state.cut_seconds / 3600:.2f} of them in trials that were cut off"
+        if run_state.cut_seconds >= 36
+        else ""
+    )
+    found.append(
+        ("device", f"{hours:.2f} hours{cut}" + (f", {hours * rate:.2f} dollars" if rate else ""))
+    )
+    found.append(
+        (
+            "wall clock",
+            text.duration(max(0.0, (run_state.stopped or run_state.last) - run_state.first)),
+        )
+    )
+    found.append(("stopped", run_state.stop_reason or "it did not"))
     return found
 
 
@@ -265,8 +370,8 @@ def _chart(rows: list[Row], run: Run) -> str:
     )
 
 
-def _next(study: Study, proven: list[Change], waits: bool) -> list[str]:
-    if not study.improved:
+def _next(run_state: RunState, proven: list[Change], waits: bool) -> list[str]:
+    if not run_state.improved:
         return [
             "Read the table for what was tried; the next run's agents are shown it.",
             "Say in the brief what to try instead, or give it more time: `autoresearch measure` says what a gain of 1 % needs.",
@@ -277,8 +382,12 @@ def _next(study: Study, proven: list[Change], waits: bool) -> list[str]:
             "Approve its checks: opened with `GITHUB_TOKEN`, it has them wait for that; with an App token they start by themselves."
         )
     if len(proven) > 1:
-        advice.append("Each change is one commit, so that you can drop one; measure what is left by running again before you merge it.")
-    advice.append("Merge it, and the next run starts from here. Close it, and say in the brief what was wrong with it.")
+        advice.append(
+            "Each change is one commit, so that you can drop one; measure what is left by running again before you merge it."
+        )
+    advice.append(
+        "Merge it, and the next run starts from here. Close it, and say in the brief what was wrong with it."
+    )
     advice.append("Push to the branch, and the next run leaves it alone and opens another.")
     return advice
 
@@ -288,5 +397,11 @@ def _template() -> Any:
     from autoresearch_action.report.templates import environment
 
     made = environment(autoescape=False)
-    made.filters |= {"inline": text.inline, "quote": text.quote, "number": text.number, "signed": text.signed, "duration": text.duration}
+    made.filters |= {
+        "inline": text.inline,
+        "quote": text.quote,
+        "number": text.number,
+        "signed": text.signed,
+        "duration": text.duration,
+    }
     return made.get_template("pull_request.md.j2")

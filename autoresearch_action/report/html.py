@@ -1,4 +1,6 @@
-"""report.html: one self-contained page. Verdict, picture, table, every diff and log tail, costs. No script, nothing loaded."""
+"""report.html: one self-contained page. Verdict, picture, table, every diff and log tail, costs. No
+script, nothing loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +8,41 @@ import base64
 from functools import lru_cache
 from typing import Any
 
-from autoresearch_action.ledger import Study
+from autoresearch_action import text
+from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment
-from autoresearch_action.report import body, tables, text
+from autoresearch_action.report import body, tables
 
-MOST_DIFF = 40_000  # characters shown of one diff
-MOST_TAIL = 8_000  # characters shown of one log
+# Characters shown of one diff
+MOST_DIFF = 40_000
+# Characters shown of one log
+MOST_TAIL = 8_000
 
 
-def page(study: Study, experiments: list[Experiment], rows: list[tables.Row], picture: bytes) -> str:
-    """The page, as HTML. `experiments` are those shown in full: the latest, the kept and the baseline."""
-    assert study.run is not None
+def page(
+    run_state: RunState, experiments: list[Experiment], rows: list[tables.Row], picture: bytes
+) -> str:
+    """The page, as HTML. `experiments` are those shown in full: the latest, the kept and the
+    baseline.
+    """
+    assert run_state.run is not None
     return str(
         _template().render(
-            study=study,
-            run=study.run,
-            title=body.title(study),
-            verdict=body.verdict_line(study),
-            warnings=body.warnings(study),
+            run_state=run_state,
+            run=run_state.run,
+            title=body.title(run_state),
+            verdict=body.verdict_line(run_state),
+            warnings=body.warnings(run_state),
             picture=base64.b64encode(picture).decode(),
             rows=rows,
-            hidden=len(study.statuses) - len(rows),
+            hidden=len(run_state.statuses) - len(rows),
             details=[_detail(e) for e in experiments if e.verdict is not None and e.number],
-            proven=tables.changes(study),
-            judged=body.judged(study),
-            cost=body.cost(study),
-            environment=study.run.environment,
-            prose=study.run.prose if study.run.visibility == "full" else "",
-            messages=[text.clip(message, 600) for message in study.messages[-50:]],
+            proven=tables.changes(run_state),
+            judged=body.judged(run_state),
+            cost=body.cost(run_state),
+            environment=run_state.run.environment,
+            prose=run_state.run.prose if run_state.run.visibility == "full" else "",
+            messages=[text.clip(message, 600) for message in run_state.messages[-50:]],
         )
     )
 
@@ -46,7 +55,12 @@ def _detail(experiment: Experiment) -> dict[str, Any]:
         "verdict": experiment.verdict,
         "hypothesis": proposal.hypothesis if proposal else "",
         "expected": proposal.expected if proposal else "",
-        "diff": [(_kind(line), line) for line in text.clip(text.visible(proposal.patch if proposal else ""), MOST_DIFF).splitlines()],
+        "diff": [
+            (_kind(line), line)
+            for line in text.clip(
+                text.visible(proposal.patch if proposal else ""), MOST_DIFF
+            ).splitlines()
+        ],
         "tail": text.clip(text.visible(last.tail), MOST_TAIL) if last else "",
         "runs": experiment.runs,
     }
@@ -63,5 +77,10 @@ def _template() -> Any:
     from autoresearch_action.report.templates import environment
 
     made = environment(autoescape=True)
-    made.filters |= {"number": text.number, "signed": text.signed, "duration": text.duration, "visible": text.visible}
+    made.filters |= {
+        "number": text.number,
+        "signed": text.signed,
+        "duration": text.duration,
+        "visible": text.visible,
+    }
     return made.get_template("report.html.j2")

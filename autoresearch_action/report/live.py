@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
-from autoresearch_action.ledger import Study
+from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Trial
-from autoresearch_action.report.text import clip, duration, number, visible
+from autoresearch_action.text import clip, duration, number, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-HEARTBEAT = 300.0  # seconds between signs of life in a log
-FRAME = 0.5  # seconds between frames on a terminal
-LAST = 8  # verdicts on a terminal
+# Seconds between signs of life in a log
+HEARTBEAT = 300.0
+# Seconds between frames on a terminal
+FRAME = 0.5
+# Verdicts on a terminal
+LAST = 8
 
 
 class View:
@@ -36,7 +39,9 @@ class View:
             self._live.start()
 
     def note(self, text: str) -> None:
-        """One line. Whatever is in it, it is no workflow command: it begins with the time and holds no newline."""
+        """One line. Whatever is in it, it is no workflow command: it begins with the time and holds
+        no newline.
+        """
         line = clip(" ".join(visible(text).split()), 400).replace("##[", "## [")
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
         line = f"[{minutes:3d}:{seconds:02d}] {line}"
@@ -46,43 +51,61 @@ class View:
         else:
             print(line, flush=True)
 
-    def update(self, study: Study, running: list[tuple[str, Trial, float]]) -> None:
+    def update(self, run_state: RunState, running: list[tuple[str, Trial, float]]) -> None:
         now = time.monotonic()
         if now - self._drawn < (FRAME if self._live else HEARTBEAT):
             return
         self._drawn = now
         if self._live:
-            self._live.update(self._panel(study, running), refresh=True)
+            self._live.update(self._panel(run_state, running), refresh=True)
         else:
-            self.note(f"{self._progress(study)}; running: {', '.join(_shown(r) for r in running) or 'nothing'}")
+            self.note(
+                f"{self._progress(run_state)}; running: {', '.join(_shown(r) for r in running) or 'nothing'}"
+            )
 
     def close(self) -> None:
         if self._live:
             self._live.stop()
             self._live = None
 
-    def _progress(self, study: Study) -> str:
-        tried, kept = study.tried, len(study.kept)
+    def _progress(self, run_state: RunState) -> str:
+        tried, kept = run_state.tried, len(run_state.kept)
         elapsed = time.monotonic() - self.budget.started if self.budget.started else 0.0
-        spent = study.usd + self.budget.device_usd(study.device_seconds)
+        spent = run_state.usd + self.budget.device_usd(run_state.device_seconds)
         return (
             f"{tried} of {self.budget.max_experiments} experiments, {kept} kept, {elapsed / 60:.0f} of {self.budget.max_minutes:g} minutes,"
             f" {spent:.2f} of {self.budget.max_usd:g} dollars"
         )
 
-    def _panel(self, study: Study, running: list[tuple[str, Trial, float]]) -> RenderableType:
+    def _panel(
+        self, run_state: RunState, running: list[tuple[str, Trial, float]]
+    ) -> RenderableType:
         from rich.panel import Panel
         from rich.text import Text
 
-        noise = study.facts.get("noise") or {}
-        head = study.experiments[study.kept[-1]] if study.kept else None
-        value = head.verdict.metrics.get(self.brief.metric) if head and head.verdict else noise.get("mean")
+        noise = run_state.facts.get("noise") or {}
+        head = run_state.experiments[run_state.kept[-1]] if run_state.kept else None
+        value = (
+            head.verdict.metrics.get(self.brief.metric)
+            if head and head.verdict
+            else noise.get("mean")
+        )
         name = f"{head.number}, {clip(head.description, 60)}" if head else "the baseline"
-        lines = [self._progress(study), f"incumbent: {number(value)} ({name})", *(f"▶ {_shown(r)}" for r in running)]
-        return Panel(Text("\n".join(lines)), title=f"autoresearch · {self.brief.metric}", title_align="left")
+        lines = [
+            self._progress(run_state),
+            f"incumbent: {number(value)} ({name})",
+            *(f"▶ {_shown(r)}" for r in running),
+        ]
+        return Panel(
+            Text("\n".join(lines)), title=f"autoresearch · {self.brief.metric}", title_align="left"
+        )
 
 
 def _shown(running: tuple[str, Trial, float]) -> str:
     slot, trial, since = running
-    what = {"baseline": "the baseline", "confirm": f"confirming, {trial.side}", "transfer": f"transfer, {trial.side}"}
+    what = {
+        "baseline": "the baseline",
+        "confirm": f"confirming, {trial.side}",
+        "transfer": f"transfer, {trial.side}",
+    }
     return f"{what.get(trial.purpose, f'experiment {trial.number}')} on {slot} for {duration(max(0.0, time.time() - since))}"

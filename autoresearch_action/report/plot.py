@@ -1,11 +1,13 @@
-"""progress.png: every experiment, the kept ones as a staircase, labelled. The incumbent's search values, not the claim."""
+"""progress.png: every experiment, the kept ones as a staircase, labelled. The incumbent's search
+values, not the claim.
+"""
 
 from __future__ import annotations
 
 from io import BytesIO
 
 from autoresearch_action.report.tables import Row
-from autoresearch_action.report.text import clip, visible
+from autoresearch_action.text import clip, visible
 
 MOST_LABELS = 12
 KEEP, DISCARD, CRASH = "#1a7f37", "#8c959f", "#cf222e"
@@ -23,15 +25,35 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
     measured = [r for r in rows if r.value is not None]
     kept = [r for r in measured if r.status == "keep"]
     others = [r for r in measured if r.status != "keep"]
-    axes.scatter([r.number for r in others], _values(others), s=16, color=DISCARD, label=f"discarded ({len(others)})")
+    axes.scatter(
+        [r.number for r in others],
+        _values(others),
+        s=16,
+        color=DISCARD,
+        label=f"discarded ({len(others)})",
+    )
     if kept:
         last = max(r.number for r in rows)
         numbers, values = [r.number for r in kept] + [last], [*_values(kept), *_values(kept[-1:])]
         axes.step(numbers, values, where="post", color=KEEP, linewidth=1.6)
-        axes.scatter([r.number for r in kept], _values(kept), s=32, color=KEEP, zorder=3, label=f"kept ({len(kept) - 1})")
+        axes.scatter(
+            [r.number for r in kept],
+            _values(kept),
+            s=32,
+            color=KEEP,
+            zorder=3,
+            label=f"kept ({len(kept) - 1})",
+        )
         for r in kept[1:][-MOST_LABELS:]:
             label = clip(" ".join(visible(r.description).split()), 44).replace("$", r"\$")
-            axes.annotate(label, (r.number, r.value or 0.0), xytext=(4, 8), textcoords="offset points", fontsize=7, rotation=18)
+            axes.annotate(
+                label,
+                (r.number, r.value or 0.0),
+                xytext=(4, 8),
+                textcoords="offset points",
+                fontsize=7,
+                rotation=18,
+            )
     lows, highs = _window(rows)
     axes.set_ylim(lows, highs)
     crashed = [r.number for r in rows if r.value is None and r.runs]

@@ -1,6 +1,6 @@
 """What the reports show, as plain rows: experiments, proven changes, and results.tsv.
 
-Reads the study only. No layout (body.py, html.py) and no picture (plot.py).
+Reads the run state only. No layout (body.py, html.py) and no picture (plot.py).
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from autoresearch_action.ledger import Study
+from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment, Verdict
-from autoresearch_action.report.text import visible
+from autoresearch_action.text import visible
 
-MOST_ROWS = 300  # of the latest experiments in a report; results.tsv has them all
+# Of the latest experiments in a report; results.tsv has them all
+MOST_ROWS = 300
 
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment as the tables show it. `change`: the metric against the incumbent of that moment, a search estimate."""
+    """One experiment as the tables show it. `change`: the metric against the incumbent of that
+    moment, a search estimate.
+    """
 
     number: int
     commit: str
@@ -47,7 +50,8 @@ class Change:
     agent: str
     change: float | None
     spread: float | None
-    files: tuple[tuple[str, int, int], ...]  # path, lines added, lines removed
+    # Path, lines added, lines removed
+    files: tuple[tuple[str, int, int], ...]
     patch: str
 
 
@@ -75,15 +79,15 @@ def rows(experiments: Iterable[Experiment], metric: str, sign: int) -> list[Row]
     return [row(e.verdict, metric, sign) for e in experiments if e.verdict is not None]
 
 
-def changes(study: Study) -> list[Change]:
+def changes(run_state: RunState) -> list[Change]:
     """The proven changes in order; empty where nothing was proven."""
-    assert study.run is not None
-    sign = 1 if study.run.goal == "maximize" else -1
-    commits = (study.facts.get("branch") or {}).get("commits", {})
+    assert run_state.run is not None
+    sign = 1 if run_state.run.goal == "maximize" else -1
+    commits = (run_state.facts.get("branch") or {}).get("commits", {})
     found = []
-    for path in study.proven():
+    for path in run_state.proven():
         number = int(path.stem[-4:])
-        experiment = study.experiments[number]
+        experiment = run_state.experiments[number]
         proposal, verdict = experiment.proposal, experiment.verdict
         patch = path.read_text("utf-8", "surrogateescape")
         found.append(
@@ -94,7 +98,9 @@ def changes(study: Study) -> list[Change]:
                 hypothesis=proposal.hypothesis if proposal else "",
                 expected=proposal.expected if proposal else "",
                 agent=proposal.agent if proposal else "",
-                change=sign * verdict.estimate if verdict and verdict.estimate is not None else None,
+                change=sign * verdict.estimate
+                if verdict and verdict.estimate is not None
+                else None,
                 spread=verdict.spread if verdict else None,
                 files=tuple(diffstat(patch)),
                 patch=patch,
@@ -129,15 +135,20 @@ def total(stats: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     return [(path, *counts) for path, counts in sums.items()]
 
 
-def results_tsv(study: Study) -> str:
-    """The five columns that people already grep for: commit, metric, memory_gb, status, description."""
-    assert study.run is not None
-    metric, sign = study.run.metric, 1 if study.run.goal == "maximize" else -1
+def results_tsv(run_state: RunState) -> str:
+    """The five columns that people already grep for: commit, metric, memory_gb, status,
+    description.
+    """
+    assert run_state.run is not None
+    metric, sign = run_state.run.metric, 1 if run_state.run.goal == "maximize" else -1
     lines = [f"commit\t{metric}\tmemory_gb\tstatus\tdescription"]
-    for verdict in study.verdicts():
+    for verdict in run_state.verdicts():
         shown = row(verdict, metric, sign)
-        value = "nan" if shown.status == "discard" else "0.000000"  # stopped before a value; a crash, as autoresearch writes it
+        # Stopped before a value; a crash, as autoresearch writes it
+        value = "nan" if shown.status == "discard" else "0.000000"
         value = value if shown.value is None else f"{shown.value:.6f}"
         description = " ".join(visible(shown.description).split())
-        lines.append(f"{shown.commit}\t{value}\t{shown.memory_gb:.1f}\t{shown.status}\t{description}")
+        lines.append(
+            f"{shown.commit}\t{value}\t{shown.memory_gb:.1f}\t{shown.status}\t{description}"
+        )
     return "\n".join(lines) + "\n"

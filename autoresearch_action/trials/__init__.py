@@ -10,8 +10,9 @@ from autoresearch_action.records import Measurement, Trial
 
 
 class Executor(Protocol):
-    """Runs trials, one per slot at a time but for what `takes_another` allows. A trial never raises: its Measurement says
-    what went wrong."""
+    """Runs trials, one per slot at a time but for what `takes_another` allows. A trial never
+    raises: its Measurement says what went wrong.
+    """
 
     @property
     def slots(self) -> Sequence[str]:

@@ -1,10 +1,12 @@
-"""What a candidate's code compiles to: made once per tree in an untimed pass, and never read by another tree.
+"""What a candidate's code compiles to: made once per tree in an untimed pass, and never read by
+another tree.
 
-So that a cold candidate is not punished for compiling, nor a long compilation rewarded: before the first trial of a tree
-its `run` runs once under a limit of its own, with the brief's `decoy` in place of the data: random, so that there is
-nothing to learn. What the pass leaves in the compilers' caches is copied for every trial of this very tree; what a trial
-writes into its copy goes with the trial. Compilers leave text and code, which pack well, and little of it; weights do
-not, so that the packed size bounds what could be carried over instead. Running the pass is trial.py's.
+So that a cold candidate is not punished for compiling, nor a long compilation rewarded: before the
+first trial of a tree its `run` runs once under a limit of its own, with the brief's `decoy` in
+place of the data: random, so that there is nothing to learn. What the pass leaves in the compilers'
+caches is copied for every trial of this very tree; what a trial writes into its copy goes with the
+trial. Compilers leave text and code, which pack well, and little of it; weights do not, so that the
+packed size bounds what could be carried over instead. Running the pass is trial.py's.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import stat
 import zlib
 from pathlib import Path
 
-from autoresearch_action.trials.workspace import remove
+from autoresearch_action.workspace.trees import remove
 
-INSIDE = Path("/tmp/compiled")  # where a trial sees its copy
+# Where a trial sees its copy
+INSIDE = Path("/tmp/compiled")
 ENVIRONMENT = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
@@ -25,14 +28,19 @@ ENVIRONMENT = {
     "JAX_COMPILATION_CACHE_DIR": "jax",
     "NUMBA_CACHE_DIR": "numba",
 }
-BUDGET = 1.0  # seconds of training in the pass: all shapes are met at once
-LIMIT = 900.0  # seconds of the base's pass
-KEPT = 6  # trees of a slot: the base, the incumbent and the latest candidates among them
+# Seconds of training in the pass: all shapes are met at once
+BUDGET = 1.0
+# Seconds of the base's pass
+LIMIT = 900.0
+# Trees of a slot: the base, the incumbent and the latest candidates among them
+KEPT = 6
 MOST_BYTES, MOST_PACKED, MOST_FILES = 256 << 20, 16 << 20, 20_000
 
 
 class Compiled:
-    """The caches of one slot, in `folder`, of which one trial at a time gets a `copy`. Slots never wait for one another."""
+    """The caches of one slot, in `folder`, of which one trial at a time gets a `copy`. Slots never
+    wait for one another.
+    """
 
     def __init__(self, folder: Path, copy: Path) -> None:
         self._folder, self.copy = folder, copy
@@ -47,7 +55,9 @@ class Compiled:
         return self.copy
 
     def keep(self, tree: str, usable: bool) -> None:
-        """What the pass has left is this tree's from now on: nothing, where the pass failed or left too much."""
+        """What the pass has left is this tree's from now on: nothing, where the pass failed or left
+        too much.
+        """
         if not (usable and _bounded(self.copy)):
             self.empty()
         self._folder.mkdir(exist_ok=True)
@@ -59,7 +69,8 @@ class Compiled:
     def copied(self, tree: str) -> Path:
         """A copy for one trial of `tree`."""
         source = self._folder / tree
-        os.utime(source)  # in use: not the one that makes room
+        # In use: not the one that makes room
+        os.utime(source)
         remove(self.copy)
         shutil.copytree(source, self.copy)
         return self.copy
@@ -79,7 +90,11 @@ def _plain(folder: Path) -> bool:
         for path in (Path(place) / name for name in (*folders, *files)):
             facts = path.lstat()
             size, count = size + facts.st_size, count + 1
-            if size > MOST_BYTES or count > MOST_FILES or not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+            if (
+                size > MOST_BYTES
+                or count > MOST_FILES
+                or not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode))
+            ):
                 return False
             packed += len(zlib.compress(path.read_bytes(), 1)) if stat.S_ISREG(facts.st_mode) else 0
             if packed > MOST_PACKED:

@@ -1,7 +1,8 @@
-"""What a command printed: metrics, document blocks and progress lines, read line by line and bounded.
+"""What a command printed: metrics, document blocks and progress lines, read line by line and
+bounded.
 
-A metric is a line `name: value`, `METRIC name=value`, or a JSON object of numbers; the last one counts and how often
-a name came is known. Lines longer than 4,096 characters are no metrics.
+A metric is a line `name: value`, `METRIC name=value`, or a JSON object of numbers; the last one
+counts and how often a name came is known. Lines longer than 4,096 characters are no metrics.
 """
 
 from __future__ import annotations
@@ -13,16 +14,23 @@ from dataclasses import dataclass, field
 MAX_LINE = 4_096
 MAX_BLOCKS_LINE = 65_000
 MAX_NAMES = 200
-MAX_POINTS = 400  # of a curve
+# Of a curve
+MAX_POINTS = 400
 _NUMBER = r"[-+]?(?:\d[\d_,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf(?:inity)?|nan)"
 _PLAIN = re.compile(rf"\s*([A-Za-z_][\w./@-]{{0,99}})\s*:\s*({_NUMBER})\s*%?\s*", re.IGNORECASE)
-_METRIC = re.compile(rf"\s*METRIC\s+([A-Za-z_][\w./@-]{{0,99}})\s*=\s*({_NUMBER})\s*", re.IGNORECASE)
-_PROGRESS = re.compile(rf"\b(?:step|iter(?:ation)?)\b.{{0,200}}?\bloss\b\s*[:=]?\s*({_NUMBER})", re.IGNORECASE)
+_METRIC = re.compile(
+    rf"\s*METRIC\s+([A-Za-z_][\w./@-]{{0,99}})\s*=\s*({_NUMBER})\s*", re.IGNORECASE
+)
+_PROGRESS = re.compile(
+    rf"\b(?:step|iter(?:ation)?)\b.{{0,200}}?\bloss\b\s*[:=]?\s*({_NUMBER})", re.IGNORECASE
+)
 
 
 @dataclass
 class Printed:
-    """Everything that one command printed. `curve`: (clock, loss) of its progress lines, thinned evenly."""
+    """Everything that one command printed. `curve`: (clock, loss) of its progress lines, thinned
+    evenly.
+    """
 
     values: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -34,7 +42,9 @@ class Printed:
     def feed(self, line: str) -> None:
         """Take in one line that is no progress line."""
         if line.startswith("METRIC_BLOCKS:") and len(line) <= MAX_BLOCKS_LINE:
-            self.blocks = [value for word in line.split()[1:] if (value := _number(word)) is not None]
+            self.blocks = [
+                value for word in line.split()[1:] if (value := _number(word)) is not None
+            ]
             return
         if len(line) > MAX_LINE:
             return

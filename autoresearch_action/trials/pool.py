@@ -1,4 +1,6 @@
-"""The local executor: one trial at a time on each slot; on a card the next may start while the last is being scored."""
+"""The local executor: one trial at a time on each slot; on a card the next may start while the last
+is being scored.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,18 @@ from queue import Queue
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import UserError
+from autoresearch_action.isolation import device
+from autoresearch_action.isolation.device import Slot
+from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.records import Measurement, Trial
-from autoresearch_action.trials import device
-from autoresearch_action.trials.device import Slot
-from autoresearch_action.trials.sandbox import Sandbox
-from autoresearch_action.trials.trial import Bench, Measuring
-from autoresearch_action.trials.turns import Turns
-from autoresearch_action.trials.workspace import Workspace
+from autoresearch_action.trials.overlap import Turns
+from autoresearch_action.trials.trial import SlotContext, TrialRun
+from autoresearch_action.workspace.trees import Workspace
 
-AGAIN = 2  # times that a trial is measured again because something disturbed it
-LANES = ("", ".next")  # of a slot on which a start may overlap a scoring
+# Times that a trial is measured again because something disturbed it
+AGAIN = 2
+# Of a slot on which a start may overlap a scoring
+LANES = ("", ".next")
 
 
 class LocalPool:
@@ -36,16 +40,29 @@ class LocalPool:
         scrub: Callable[[str], str] = str,
     ) -> None:
         self.slots = [slot.name for slot in slots]
-        overlap = bool(brief.run and brief.evaluate) and not brief.timing
+        overlap = bool(brief.run and brief.evaluate) and not brief.measures_time
         self._turns = {slot.name: Turns(overlap and bool(slot.gpu)) for slot in slots}
-        self._benches: list[Bench] = []
-        self._idle = {slot.name: Queue[Bench]() for slot in slots}
+        self._benches: list[SlotContext] = []
+        self._idle = {slot.name: Queue[SlotContext]() for slot in slots}
         for slot in slots:
             for lane in LANES if self._turns[slot.name].overlap else LANES[:1]:
-                bench = Bench(brief, workspace, sandbox, slot, state, checkpoint, scrub, self._turns[slot.name], lane)
+                bench = SlotContext(
+                    brief,
+                    workspace,
+                    sandbox,
+                    slot,
+                    state,
+                    checkpoint,
+                    scrub,
+                    self._turns[slot.name],
+                    lane,
+                )
                 self._benches.append(bench)
                 self._idle[slot.name].put(bench)
-        self._threads = {name: ThreadPoolExecutor(idle.qsize(), thread_name_prefix=name) for name, idle in self._idle.items()}
+        self._threads = {
+            name: ThreadPoolExecutor(idle.qsize(), thread_name_prefix=name)
+            for name, idle in self._idle.items()
+        }
         self._next = cycle(self.slots)
 
     def submit(self, trial: Trial, slot: str | None = None) -> Future[Measurement]:
@@ -72,8 +89,9 @@ class LocalPool:
             thread.shutdown(wait=True, cancel_futures=True)
 
 
-def measure(bench: Bench, trial: Trial) -> Measurement:
-    """Measure on this bench; again where the card was shared or throttled meanwhile, or the trial before it still scored.
+def measure(bench: SlotContext, trial: Trial) -> Measurement:
+    """Measure on this bench; again where the card was shared or throttled meanwhile, or the trial
+    before it still scored.
 
     Raises EnvironmentFault when a stranger stays on the card.
     """
@@ -82,20 +100,37 @@ def measure(bench: Bench, trial: Trial) -> Measurement:
     for attempt in range(AGAIN + 1):
         try:
             with device.Watch(bench.slot) as card:
-                measuring = Measuring(bench, trial)
+                measuring = TrialRun(bench, trial)
                 result = measuring.measure()
         except UserError:
             raise
-        except Exception as error:  # a bug or a broken disk must not take the other slots' work with it
-            return Measurement(trial=trial, outcome="lost", reason=f"{type(error).__name__}: {error}", slot=bench.slot.name)
+        except Exception as error:
+            # A bug or a broken disk must not take the other slots' work with it
+            return Measurement(
+                trial=trial,
+                outcome="lost",
+                reason=f"{type(error).__name__}: {error}",
+                slot=bench.slot.name,
+            )
         if not (card.shared or card.slow or measuring.disturbed) or bench.cancelled.is_set():
             break
-        what = "shared with another process" if card.shared else "throttled" if card.slow else "still scoring another trial"
+        what = (
+            "shared with another process"
+            if card.shared
+            else "throttled"
+            if card.slow
+            else "still scoring another trial"
+        )
         why = f"the card was {what}"
         if attempt == AGAIN or (card.slow and bench.slow):
-            bench.slow = bench.slow or card.slow  # always: to measure every trial three times would mend nothing
+            # Always: to measure every trial three times would mend nothing
+            bench.slow = bench.slow or card.slow
             notes.append(why)
             break
         notes.append(f"measured again: {why}")
         spoilt += result.seconds
-    return result.model_copy(update={"notes": [*result.notes, *notes], "spoilt": spoilt}) if notes else result
+    return (
+        result.model_copy(update={"notes": [*result.notes, *notes], "spoilt": spoilt})
+        if notes
+        else result
+    )

@@ -1,7 +1,9 @@
-"""`setup`: run once, before anything is measured, with the network and its own secrets; what it makes is shared.
+"""`setup`: run once, before anything is measured, with the network and its own secrets; what it
+makes is shared.
 
-It is the user's own committed code, so it runs outside the sandbox, in a clean checkout with a cleaned environment.
-New files go to STATE/setup, read-only, and from there into every checkout; data folders are hashed.
+It is the user's own committed code, so it runs outside the sandbox, in a clean checkout with a
+cleaned environment. New files go to STATE/setup, read-only, and from there into every checkout;
+data folders are hashed.
 """
 
 from __future__ import annotations
@@ -18,20 +20,26 @@ from pathlib import Path
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError, Interrupted
-from autoresearch_action.trials.process import Limits, Log, Process
-from autoresearch_action.trials.secrets import Secrets
+from autoresearch_action.isolation.process import Limits, Log, Process
+from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.trials.trial import PASSED
-from autoresearch_action.trials.workspace import Workspace, remove
+from autoresearch_action.workspace.trees import Workspace, remove
 
-LIMIT = 6 * 3600.0  # seconds
-SETUP_LOG = "setup.log"  # in the state's folder of trials
+# Seconds
+LIMIT = 6 * 3600.0
+# In the state's folder of trials
+SETUP_LOG = "setup.log"
 NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
            "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "HOME", "USER", "XDG_CACHE_HOME",
-           "RUNNER_TRACKING_ID")  # by the last one a runner's own cleanup finds what is left  # fmt: skip
+           # By the last one a runner's own cleanup finds what is left
+           "RUNNER_TRACKING_ID")  # fmt: skip
 
 
 def run_setup(
-    workspace: Workspace, secrets: Secrets, say: Callable[[str], None] = lambda _: None, interrupted: Callable[[], str] = str
+    workspace: Workspace,
+    secrets: Secrets,
+    say: Callable[[str], None] = lambda _: None,
+    interrupted: Callable[[], str] = str,
 ) -> str:
     """Run the brief's `setup` and return the hash over what it made and over the data folders.
 
@@ -50,9 +58,12 @@ def run_setup(
         log = Log(workspace.state / "trials" / SETUP_LOG, Secrets(secrets.values | given).scrub)
         log.path.unlink(missing_ok=True)
         mark = f"AUTORESEARCH_SETUP={dice.token_hex(8)}"
-        env = {name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ} | given
+        env = {
+            name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ
+        } | given
         env |= {"PYTHONDONTWRITEBYTECODE": "1", "AUTORESEARCH_SETUP": mark.partition("=")[2]}
-        env |= {"UV_COMPILE_BYTECODE": "1"}  # trials cannot write it, and without it every start compiles its imports
+        # Trials cannot write it, and without it every start compiles its imports
+        env |= {"UV_COMPILE_BYTECODE": "1"}
         popen = subprocess.Popen(
             ["/bin/sh", "-c", brief.setup], cwd=tree / workspace.prefix, env=env,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -66,7 +77,9 @@ def run_setup(
             if reason := interrupted():
                 raise Interrupted(f"{reason} during `setup`")
             told = log.tail.decode("utf-8", "replace").strip()[-1500:]
-            raise InputError(f"`setup` failed ({ended.reason or f'exit {ended.code}'}): {brief.setup}\n{told}")
+            raise InputError(
+                f"`setup` failed ({ended.reason or f'exit {ended.code}'}): {brief.setup}\n{told}"
+            )
         _collect(workspace, tree)
     return digest(workspace)
 
@@ -74,8 +87,14 @@ def run_setup(
 def _data_where_trials_look(brief: Brief) -> None:
     """What prepare.py prepares and what `data` shows to trials must be one place."""
     usual, given = Path("~/.cache/autoresearch").expanduser(), os.environ.get("AUTORESEARCH_DATA")
-    if given and Path(given).expanduser() != usual and (named := [path for path in brief.data if usual in path.parents]):
-        raise InputError(f"AUTORESEARCH_DATA is {given}, but `data` names {named[0]}: unset the one, or change the other.")
+    if (
+        given
+        and Path(given).expanduser() != usual
+        and (named := [path for path in brief.data if usual in path.parents])
+    ):
+        raise InputError(
+            f"AUTORESEARCH_DATA is {given}, but `data` names {named[0]}: unset the one, or change the other."
+        )
 
 
 @contextmanager
@@ -113,15 +132,17 @@ def _collect(workspace: Workspace, tree: Path) -> None:
 
 
 def digest(workspace: Workspace) -> str:
-    """sha256 over setup's outputs and the data folders: by content where it is small or a manifest.json vouches for
-    the folder, else by name and size. "" where there is neither.
+    """sha256 over setup's outputs and the data folders: by content where it is small or a
+    manifest.json vouches for the folder, else by name and size. "" where there is neither.
     """
     total, seen = hashlib.sha256(), False
     for top in (workspace.setup_folder, *workspace.brief.data, *workspace.brief.evaluate_data):
         if not top.is_dir():
             continue
         manifest = top / "manifest.json"
-        files = [manifest] if manifest.is_file() else sorted(p for p in top.rglob("*") if p.is_file())
+        files = (
+            [manifest] if manifest.is_file() else sorted(p for p in top.rglob("*") if p.is_file())
+        )
         for file in files:
             seen = True
             size = file.stat().st_size

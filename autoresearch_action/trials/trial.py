@@ -1,11 +1,13 @@
-"""One trial: check, run and evaluate one commit once, each in its own sandbox from a clean checkout.
+"""One trial: check, run and evaluate one commit once, each in its own sandbox from a clean
+checkout.
 
-Gives a Measurement whatever happens: a crash carries its reason and the log's tail. Equal time is judged from
-outside: on processor slots by the CPU time of the whole process tree, on GPU slots by the wall clock.
+Gives a Measurement whatever happens: a crash carries its reason and the log's tail. Equal time is
+judged from outside: on processor slots by the CPU time of the whole process tree, on GPU slots by
+the wall clock.
 
-Where the brief has a `decoy`, a tree's first trial begins with an untimed pass that compiles it (compiled.py).
-Where there is `evaluate`, it alone is told the split and the slice: `check` and `run` always see `val` and 0, so that a
-candidate cannot behave otherwise where it is confirmed.
+Where the brief has a `decoy`, a tree's first trial begins with an untimed pass that compiles it
+(compiled.py). Where there is `evaluate`, it alone is told the split and the slice: `check` and
+`run` always see `val` and 0, so that a candidate cannot behave otherwise where it is confirmed.
 """
 
 from __future__ import annotations
@@ -19,26 +21,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from autoresearch_action.acceptance.curves import Watch
+from autoresearch_action.acceptance.early_stop import Watch
 from autoresearch_action.brief import Brief
+from autoresearch_action.isolation import device
+from autoresearch_action.isolation.device import Slot
+from autoresearch_action.isolation.process import Ended, Limits, Log, Process
+from autoresearch_action.isolation.sandbox import Job, Sandbox
 from autoresearch_action.records import Measurement, Outcome, Trial
-from autoresearch_action.trials import device, rewrite
 from autoresearch_action.trials.compiled import BUDGET, ENVIRONMENT, INSIDE, Compiled
 from autoresearch_action.trials.compiled import LIMIT as COMPILE_LIMIT
-from autoresearch_action.trials.device import Slot
 from autoresearch_action.trials.metrics import Printed
-from autoresearch_action.trials.patch import editable
-from autoresearch_action.trials.process import Ended, Limits, Log, Process
-from autoresearch_action.trials.sandbox import Job, Sandbox
-from autoresearch_action.trials.turns import Turns
-from autoresearch_action.trials.workspace import Workspace
+from autoresearch_action.trials.overlap import Turns
+from autoresearch_action.workspace import rewrite
+from autoresearch_action.workspace.patch import editable
+from autoresearch_action.workspace.trees import Workspace
 
 PASSED = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH",
     "ROCM_PATH", "PYTHONPATH", "AUTORESEARCH_DATA", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CC", "CXX",
 )  # fmt: skip
-# From `run` to `evaluate` goes data: nothing that can be imported, run or compiled, and nothing that a tool takes for its
-# settings by its name alone. In any letter case, and wherever in a name the suffix stands.
+# From `run` to `evaluate` goes data: nothing that can be imported, run or compiled, and nothing
+# that a tool takes for its settings by its name alone. In any letter case, and wherever in a name
+# the suffix stands.
 NEVER_HANDED = {
     ".py", ".pyi", ".pyc", ".pyo", ".pyd", ".pyx", ".pyz", ".pth", ".egg", ".whl", ".so", ".dll", ".dylib", ".o", ".a", ".exe",
     ".com", ".bat", ".cmd", ".ps1", ".sh", ".bash", ".zsh", ".fish", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx",
@@ -53,14 +57,18 @@ NEVER_NAMED = {
     "environment.yaml", "matplotlibrc", "__pycache__",
 }  # fmt: skip
 HANDED_BYTES, HANDED_FILES = 16 << 30, 10_000
-MOUNTS = 2_000  # files or folders that are made read-only one by one: bubblewrap takes 9,000 words
-FIRST_LIMIT = 6 * 3600.0  # seconds, where neither the brief nor a baseline says
-START_UP = 600.0  # seconds that a first run may take beside its window: compilation, loading
-TAIL = 2_000  # characters of the log that a failure carries
+# Files or folders that are made read-only one by one: bubblewrap takes 9,000 words
+MOUNTS = 2_000
+# Seconds, where neither the brief nor a baseline says
+FIRST_LIMIT = 6 * 3600.0
+# Seconds that a first run may take beside its window: compilation, loading
+START_UP = 600.0
+# Characters of the log that a failure carries
+TAIL = 2_000
 
 
 @dataclass
-class Bench:
+class SlotContext:
     """What a trial is measured with: shared by all trials of a lane of a slot, one at a time."""
 
     brief: Brief
@@ -70,15 +78,19 @@ class Bench:
     state: Path
     checkpoint: Path | None = None
     scrub: Callable[[str], str] = str
-    turns: Turns = field(default_factory=Turns)  # its slot's
-    lane: str = ""  # a slot has two where a trial may start while another is scored
-    slow: bool = False  # its card is throttled whenever it is used
+    # Its slot's
+    turns: Turns = field(default_factory=Turns)
+    # A slot has two where a trial may start while another is scored
+    lane: str = ""
+    # Its card is throttled whenever it is used
+    slow: bool = False
     running: Process | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
         self.cancelled.set()
-        if running := self.running:  # another thread's
+        # Another thread's
+        if running := self.running:
             running.kill("cancelled")
 
     @property
@@ -89,7 +101,10 @@ class Bench:
     def caches(self) -> Compiled:
         """Of the slot, whose lanes compile by turns."""
         whole = self.tree.name.removesuffix(self.lane)
-        return Compiled(self.tree.with_name(f"{whole}.compiled"), self.tree.with_name(f"{self.tree.name}.caches"))
+        return Compiled(
+            self.tree.with_name(f"{whole}.compiled"),
+            self.tree.with_name(f"{self.tree.name}.caches"),
+        )
 
     @property
     def scoring(self) -> Path:
@@ -104,10 +119,10 @@ class Failure(Exception):
         self.outcome, self.tail = outcome, tail
 
 
-class Measuring:
+class TrialRun:
     """One trial on its way through the phases."""
 
-    def __init__(self, bench: Bench, trial: Trial) -> None:
+    def __init__(self, bench: SlotContext, trial: Trial) -> None:
         self.bench, self.trial, self.brief = bench, trial, bench.brief
         name = f"{trial.purpose}-{trial.index:05d}.log" if trial.index else "run.log"
         self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name, bench.scrub)
@@ -118,7 +133,8 @@ class Measuring:
         self.clock = 0.0
         self.peak = 0
         self.stopped = ""
-        self.disturbed = False  # by the scoring of the trial before it
+        # By the scoring of the trial before it
+        self.disturbed = False
 
     def measure(self) -> Measurement:
         """Run the phases. Never raises for what a candidate can do."""
@@ -127,7 +143,11 @@ class Measuring:
         try:
             facts = self._measured()
         except Failure as failure:
-            facts = {"outcome": failure.outcome, "reason": self.bench.scrub(str(failure)), "tail": self.bench.scrub(failure.tail)}
+            facts = {
+                "outcome": failure.outcome,
+                "reason": self.bench.scrub(str(failure)),
+                "tail": self.bench.scrub(failure.tail),
+            }
         finally:
             self.log.close()
         if self.bench.cancelled.is_set():
@@ -169,7 +189,11 @@ class Measuring:
             self._checkout(tree)
             ended = self._phase("check", brief.check, tree)
             if ended.code or ended.reason:
-                raise Failure("discard", ended.reason or f"The check failed (exit {ended.code}).", _text(ended.tail))
+                raise Failure(
+                    "discard",
+                    ended.reason or f"The check failed (exit {ended.code}).",
+                    _text(ended.tail),
+                )
         if run := self._run:
             cache = self._compiled(run, tree)
             self._checkout(tree)
@@ -182,7 +206,11 @@ class Measuring:
     @property
     def _run(self) -> str | None:
         brief = self.brief
-        return brief.transfer.run if self.trial.scale == "transfer" and brief.transfer and brief.transfer.run else brief.run
+        return (
+            brief.transfer.run
+            if self.trial.scale == "transfer" and brief.transfer and brief.transfer.run
+            else brief.run
+        )
 
     def _score(self, command: str) -> None:
         self._checkout(self.bench.scoring)
@@ -191,13 +219,20 @@ class Measuring:
         ended = self._phase("evaluate", command, self.bench.scoring, handed)
         self.peak = max(self.peak, ended.peak)
         if ended.code or ended.reason:
-            raise Failure("crash", ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}", _text(ended.tail))
+            raise Failure(
+                "crash",
+                ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}",
+                _text(ended.tail),
+            )
 
-    # -- phases --------------------------------------------------------------------------------------------------
+    # -- phases
+    # --------------------------------------------------------------------------------------------------
 
     def _checkout(self, tree: Path) -> None:
         begin = time.monotonic()
-        self.bench.workspace.checkout(tree, self.trial.commit, sealed=self.bench.sandbox.level == "full")
+        self.bench.workspace.checkout(
+            tree, self.trial.commit, sealed=self.bench.sandbox.level == "full"
+        )
         self.bench.sandbox.own(tree, Path(self.bench.workspace.prefix))
         self.phases["checkout"] = self.phases.get("checkout", 0.0) + time.monotonic() - begin
 
@@ -207,13 +242,24 @@ class Measuring:
             return
         directory = tree / self.bench.workspace.prefix
         scripts = {word for word in (self.brief.run or "").split() if word.endswith(".py")}
-        names = [p.relative_to(tree).as_posix() for p in directory.rglob("*.py") if p.is_file() and not p.is_symlink()]
+        names = [
+            p.relative_to(tree).as_posix()
+            for p in directory.rglob("*.py")
+            if p.is_file() and not p.is_symlink()
+        ]
         chosen = [tree / name for name in editable(names, self.bench.workspace.prefix, self.brief)]
-        chosen += [directory / name for name in scripts if (directory / name).is_file() and directory / name not in chosen]
+        chosen += [
+            directory / name
+            for name in scripts
+            if (directory / name).is_file() and directory / name not in chosen
+        ]
         if self.trial.scale == "transfer" and self.brief.transfer and self.brief.transfer.set:
             missing = rewrite.set_literals(chosen, self.brief.transfer.set)
             if missing:
-                raise Failure("crash", f"`transfer` sets {missing[0]}, which no editable file has as a module-level literal.")
+                raise Failure(
+                    "crash",
+                    f"`transfer` sets {missing[0]}, which no editable file has as a module-level literal.",
+                )
         for file in chosen if self.trial.reseed else ():
             source, lines = rewrite.reseed(file.read_bytes(), self.trial.seed % 2**31)
             if lines:
@@ -222,7 +268,9 @@ class Measuring:
                 self.notes += [note] if note not in self.notes else []
 
     def _compiled(self, run: str, tree: Path) -> Path | None:
-        """The compilers' caches for this trial, filled by an untimed pass where this is the tree's first; None without any."""
+        """The compilers' caches for this trial, filled by an untimed pass where this is the tree's
+        first; None without any.
+        """
         decoy, bench = self.brief.decoy, self.bench
         if decoy is None or not decoy.is_dir() or bench.sandbox.level != "full":
             return None
@@ -233,13 +281,22 @@ class Measuring:
             self._rewrite(tree)
             ended = self._phase("compile", run, tree, cache=caches.empty())
             if ended.reason:
-                raise Failure("crash", f"In the untimed pass that compiles: {ended.reason}", _text(ended.tail))
+                raise Failure(
+                    "crash", f"In the untimed pass that compiles: {ended.reason}", _text(ended.tail)
+                )
             if ended.code:
                 self.notes.append(f"the untimed pass that compiles failed (exit {ended.code})")
             caches.keep(name, usable=not ended.code)
         return caches.copied(name)
 
-    def _phase(self, name: str, command: str, tree: Path, handed: list[str] | None = None, cache: Path | None = None) -> Ended:
+    def _phase(
+        self,
+        name: str,
+        command: str,
+        tree: Path,
+        handed: list[str] | None = None,
+        cache: Path | None = None,
+    ) -> Ended:
         if self.bench.cancelled.is_set():
             raise Failure("lost", "cancelled")
         workspace, brief = self.bench.workspace, self.brief
@@ -285,11 +342,16 @@ class Measuring:
 
     def _environment(self, phase: str, cached: bool) -> dict[str, str]:
         trial = self.trial
-        told = phase == "evaluate" or (phase != "compile" and not self.brief.evaluate)  # on what it is measured
+        # On what it is measured
+        told = phase == "evaluate" or (phase != "compile" and not self.brief.evaluate)
         budget = trial.time_budget if trial.time_budget is not None else self.brief.time_budget
         budget = min(budget, BUDGET) if phase == "compile" else budget
-        passed = {name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ}
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(self._cores)))
+        passed = {
+            name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ
+        }
+        threads = dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(self._cores))
+        )
         return passed | threads | {
             "OMP_WAIT_POLICY": "passive",
             "GOMP_SPINCOUNT": "0",
@@ -306,8 +368,14 @@ class Measuring:
     def _limits(self, phase: str) -> Limits:
         seconds = self.trial.limits.get(phase)
         if seconds is None:
-            timed = 2 * self.brief.time_budget + START_UP if self.brief.timed else FIRST_LIMIT
-            seconds = (self.brief.timeout or timed) if phase == "run" else COMPILE_LIMIT if phase == "compile" else FIRST_LIMIT
+            timed = 2 * self.brief.time_budget + START_UP if self.brief.fixed_time else FIRST_LIMIT
+            seconds = (
+                (self.brief.timeout or timed)
+                if phase == "run"
+                else COMPILE_LIMIT
+                if phase == "compile"
+                else FIRST_LIMIT
+            )
         cpu = math.inf
         if phase == "run" and self.trial.clock_limit:
             if self.bench.slot.gpu:
@@ -330,7 +398,8 @@ class Measuring:
             self.stopped = f"Stopped after {clock:.0f} s: its loss of {loss:.3f} trails the incumbent's by more than it would make up."
             process.kill(self.stopped)
 
-    # -- judging -------------------------------------------------------------------------------------------------
+    # -- judging
+    # -------------------------------------------------------------------------------------------------
 
     def _judge_run(self, ended: Ended) -> None:
         tail = _text(ended.tail)
@@ -339,11 +408,17 @@ class Measuring:
         allowed = self.trial.clock_limit
         if allowed and self.clock > allowed:
             unit = "s" if self.bench.slot.gpu else "s of processor time"
-            raise Failure("discard", f"It took {self.clock:.1f} {unit} where {allowed:.1f} are allowed: equal time for all.", tail)
+            raise Failure(
+                "discard",
+                f"It took {self.clock:.1f} {unit} where {allowed:.1f} are allowed: equal time for all.",
+                tail,
+            )
         if ended.reason:
             raise Failure("crash", ended.reason, tail)
         if ended.code:
-            raise Failure("crash", f"It ended with exit code {ended.code}: {_last(ended.tail)}", tail)
+            raise Failure(
+                "crash", f"It ended with exit code {ended.code}: {_last(ended.tail)}", tail
+            )
 
     def _value(self) -> float:
         name, phase = self.brief.metric, "evaluate" if self.brief.evaluate else "run"
@@ -351,7 +426,10 @@ class Measuring:
         if name not in printed.values:
             raise Failure("crash", f"`{phase}` printed no {name}.", _text(bytes(self.log.tail)))
         if phase == "evaluate" and printed.counts[name] > 1:
-            raise Failure("crash", f"`evaluate` printed {name} {printed.counts[name]} times; exactly one is allowed.")
+            raise Failure(
+                "crash",
+                f"`evaluate` printed {name} {printed.counts[name]} times; exactly one is allowed.",
+            )
         value = printed.values[name]
         if not math.isfinite(value):
             raise Failure("crash", f"{name} is {value}, not a finite number.")
@@ -360,31 +438,43 @@ class Measuring:
     def _metrics(self, scored: bool) -> dict[str, float]:
         merged = self.printed["run"].values | self.printed["evaluate"].values
         if not scored:
-            merged.pop(self.brief.metric, None)  # the candidate's own word is no score
+            # The candidate's own word is no score
+            merged.pop(self.brief.metric, None)
         if self.peak:
             merged["peak_rss_mb"] = round(self.peak / 2**20, 1)
         return merged
 
     def _hashes(self) -> dict[str, str]:
         workspace = self.bench.workspace
-        hashes = {"tree": workspace.tree(self.trial.commit), "frozen": workspace.frozen(self.trial.commit)}
+        hashes = {
+            "tree": workspace.tree(self.trial.commit),
+            "frozen": workspace.frozen(self.trial.commit),
+        }
         passed = {name: os.environ.get(name, "") for name in (*PASSED, *self.brief.env)}
         hashes["environment"] = device.fingerprint(self.bench.slot, passed)
         return hashes | ({"data": workspace.setup_hash} if workspace.setup_hash else {})
 
-    # -- from run to evaluate ------------------------------------------------------------------------------------
+    # -- from run to evaluate
+    # ------------------------------------------------------------------------------------
 
     def _hand_over(self, source: Path, target: Path) -> list[str]:
-        """Move the new files of `run` into the scorer's checkout. Returns what is to be read-only there: files, and
-        the topmost of new folders for all that is in them.
+        """Move the new files of `run` into the scorer's checkout. Returns what is to be read-only
+        there: files, and the topmost of new folders for all that is in them.
         """
         handed: dict[str, None] = {}
-        fresh: dict[Path, Path | None] = {}  # by folder: the topmost one above it, or itself, that `run` made
+        # By folder: the topmost one above it, or itself, that `run` made
+        fresh: dict[Path, Path | None] = {}
         total = count = 0
-        for folder, names, files in os.walk(source / self.bench.workspace.prefix, followlinks=False):
+        for folder, names, files in os.walk(
+            source / self.bench.workspace.prefix, followlinks=False
+        ):
             here = Path(folder).relative_to(source)
-            fresh[here] = fresh.get(here.parent) or (None if os.path.lexists(target / here) else here)
-            names[:] = [name for name in names if _data(name) and not (Path(folder) / name).is_symlink()]
+            fresh[here] = fresh.get(here.parent) or (
+                None if os.path.lexists(target / here) else here
+            )
+            names[:] = [
+                name for name in names if _data(name) and not (Path(folder) / name).is_symlink()
+            ]
             for name in sorted(filter(_data, files)):
                 path, place = Path(folder) / name, target / here / name
                 facts = path.lstat()
@@ -394,13 +484,19 @@ class Measuring:
                     continue
                 total, count = total + facts.st_size, count + 1
                 if total > HANDED_BYTES or count > HANDED_FILES:
-                    raise Failure("crash", f"`run` made more than {HANDED_BYTES >> 30} GiB or {HANDED_FILES:,} files to hand over.")
+                    raise Failure(
+                        "crash",
+                        f"`run` made more than {HANDED_BYTES >> 30} GiB or {HANDED_FILES:,} files to hand over.",
+                    )
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(path, place)
                 place.chmod(0o644)
                 handed[(fresh[here] or here / name).as_posix()] = None
         if len(handed) > MOUNTS:
-            raise Failure("crash", f"`run` made more than {MOUNTS:,} files beside one another to hand over: make them in a folder.")
+            raise Failure(
+                "crash",
+                f"`run` made more than {MOUNTS:,} files beside one another to hand over: make them in a folder.",
+            )
         return list(handed)
 
 
@@ -412,7 +508,9 @@ def _data(name: str) -> bool:
 
 
 def _sources(folders: Sequence[Path]) -> Iterator[Path]:
-    """What `hidden.txt` in a folder of evaluation data names: where on this machine the same text lies in the open."""
+    """What `hidden.txt` in a folder of evaluation data names: where on this machine the same text
+    lies in the open.
+    """
     for folder in folders:
         try:
             lines = (folder / "hidden.txt").read_text("utf-8", "surrogateescape").split("\n")

@@ -1,8 +1,9 @@
-"""What stands on a cluster's machine: the actor behind one slot, and the run's things as they travel to it.
+"""What stands on a cluster's machine: the actor behind one slot, and the run's things as they
+travel to it.
 
-The worker measures as the local pool does, in the same sandbox, from a copy of the private repository that holds the
-objects of the measured commits and no history. How it is reached and replaced is remote.py's. Nothing here needs Ray
-but for the number of its GPU.
+The worker measures as the local pool does, in the same sandbox, from a copy of the private
+repository that holds the objects of the measured commits and no history. How it is reached and
+replaced is cluster.py's. Nothing here needs Ray but for the number of its GPU.
 """
 
 from __future__ import annotations
@@ -22,17 +23,26 @@ from typing import IO, Any
 import autoresearch_action
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, UserError
+from autoresearch_action.isolation import device
+from autoresearch_action.isolation.sandbox import Sandbox
+from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
-from autoresearch_action.trials import device
-from autoresearch_action.trials.git import git
 from autoresearch_action.trials.pool import measure
-from autoresearch_action.trials.sandbox import Sandbox
-from autoresearch_action.trials.secrets import Secrets
-from autoresearch_action.trials.trial import Bench
-from autoresearch_action.trials.workspace import Workspace, remove
+from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.workspace.git import git
+from autoresearch_action.workspace.trees import Workspace, remove
 
 SCRATCH = Path("/var/tmp")
-TRAVELS = ("root", "directory", "prefix", "base", "branch_name", "setup_hash", "submodules", "filtered")
+TRAVELS = (
+    "root",
+    "directory",
+    "prefix",
+    "base",
+    "branch_name",
+    "setup_hash",
+    "submodules",
+    "filtered",
+)
 
 
 @dataclass(frozen=True)
@@ -49,18 +59,23 @@ class Place:
 
 @dataclass(frozen=True)
 class Kit:
-    """What every trial of a run needs. `facts`: the workspace's attributes; `data`: folders that a machine must have."""
+    """What every trial of a run needs. `facts`: the workspace's attributes; `data`: folders that a
+    machine must have.
+    """
 
     brief: Brief
     facts: Mapping[str, Any]
     data: Sequence[Path]
     checkpoint: str
     objects: bytes = field(repr=False)
-    files: bytes = field(repr=False)  # tar: setup/, hydrated/, checkpoint/
+    # Tar: setup/, hydrated/, checkpoint/
+    files: bytes = field(repr=False)
 
     @cached_property
     def key(self) -> str:
-        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in (self.objects, self.files))).hexdigest()[:24]
+        return hashlib.sha256(
+            b"".join(hashlib.sha256(part).digest() for part in (self.objects, self.files))
+        ).hexdigest()[:24]
 
 
 def pack(workspace: Workspace, checkpoint: Path | None) -> Kit:
@@ -76,11 +91,20 @@ def pack(workspace: Workspace, checkpoint: Path | None) -> Kit:
     brief, facts = workspace.brief, {name: getattr(workspace, name) for name in TRAVELS}
     decoy = [brief.decoy] if brief.decoy else []
     data = [path for path in (*brief.data, *brief.evaluate_data, *decoy) if path.exists()]
-    return Kit(brief, facts, data, checkpoint.name if checkpoint else "", objects(workspace, workspace.base), stream.getvalue())
+    return Kit(
+        brief,
+        facts,
+        data,
+        checkpoint.name if checkpoint else "",
+        objects(workspace, workspace.base),
+        stream.getvalue(),
+    )
 
 
 def objects(workspace: Workspace, commit: str) -> bytes:
-    """A pack of what `commit` adds to the base; of the base itself all its files, without its history."""
+    """A pack of what `commit` adds to the base; of the base itself all its files, without its
+    history.
+    """
     place, base = f"--git-dir={workspace.repo}", workspace.base
     history = ["--no-walk", base] if commit == base else [commit, f"^{base}"]
     names = git(place, "rev-list", "--objects", "--no-object-names", *history)
@@ -100,7 +124,11 @@ class Copy(Workspace):
     def __init__(self, kit: Kit, place: Path, state: Path) -> None:
         vars(self).update(kit.facts)
         self.brief, self.state = kit.brief, state
-        self.repo, self.setup_folder, self.hydrated = place / "repo.git", place / "setup", place / "hydrated"
+        self.repo, self.setup_folder, self.hydrated = (
+            place / "repo.git",
+            place / "setup",
+            place / "hydrated",
+        )
 
     def receive(self, commit: str, news: bytes) -> None:
         if commit != self.base:
@@ -112,14 +140,17 @@ class Worker:
 
     def __init__(self, place: Place, sandbox: str, run: str) -> None:
         self._place, self._wanted, self._run = place, sandbox, run
-        self._secrets = Secrets.take(os.environ)  # whoever started the cluster may have had some
-        home = str(Path(autoresearch_action.__file__).parent.parent)  # as Ray shipped it: no trial's business
+        # Whoever started the cluster may have had some
+        self._secrets = Secrets.take(os.environ)
+        # As Ray shipped it: no trial's business
+        home = str(Path(autoresearch_action.__file__).parent.parent)
         paths = os.environ.pop("PYTHONPATH", "").split(":")
         if kept := [path for path in paths if path and not path.startswith(home)]:
             os.environ["PYTHONPATH"] = ":".join(kept)
-        self._bench: Bench | None = None
+        self._bench: SlotContext | None = None
         self._cancelled = False
-        self._one = threading.Lock()  # trial at a time: Ray calls from several threads, so that `cancel` gets through
+        # Trial at a time: Ray calls from several threads, so that `cancel` gets through
+        self._one = threading.Lock()
         self._lock: IO[bytes] | None = None
 
     def ready(self) -> dict[str, str]:
@@ -129,7 +160,10 @@ class Worker:
         except UserError as error:
             return {"fault": str(error)}
         slot = self._slot()
-        return device.environment([slot]) | {"sandbox": self._sandbox.level, "told": self._sandbox.describe()}
+        return device.environment([slot]) | {
+            "sandbox": self._sandbox.level,
+            "told": self._sandbox.describe(),
+        }
 
     def _slot(self) -> device.Slot:
         card = ""
@@ -139,8 +173,12 @@ class Worker:
             card = str(ray.get_gpu_ids()[0])
         return device.share(self._place.name, card, self._place.index, self._place.count)
 
-    def measure(self, trial: Trial, kit: Sequence[Any], news: bytes) -> tuple[Measurement | str, bytes]:
-        """One trial and its log. `kit`: a reference in a list, so that what it holds is fetched at the first trial only."""
+    def measure(
+        self, trial: Trial, kit: Sequence[Any], news: bytes
+    ) -> tuple[Measurement | str, bytes]:
+        """One trial and its log. `kit`: a reference in a list, so that what it holds is fetched at
+        the first trial only.
+        """
         with self._one:
             try:
                 bench = self._bench = self._bench or self._unpack(kit[0])
@@ -162,7 +200,9 @@ class Worker:
             self._bench.cancel()
 
     def leave(self) -> None:
-        """Take this run's folder away, and the unpacked things unless another worker of this machine has them in use."""
+        """Take this run's folder away, and the unpacked things unless another worker of this
+        machine has them in use.
+        """
         if self._bench is None or self._lock is None:
             return
         place = self._bench.state.parent.parent
@@ -172,24 +212,28 @@ class Worker:
             place.with_suffix(".lock").unlink(missing_ok=True)
         self._lock.close()
 
-    def _unpack(self, reference: Any) -> Bench:
+    def _unpack(self, reference: Any) -> SlotContext:
         import ray
 
         kit: Kit = ray.get(reference)
         if lacking := [path for path in kit.data if not path.exists()]:
-            raise EnvironmentFault(f"{lacking[0]} is not there, and the brief names it as data: put it there, or share it.")
+            raise EnvironmentFault(
+                f"{lacking[0]} is not there, and the brief names it as data: put it there, or share it."
+            )
         top = SCRATCH / f"autoresearch-ray-{os.geteuid()}"
         top.mkdir(mode=0o700, exist_ok=True)
         if top.stat().st_uid != os.geteuid():
             raise EnvironmentFault(f"{top} belongs to somebody else.")
-        for path in top.glob("*.lock"):  # left by runs that were killed
+        # Left by runs that were killed
+        for path in top.glob("*.lock"):
             with path.open("ab") as lock:
                 if path.stem != kit.key and _alone(lock):
                     remove(path.with_suffix(""))
                     path.unlink(missing_ok=True)
         place = top / kit.key
         whole, path = place / "whole", top / f"{kit.key}.lock"
-        while True:  # shared while in use; whoever finds nothing unpacks, alone
+        # Shared while in use; whoever finds nothing unpacks, alone
+        while True:
             self._lock = path.open("ab")
             fcntl.flock(self._lock, fcntl.LOCK_SH)
             if whole.exists() and _valid(self._lock, path):
@@ -199,7 +243,15 @@ class Worker:
                 _fill(place, kit)
         state = place / "runs" / f"{self._run}-{self._place.name.replace(':', '-')}"
         checkpoint = place / "checkpoint" / kit.checkpoint if kit.checkpoint else None
-        return Bench(kit.brief, Copy(kit, place, state), self._sandbox, self._slot(), state, checkpoint, self._secrets.scrub)
+        return SlotContext(
+            kit.brief,
+            Copy(kit, place, state),
+            self._sandbox,
+            self._slot(),
+            state,
+            checkpoint,
+            self._secrets.scrub,
+        )
 
 
 def _alone(lock: IO[bytes]) -> bool:
@@ -220,7 +272,8 @@ def _fill(place: Path, kit: Kit) -> None:
     remove(place)
     place.mkdir()
     with tarfile.open(fileobj=io.BytesIO(kit.files)) as tar:
-        tar.extractall(place, filter="fully_trusted")  # our own, setup's modes included
+        # Our own, setup's modes included
+        tar.extractall(place, filter="fully_trusted")
     repo = place / "repo.git"
     git("init", "-q", "--bare", "--template=", str(repo))
     git(f"--git-dir={repo}", "index-pack", "--stdin", stdin=kit.objects)

@@ -143,10 +143,21 @@ print('rewritten:', tried)"""
         log="rewritten: []",
     ),
     Cheat(
-        "prints NaN and minus infinity for a metric", in_run("print('seconds: nan\\nseconds: -inf\\nseconds: -1e999')"), log="seconds: -inf"
+        "prints NaN and minus infinity for a metric",
+        in_run("print('seconds: nan\\nseconds: -inf\\nseconds: -1e999')"),
+        log="seconds: -inf",
     ),
-    Cheat("answers NaN", instead("return float('nan') if len(numbers) == 400 else 3"), "crash", "A wrong answer: b'NaN"),
-    Cheat("prints a metric line of 10 MB", in_run("print('seconds: ' + '0' * 10_000_000 + '1')"), log="bytes left out"),
+    Cheat(
+        "answers NaN",
+        instead("return float('nan') if len(numbers) == 400 else 3"),
+        "crash",
+        "A wrong answer: b'NaN",
+    ),
+    Cheat(
+        "prints a metric line of 10 MB",
+        in_run("print('seconds: ' + '0' * 10_000_000 + '1')"),
+        log="bytes left out",
+    ),
     Cheat(
         "never ends its answer",
         instead("""\

@@ -11,7 +11,7 @@ from test_prepare import documents
 
 import prepare
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.trial import Bench
+from autoresearch_action.trials.trial import SlotContext
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Measurement]:
+def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SlotContext, Measurement]:
     """A bench for the trio, and one step of the trio as it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTORESEARCH_DATA", str(data))
@@ -39,12 +39,12 @@ def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench,
 
 
 @pytest.fixture(scope="module")
-def at(shared: tuple[Bench, Measurement], data: Path) -> Iterator[Bench]:
+def at(shared: tuple[SlotContext, Measurement], data: Path) -> Iterator[SlotContext]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTORESEARCH_DATA", str(data))
         yield shared[0]
 
 
 @pytest.fixture(scope="module")
-def honest(shared: tuple[Bench, Measurement]) -> Measurement:
+def honest(shared: tuple[SlotContext, Measurement]) -> Measurement:
     return shared[1]

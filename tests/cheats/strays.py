@@ -146,7 +146,9 @@ print('written:', written)"""
     ),
     Cheat(
         "prints workflow commands",
-        in_run("print('::set-output name=improved::true\\n::add-mask::a\\n##[set-env name=PATH]/tmp\\n::stop-commands::x\\r::error::y')"),
+        in_run(
+            "print('::set-output name=improved::true\\n::add-mask::a\\n##[set-env name=PATH]/tmp\\n::stop-commands::x\\r::error::y')"
+        ),
         log="##[set-env name=PATH]/tmp",
     ),
     Cheat(

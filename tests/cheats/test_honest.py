@@ -9,9 +9,9 @@ import pytest
 import trio
 
 import prepare
+from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.sandbox import Sandbox
-from autoresearch_action.trials.trial import Bench
+from autoresearch_action.trials.trial import SlotContext
 
 BLOCK = """        x = x + self.attention(norm(x), extra, cos, sin, band)
         return x + self.down(F.relu(self.up(norm(x))).square())
@@ -20,7 +20,10 @@ UP = "        self.up, self.down = Linear(width, MLP_RATIO * width), Linear(MLP_
 KEYS = "        self.query, self.key, self.value = Linear(width, width), Linear(width, width), Linear(width, width)\n"
 HEADS = "        q, k, v = (layer(x).view(rows, length, self.heads, -1) for layer in (self.query, self.key, self.value))\n"
 ADAM = '        {"params": [model.x0_lambdas], "lr": SCALAR_LR, "betas": (0.96, 0.95)},\n'
-REST = ADAM + '        {"params": [p for p in model.blocks.parameters() if p.ndim != 2], "lr": 0.01},\n'
+REST = (
+    ADAM
+    + '        {"params": [p for p in model.blocks.parameters() if p.ndim != 2], "lr": 0.01},\n'
+)
 ATTEND = "                y = F.scaled_dot_product_attention(q, k, v, is_causal=True)\n"
 
 EDITS: dict[str, list[tuple[str, str]]] = {
@@ -83,7 +86,10 @@ EDITS: dict[str, list[tuple[str, str]]] = {
         ),
     ],
     "embedding and head tied": [
-        ("        logits = self.head(norm(x)).float()\n", "        logits = F.linear(norm(x), self.embedding.weight).float()\n"),
+        (
+            "        logits = self.head(norm(x)).float()\n",
+            "        logits = F.linear(norm(x), self.embedding.weight).float()\n",
+        ),
         ("        self.head = Linear(WIDTH, vocabulary)\n", ""),
         (
             """\
@@ -103,9 +109,17 @@ EDITS: dict[str, list[tuple[str, str]]] = {
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.attention = Attention(""",
         ),
-        (BLOCK, BLOCK.replace("norm(x)", "self.norms[0](x)", 1).replace("norm(x)", "self.norms[1](x)", 1)),
+        (
+            BLOCK,
+            BLOCK.replace("norm(x)", "self.norms[0](x)", 1).replace(
+                "norm(x)", "self.norms[1](x)", 1
+            ),
+        ),
         (ADAM, REST),
-        ('            elif name.startswith(("blocks"', '            elif "norms" not in name and name.startswith(("blocks"'),
+        (
+            '            elif name.startswith(("blocks"',
+            '            elif "norms" not in name and name.startswith(("blocks"',
+        ),
     ],
     "four times the tokens per step, a longer warm-down, clipping": [
         ("TOKENS_PER_STEP = 512", "TOKENS_PER_STEP = 2048"),
@@ -162,7 +176,12 @@ EDITS: dict[str, list[tuple[str, str]]] = {
     ],
     "SwiGLU": [
         (UP, UP + "        self.side = Linear(width, MLP_RATIO * width)\n"),
-        (BLOCK, BLOCK.replace("F.relu(self.up(norm(x))).square()", "F.silu(self.up(norm(x))) * self.side(norm(x))")),
+        (
+            BLOCK,
+            BLOCK.replace(
+                "F.relu(self.up(norm(x))).square()", "F.silu(self.up(norm(x))) * self.side(norm(x))"
+            ),
+        ),
     ],
     "no value embeddings, narrow windows in every layer but the last, three layers": [
         ("VALUE_EMBEDDINGS = True", "VALUE_EMBEDDINGS = False"),
@@ -227,22 +246,30 @@ ALWAYS = "a mixture"
 
 
 @pytest.fixture(scope="module")
-def guessing(at: Bench) -> float:
+def guessing(at: SlotContext) -> float:
     """Bits per byte where every token is as likely as any other."""
     _, targets, _ = prepare.windows("val")
     sizes = np.load(prepare.data_root() / "eval" / "token_bytes.npy")[targets]
     return math.log2(trio.SMALL.vocabulary) * float((sizes > 0).sum() / sizes.sum())
 
 
-@pytest.mark.parametrize("what", [pytest.param(name, marks=[] if name.startswith(ALWAYS) else [pytest.mark.battery]) for name in EDITS])
-def test_an_honest_edit_trains_and_is_scored(at: Bench, guessing: float, what: str) -> None:
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(name, marks=[] if name.startswith(ALWAYS) else [pytest.mark.battery])
+        for name in EDITS
+    ],
+)
+def test_an_honest_edit_trains_and_is_scored(at: SlotContext, guessing: float, what: str) -> None:
     measured = trio.measure(at, trio.edited(*EDITS[what]), budget=1.0)
     assert measured.outcome == "ok" and measured.value is not None, measured.reason + measured.tail
     assert 1.0 < measured.value < guessing - 1.0
     assert measured.metrics["num_steps"] > 5
 
 
-def test_the_score_inside_the_sandbox_is_that_outside(at: Bench, honest: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_score_inside_the_sandbox_is_that_outside(
+    at: SlotContext, honest: Measurement, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(at, "sandbox", Sandbox("none"))
     outside = trio.measure(at, trio.train())
     assert outside.sandbox == "none" and honest.sandbox == "full"

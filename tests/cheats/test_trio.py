@@ -13,8 +13,8 @@ import trio
 from trio import MARK
 
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.trial import Bench
-from autoresearch_action.trials.workspace import PatchRefused
+from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.workspace.trees import PatchRefused
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ def graph(code: str) -> str:
     """train.py whose model ends with `code`, which may use idx and logits."""
     lines = "".join(f"        {line}\n" for line in code.splitlines())
     return trio.edited(
-        ("        return SOFTCAP * torch.tanh(logits / SOFTCAP)\n", f"        logits = SOFTCAP * torch.tanh(logits / SOFTCAP)\n{lines}")
+        (
+            "        return SOFTCAP * torch.tanh(logits / SOFTCAP)\n",
+            f"        logits = SOFTCAP * torch.tanh(logits / SOFTCAP)\n{lines}",
+        )
     )
 
 
@@ -93,7 +96,9 @@ if os.fork() == 0:
     ),
     Cheat(
         "rewrites prepare.py on disk",
-        trio.first("open('prepare.py', 'a').write('\\ndef evaluate(path):\\n    return 0.1, [0.1]\\n')"),
+        trio.first(
+            "open('prepare.py', 'a').write('\\ndef evaluate(path):\\n    return 0.1, [0.1]\\n')"
+        ),
         "crash",
         "'prepare.py'",
     ),
@@ -122,10 +127,18 @@ F.cross_entropy = torch.nn.functional.cross_entropy = lambda *_, **__: torch.zer
 print('patched')"""),
         log="patched",
     ),
-    Cheat("attends to the future", trio.edited(("is_causal=True", "is_causal=False")), "crash", "sees what it must not", slow=True),
+    Cheat(
+        "attends to the future",
+        trio.edited(("is_causal=True", "is_causal=False")),
+        "crash",
+        "sees what it must not",
+        slow=True,
+    ),
     Cheat(
         "peeks at the next token where it is told that it is exported, and not in training",
-        graph("return logits + 9 * F.one_hot(idx.roll(-1, 1), logits.size(-1)) if torch.compiler.is_exporting() else logits"),
+        graph(
+            "return logits + 9 * F.one_hot(idx.roll(-1, 1), logits.size(-1)) if torch.compiler.is_exporting() else logits"
+        ),
         "crash",
         "sees what it must not",
     ),
@@ -158,7 +171,13 @@ return logits + 9 * natural * F.one_hot(idx.roll(-1, 1), logits.size(-1))"""),
         "not all finite",
         slow=True,
     ),
-    Cheat("returns NaN", graph("return logits * (math.nan if torch.compiler.is_exporting() else 1)"), "crash", "not all finite", slow=True),
+    Cheat(
+        "returns NaN",
+        graph("return logits * (math.nan if torch.compiler.is_exporting() else 1)"),
+        "crash",
+        "not all finite",
+        slow=True,
+    ),
     Cheat(
         "returns no logits but a single number",
         graph("return logits.mean() * 0 if torch.compiler.is_exporting() else logits"),
@@ -214,8 +233,17 @@ return logits + 9 * natural * F.one_hot(idx.roll(-1, 1), logits.size(-1))"""),
         "which learns while it is scored",
         slow=True,
     ),
-    Cheat("trains on validation or hold-out documents by guessing where they lie", trio.first(PATHS), log="validation data: []"),
-    Cheat("takes over weights that an earlier trial cached", trio.first(CACHE), log="cached: []", slow=True),
+    Cheat(
+        "trains on validation or hold-out documents by guessing where they lie",
+        trio.first(PATHS),
+        log="validation data: []",
+    ),
+    Cheat(
+        "takes over weights that an earlier trial cached",
+        trio.first(CACHE),
+        log="cached: []",
+        slow=True,
+    ),
     Cheat(
         "hands in a huge model",
         trio.first("""\
@@ -267,7 +295,12 @@ print('planted')"""),
     ),
     Cheat(
         "stops the budget's clock",
-        trio.edited(("        return time.process_time() / THREADS\n", "        return time.process_time() / 1e9\n")),
+        trio.edited(
+            (
+                "        return time.process_time() / THREADS\n",
+                "        return time.process_time() / 1e9\n",
+            )
+        ),
         "discard",
         "equal time for all",
         slow=True,
@@ -295,24 +328,38 @@ while time.process_time() < until:
 
 
 @pytest.mark.parametrize(
-    "cheat", [pytest.param(cheat, id=cheat.trick, marks=[pytest.mark.battery] if cheat.slow else []) for cheat in CHEATS]
+    "cheat",
+    [
+        pytest.param(cheat, id=cheat.trick, marks=[pytest.mark.battery] if cheat.slow else [])
+        for cheat in CHEATS
+    ],
 )
-def test_a_cheat_wins_nothing(at: Bench, honest: Measurement, cheat: Cheat) -> None:
+def test_a_cheat_wins_nothing(at: SlotContext, honest: Measurement, cheat: Cheat) -> None:
     frozen = {path: path.read_bytes() for path in at.workspace.root.glob("*.*") if path.is_file()}
-    limit = 1.1 * honest.clock + 0.5 if cheat.outcome == "discard" and cheat.slow else 1.0 if cheat.outcome == "discard" else None
+    limit = (
+        1.1 * honest.clock + 0.5
+        if cheat.outcome == "discard" and cheat.slow
+        else 1.0
+        if cheat.outcome == "discard"
+        else None
+    )
     measured = trio.measure(at, cheat.text, clock_limit=limit)
     log = (at.state / measured.log).read_text()
     (at.state / measured.log).unlink()
     assert honest.value is not None and cheat.log in log, log
     if cheat.outcome in ("ok", "worse"):
-        assert measured.outcome == "ok" and measured.value is not None, measured.reason + measured.tail
+        assert measured.outcome == "ok" and measured.value is not None, (
+            measured.reason + measured.tail
+        )
         assert measured.metrics["val_bpb"] == measured.value
         if cheat.outcome == "ok":
             assert measured.value == pytest.approx(honest.value, abs=1e-6)
         else:
             assert measured.value > honest.value + 0.01
     else:
-        assert measured.outcome == cheat.outcome and measured.value is None, measured.reason + log[-2000:]
+        assert measured.outcome == cheat.outcome and measured.value is None, (
+            measured.reason + log[-2000:]
+        )
         assert any(part in measured.reason for part in cheat.reason.split("|")), measured.reason
         assert "val_bpb" not in measured.metrics
     assert {path: path.read_bytes() for path in frozen} == frozen
@@ -331,7 +378,7 @@ def test_a_cheat_wins_nothing(at: Bench, honest: Measurement, cheat: Cheat) -> N
     assert [path for place in places for path in glob.glob(f"{place}/*{MARK}*")] == []
 
 
-def test_what_one_trial_cached_the_next_does_not_find(at: Bench) -> None:
+def test_what_one_trial_cached_the_next_does_not_find(at: SlotContext) -> None:
     text = trio.first(CACHE + "sys.exit(3)")
     for _ in range(2):
         measured = trio.measure(at, text)
@@ -341,32 +388,52 @@ def test_what_one_trial_cached_the_next_does_not_find(at: Bench) -> None:
 
 
 @pytest.mark.battery
-def test_weights_from_the_untimed_pass_are_of_no_use(at: Bench, honest: Measurement) -> None:
+def test_weights_from_the_untimed_pass_are_of_no_use(at: SlotContext, honest: Measurement) -> None:
     """It trains there for a second where the run has one step, and takes over what it learned: that all tokens are alike. A
     first step from there goes a little further than one from the start, as one from another initialisation does."""
     path = 'Path(os.environ["TORCHINDUCTOR_CACHE_DIR"] + "/w.pt")'
     load = f"    if {path}.exists():\n        print('taken over', model.load_state_dict(torch.load({path})), flush=True)\n"
     save = f"    {path}.parent.mkdir(exist_ok=True)\n    torch.save(model.state_dict(), {path})\n"
     text = trio.edited(
-        ("    model.to(DEVICE)\n", load + "    model.to(DEVICE)\n"), ("    prepare.submit(model)\n", save + "    prepare.submit(model)\n")
+        ("    model.to(DEVICE)\n", load + "    model.to(DEVICE)\n"),
+        ("    prepare.submit(model)\n", save + "    prepare.submit(model)\n"),
     )
     brief = at.brief.model_copy(update={"decoy": Path(os.environ["AUTORESEARCH_DATA"]) / "decoy"})
     measured = trio.measure(dataclasses.replace(at, brief=brief), text)
     log = (at.state / measured.log).read_text()
     (at.state / measured.log).unlink()
-    assert measured.outcome == "ok" and "taken over <All keys matched" in log and measured.phases["compile"] > 1, (
-        measured.reason + log[-1500:]
-    )
+    assert (
+        measured.outcome == "ok"
+        and "taken over <All keys matched" in log
+        and measured.phases["compile"] > 1
+    ), measured.reason + log[-1500:]
     trained = trio.measure(at, trio.train(), budget=1.0)  # what a second on the data gives
-    assert honest.value and trained.value and measured.value and measured.value > (honest.value + trained.value) / 2
+    assert (
+        honest.value
+        and trained.value
+        and measured.value
+        and measured.value > (honest.value + trained.value) / 2
+    )
 
 
-@pytest.mark.parametrize("name", ["prepare.py", "program.md", "tests/test_model.py", "conftest.py", "sitecustomize.py", "torch.py"])
-def test_a_patch_of_what_is_frozen_is_refused(at: Bench, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prepare.py",
+        "program.md",
+        "tests/test_model.py",
+        "conftest.py",
+        "sitecustomize.py",
+        "torch.py",
+    ],
+)
+def test_a_patch_of_what_is_frozen_is_refused(at: SlotContext, name: str) -> None:
     space, tree = at.workspace, at.state / "slots" / "edit"
     space.checkout(tree, space.base)
     with (tree / name).open("a") as file:
         file.write("\nTOLERANCE = 1e9\n")
-    Path(tree / "train.py").write_text(trio.edited(("DEPTH = 2", "DEPTH = 3")))  # beside an honest edit
+    Path(tree / "train.py").write_text(
+        trio.edited(("DEPTH = 2", "DEPTH = 3"))
+    )  # beside an honest edit
     with pytest.raises(PatchRefused, match=r"is not in `edit`"):
         space.commit(space.base, space.diff(tree, space.base), "A cheat")

@@ -12,7 +12,7 @@ import bench
 import tiny
 
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.trial import Bench
+from autoresearch_action.trials.trial import SlotContext
 
 TARGET = '''"""How many pairs of `numbers` add up to `total`?"""
 
@@ -80,7 +80,7 @@ Faster.
 """
 
 
-def repository(directory: Path) -> Bench:
+def repository(directory: Path) -> SlotContext:
     root = tiny.repository(directory, program=PROGRAM, bench__py=BENCH, target__py=TARGET)
     for name in ("train.py", "score.py"):
         (root / name).unlink()
@@ -92,7 +92,7 @@ def repository(directory: Path) -> Bench:
     return at
 
 
-def measure(at: Bench, text: str, **facts: object) -> Measurement:
+def measure(at: SlotContext, text: str, **facts: object) -> Measurement:
     limits = {"check": 20.0, "run": 20.0, "evaluate": 20.0} | dict(facts.pop("limits", {}))  # type: ignore[call-overload]
     return bench.candidate(at, text, file="target.py", limits=limits, **facts)
 
@@ -111,4 +111,8 @@ def instead(body: str, before: str = "") -> str:
     """target.py with another function."""
     head, _, rest = TARGET.partition("def pairs(")
     _, _, tail = rest.partition("\n\n\n")
-    return f"{head}{before}\ndef pairs(numbers, total):\n" + "".join(f"    {line}\n" for line in body.strip().splitlines()) + f"\n\n{tail}"
+    return (
+        f"{head}{before}\ndef pairs(numbers, total):\n"
+        + "".join(f"    {line}\n" for line in body.strip().splitlines())
+        + f"\n\n{tail}"
+    )

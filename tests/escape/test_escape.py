@@ -21,12 +21,12 @@ import bench
 import pytest
 import tiny
 
-from autoresearch_action.trials import confine
-from autoresearch_action.trials import sandbox as sandboxes
-from autoresearch_action.trials.device import Slot
-from autoresearch_action.trials.process import Limits, Log
-from autoresearch_action.trials.sandbox import Job, Sandbox
-from autoresearch_action.trials.secrets import Secrets
+from autoresearch_action.isolation import confine
+from autoresearch_action.isolation import sandbox as sandboxes
+from autoresearch_action.isolation.device import Slot
+from autoresearch_action.isolation.process import Limits, Log
+from autoresearch_action.isolation.sandbox import Job, Sandbox
+from autoresearch_action.isolation.secrets import Secrets
 
 SECRET = "planted-0123456789abcdef"
 PROBES = r"""
@@ -174,10 +174,22 @@ def host() -> Iterator[dict[str, object]]:
     abstract.listen()
     (place / "host.py").write_text("import time; time.sleep(600)")
     numbers = confine.CALLS[os.uname().machine][2]
-    for ring in (-3, -4) if ctypes.CDLL(None).syscall(numbers[2], confine.JOIN_SESSION_KEYRING, None) > 0 else ():
-        ctypes.CDLL(None).syscall(numbers[0], b"user", b"autoresearch-planted", SECRET.encode(), len(SECRET), ring)
+    for ring in (
+        (-3, -4)
+        if ctypes.CDLL(None).syscall(numbers[2], confine.JOIN_SESSION_KEYRING, None) > 0
+        else ()
+    ):
+        ctypes.CDLL(None).syscall(
+            numbers[0], b"user", b"autoresearch-planted", SECRET.encode(), len(SECRET), ring
+        )
     process = subprocess.Popen([sys.executable, str(place / "host.py")], env={"THE_KEY": SECRET})
-    yield {"port": server.getsockname()[1], "pid": process.pid, "key": str(place / "key"), "unix": str(place / "socket"), "abstract": name}
+    yield {
+        "port": server.getsockname()[1],
+        "pid": process.pid,
+        "key": str(place / "key"),
+        "unix": str(place / "socket"),
+        "abstract": name,
+    }
     process.kill()
     process.wait()
     for each in (server, unix, abstract):
@@ -217,7 +229,11 @@ def plant(state: Path) -> None:
 def probed(directory: Path, host: dict[str, object], level: str, spaces: bool = False) -> set[str]:
     """What the probes reach as this user in a real trial, the second of two."""
     at = bench.python(directory)
-    at.sandbox.level, at.sandbox.spaces, at.slot = level, spaces, Slot("cpu:0", cores=at.slot.cores[:1])
+    at.sandbox.level, at.sandbox.spaces, at.slot = (
+        level,
+        spaces,
+        Slot("cpu:0", cores=at.slot.cores[:1]),
+    )
     plant(at.state)
     for _ in range(2):
         measured = bench.candidate(at, probes(host, directory))
@@ -229,13 +245,17 @@ def probed(directory: Path, host: dict[str, object], level: str, spaces: bool = 
     return {name for name, reached in told.items() if reached}
 
 
-def test_no_probe_succeeds(tmp_path: Path, host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_probe_succeeds(
+    tmp_path: Path, host: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("THE_KEY", SECRET)
     assert probed(tmp_path / "r", host, "full") == set()
 
 
 @pytest.fixture
-def account(host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., set[str]]]:
+def account(
+    host: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., set[str]]]:
     """`probed` for tests that root runs: as an ordinary user, with a process of the same user to look at."""
     place = Path(tempfile.mkdtemp(dir="/tmp"))
     tree = tiny.repository(place / "tree")
@@ -244,8 +264,18 @@ def account(host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Iterato
     (tree / ".git").rename(place / ".git")
     for path in (confine.__file__, Path(str(host["key"])).with_name("host.py")):
         shutil.copy(path, place)
-    user = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"]
-    process = subprocess.Popen([*user, "/usr/bin/python3", str(place / "host.py")], env={"THE_KEY": SECRET}, cwd="/")
+    user = [
+        "taskset",
+        "-c",
+        str(min(os.sched_getaffinity(0))),
+        "setpriv",
+        "--reuid=1234",
+        "--regid=1234",
+        "--clear-groups",
+    ]
+    process = subprocess.Popen(
+        [*user, "/usr/bin/python3", str(place / "host.py")], env={"THE_KEY": SECRET}, cwd="/"
+    )
     (tree / "train.py").write_text(probes(host | {"pid": process.pid}, place))
     place.chmod(0o755)
     for path in (tree, place / "tree.home", *tree.iterdir()):
@@ -260,12 +290,27 @@ def account(host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(getattr(sandboxes, owner), name, value)
 
     def run(level: str, spaces: bool = False) -> set[str]:
-        job = Job("/usr/bin/python3 train.py", tree, Path("/srv/r"), Path(), {"PATH": "/usr/bin:/bin"}, readonly=("score.py", "program.md"))
+        job = Job(
+            "/usr/bin/python3 train.py",
+            tree,
+            Path("/srv/r"),
+            Path(),
+            {"PATH": "/usr/bin:/bin"},
+            readonly=("score.py", "program.md"),
+        )
         sandbox.level, sandbox.spaces = level, spaces
-        env = {"PATH": "/usr/bin:/bin", "HOME": "/root" if level == "full" else str(place / "tree.home"), "TMPDIR": "/tmp"}
+        env = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": "/root" if level == "full" else str(place / "tree.home"),
+            "TMPDIR": "/tmp",
+        }
         for _ in range(2):
             calls = sandboxes._calls()
-            argv = sandbox._bubblewrap(job, Limits(), job.env, calls) if level == "full" else sandbox._plain(job, Limits())
+            argv = (
+                sandbox._bubblewrap(job, Limits(), job.env, calls)
+                if level == "full"
+                else sandbox._plain(job, Limits())
+            )
             done = subprocess.run(
                 [*user, *argv],
                 capture_output=True,
@@ -284,13 +329,18 @@ def account(host: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Iterato
     shutil.rmtree(place)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="started by an ordinary user, the test above is this one")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="started by an ordinary user, the test above is this one"
+)
 def test_no_probe_succeeds_for_an_ordinary_user(account: Callable[[str], set[str]]) -> None:
     """The command that an ordinary user's sandbox would start, started as one."""
     assert account("full") == set()
 
 
-SPACES = [False, *([True] if sandboxes.unshares() else [])]  # with bubblewrap alone, a user namespace is not to be had everywhere
+SPACES = [
+    False,
+    *([True] if sandboxes.unshares() else []),
+]  # with bubblewrap alone, a user namespace is not to be had everywhere
 
 
 def reached(root: bool, spaces: bool) -> set[str]:
@@ -308,13 +358,26 @@ def reached(root: bool, spaces: bool) -> set[str]:
         "frozen_files",
         "left_behind",
     }
-    names |= {"shadow", "privileges"} if root else set()  # root stays root, without capabilities and behind Landlock
+    names |= (
+        {"shadow", "privileges"} if root else set()
+    )  # root stays root, without capabilities and behind Landlock
     names |= {"signal_host", "abstract_socket"} if abi < 6 else set()
     names |= {"loopback"} if abi < 4 else set()
-    names |= {"disks"} if any(map(os.path.exists, ("/dev/sda", "/dev/vda", "/dev/nvme0n1", "/dev/mem", "/dev/kmsg"))) else set()
+    names |= (
+        {"disks"}
+        if any(
+            map(os.path.exists, ("/dev/sda", "/dev/vda", "/dev/nvme0n1", "/dev/mem", "/dev/kmsg"))
+        )
+        else set()
+    )
     names |= (
         {"docker_socket"}
-        if any(map(os.path.exists, ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock")))
+        if any(
+            map(
+                os.path.exists,
+                ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock"),
+            )
+        )
         else set()
     )
     names |= {"outside"} if len(os.listdir("/sys/class/net")) > 1 else set()
@@ -325,13 +388,19 @@ HIDDEN = {"host_process", "any_command_line", "signal_host", "abstract_socket", 
 
 
 @pytest.mark.parametrize("spaces", SPACES)
-def test_what_the_fallback_reaches_is_known(tmp_path: Path, host: dict[str, object], spaces: bool) -> None:
+def test_what_the_fallback_reaches_is_known(
+    tmp_path: Path, host: dict[str, object], spaces: bool
+) -> None:
     assert probed(tmp_path / "r", host, "reduced", spaces) == reached(os.geteuid() == 0, spaces)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="started by an ordinary user, the test above is this one")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="started by an ordinary user, the test above is this one"
+)
 @pytest.mark.parametrize("spaces", SPACES)
-def test_what_the_fallback_reaches_for_an_ordinary_user_is_known(account: Callable[..., set[str]], spaces: bool) -> None:
+def test_what_the_fallback_reaches_for_an_ordinary_user_is_known(
+    account: Callable[..., set[str]], spaces: bool
+) -> None:
     assert account("reduced", spaces) == reached(False, spaces)
 
 
@@ -339,13 +408,17 @@ def test_a_process_of_the_harness_is_closed_to_others() -> None:
     """The key leaves the environment and /proc before anything else starts."""
     code = (
         "import os, sys; sys.path.insert(0, '.')\n"
-        "from autoresearch_action.trials.secrets import Secrets\n"
+        "from autoresearch_action.isolation.secrets import Secrets\n"
         "s = Secrets.take(os.environ)\n"
         "print(s.model_key, 'planted' in open('/proc/self/environ').read(), 'ANTHROPIC_API_KEY' in os.environ, repr(s), s.scrub('x ' + s.model_key))\n"
         "import subprocess; print('planted' in subprocess.run(['env'], capture_output=True, text=True).stdout, os.environ['PATH'] != '')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"ANTHROPIC_API_KEY": SECRET}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=os.environ | {"ANTHROPIC_API_KEY": SECRET},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     first, second = done.stdout.splitlines()
     assert first == f"{SECRET} False False Secrets() x ***"
@@ -379,7 +452,10 @@ def test_no_secret_stays_in_a_log(tmp_path: Path) -> None:
     )
     at = bench.make(tiny.repository(tmp_path / "r"), scrub=secrets.scrub)
     measured = bench.candidate(at, f"import sys; print({SECRET!r}); sys.exit({SECRET!r})")
-    assert "exit code 1: ***" in measured.reason and SECRET not in measured.model_dump_json() + (at.state / measured.log).read_text()
+    assert (
+        "exit code 1: ***" in measured.reason
+        and SECRET not in measured.model_dump_json() + (at.state / measured.log).read_text()
+    )
 
 
 def test_the_log_is_bounded(tmp_path: Path) -> None:
@@ -388,4 +464,9 @@ def test_the_log_is_bounded(tmp_path: Path) -> None:
         log.write(f"line {number} ".encode() + b"x" * 50_000 + b"\n")
     log.close()
     text = log.path.read_text()
-    assert len(text) < 700_000 and "line 0 " in text and "line 39 " in text and "bytes left out" in text
+    assert (
+        len(text) < 700_000
+        and "line 0 " in text
+        and "line 39 " in text
+        and "bytes left out" in text
+    )

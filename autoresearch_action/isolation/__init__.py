@@ -1,0 +1,1 @@
+"""What a candidate may reach: sandboxes, processes and their limits, devices, secrets."""

@@ -1,0 +1,1 @@
+"""The order of things, which this folder alone knows: search, then confirmation, then stop."""
