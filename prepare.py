@@ -21,13 +21,22 @@ harness counts that), models that need an operator outside ATen.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import fcntl
+import functools
 import hashlib
 import json
 import math
+import mmap
 import os
+import pickle
 import re
+import resource
 import shutil
+import signal
+import stat
+import struct
 import sys
 import time
 import zipfile
@@ -35,7 +44,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -80,6 +89,11 @@ HOLDOUT_SLICES = 20
 BLOCKS = 32
 # Nats a scored token may move under a probe; equal shapes give equal floats, so this is generous
 TOLERANCE = 1e-3
+# … and the mean over many of them. On a processor equal rows give equal bits wherever in a batch
+# they stand; of a card that is not known.
+MEAN_TOLERANCE = {"cpu": 1e-6, "cuda": 5e-5, "mps": 5e-5}
+# Begins the line in which a scorer says that no honest candidate does this
+SUSPICIOUS = "SUSPICIOUS"
 MODEL = "model.pt2"
 # Of the prepared folders
 FORMAT = 3
@@ -105,6 +119,10 @@ CHUNK = 1 << 16
 
 class Refused(Exception):
     """Something a user or a candidate did; the message is one sentence."""
+
+
+class Suspicious(Refused):
+    """What no honest model does; whoever runs this file is told so by a word at the line's start."""
 
 
 def data_root() -> Path:
@@ -687,20 +705,143 @@ def submit(model: Any, path: str | Path = MODEL) -> None:
 _DTYPES = dict(
     enumerate(["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"], 1)
 ) | {12: "bool", 13: "bfloat16"}
-_OPERATORS = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge", "pow", "and_",
-              "or_", "not_")  # fmt: skip
-_ASSERTS = ("_assert_scalar", "_assert_tensor_metadata", "_assert_async")
-_PRIVATE = ("_softmax", "_log_softmax", "_to_copy", "_scaled_dot_product_attention_math", "_grouped_mm", "_weight_norm",
-            "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", *_ASSERTS)  # fmt: skip
-# Not exported, or raw memory
-_FOREIGN = ("cudnn_", "miopen_", "mkldnn_", "mps_", "quantized_", "empty", "from_file", "resize")
-# In a schema
-_TAKEN = re.compile(r"(?:Optional\[|List\[)*(?:Tensor|int|float|bool|number|str|Device)\]*")
+# Of Python's own, on sizes
+_ARITHMETIC = """
+getitem add sub mul floordiv truediv mod neg eq ne lt le gt ge pow and_ or_ not_
+""".split()
 # Written to by norms that learn, though their schemas do not say so
 _STATE = ("running_mean", "running_var")
 _LEARNING = ("training", "train", "use_input_stats")
 # Tagged random; not so with dropout off
-_DROPPING = ("scaled_dot_product_attention", "dropout", "gru", "lstm", "rnn_tanh", "rnn_relu")
+DROPPING = ("scaled_dot_product_attention", "dropout", "gru", "lstm", "rnn_tanh", "rnn_relu")
+# What a graph may call: name.overload:digest of its schema (benchmark/operators.py says by which
+# rules, and writes this table)
+OPERATORS_OF = "2.13.0"
+OPERATORS = """
+__and__.Scalar:c56d __and__.Tensor:8ca4 __lshift__.Scalar:1a76 __lshift__.Tensor:a591
+__or__.Scalar:590a __or__.Tensor:bd74 __rshift__.Scalar:14db __rshift__.Tensor:c9e0
+__xor__.Scalar:94c7 __xor__.Tensor:036e _assert_async.default:0b0c _assert_async.msg:b438
+_assert_scalar.default:70c1 _assert_tensor_metadata.default:5f92 _log_softmax.default:907b
+_softmax.default:d95d _to_copy.default:abca abs.default:e27e acos.default:c92d acosh.default:fd7e
+add.Scalar:e511 add.Tensor:b10b addbmm.default:6c27 addcdiv.default:b86c addcmul.default:498f
+addmm.default:125d addmm.dtype:8038 addmv.default:cb95 addr.default:a0fa adjoint.default:28b3
+alias.default:f7fc all.default:bca7 all.dim:ee8d all.dims:3674 amax.default:1506 amin.default:336b
+aminmax.default:932a any.default:6252 any.dim:cb51 any.dims:9480 arange.default:7065
+arange.start:db7a arange.start_step:1bce argmax.default:91a6 argmin.default:2482
+argsort.default:f9ac argsort.stable:d5ef asin.default:7655 asinh.default:4608 atan.default:a3da
+atan2.default:c66d atanh.default:6e48 atleast_1d.Sequence:5b7b atleast_1d.default:c54d
+atleast_2d.Sequence:d86e atleast_2d.default:ba9a atleast_3d.Sequence:63a4 atleast_3d.default:106a
+avg_pool1d.default:1d32 baddbmm.default:083f baddbmm.dtype:f006 batch_norm.default:5b7b
+bilinear.default:6f1c binary_cross_entropy_with_logits.default:a800 bitwise_and.Scalar:cd49
+bitwise_and.Scalar_Tensor:5116 bitwise_and.Tensor:fbd6 bitwise_left_shift.Scalar_Tensor:de94
+bitwise_left_shift.Tensor:4400 bitwise_left_shift.Tensor_Scalar:e136 bitwise_not.default:7298
+bitwise_or.Scalar:c5c4 bitwise_or.Scalar_Tensor:1c99 bitwise_or.Tensor:da74
+bitwise_right_shift.Scalar_Tensor:1ef5 bitwise_right_shift.Tensor:032a
+bitwise_right_shift.Tensor_Scalar:ec7f bitwise_xor.Scalar:5d8b bitwise_xor.Scalar_Tensor:4741
+bitwise_xor.Tensor:1352 block_diag.default:9f7b bmm.default:3749 bmm.dtype:43db
+broadcast_tensors.default:3b0e broadcast_to.default:cb9f bucketize.Scalar:7737
+bucketize.Tensor:baba cat.default:340b ceil.default:6c74 celu.default:fb56
+chain_matmul.default:51b3 channel_shuffle.default:10ea chunk.default:aa74 clamp.Tensor:ed9c
+clamp.default:4f3d clamp_max.Tensor:350e clamp_max.default:123f clamp_min.Tensor:c6e1
+clamp_min.default:64e2 clip.Tensor:faa2 clip.default:33db clone.default:ddfb
+column_stack.default:aea9 concat.default:e8e8 concatenate.default:ada9 constant_pad_nd.default:2b48
+contiguous.default:b35c conv1d.default:faf4 conv1d.padding:cb15 conv2d.default:c57e
+conv2d.padding:cb22 convolution.default:8d77 copysign.Scalar:6aec copysign.Tensor:95f3
+cos.default:0269 cosh.default:5e9e cosine_similarity.default:dc01 count_nonzero.default:d904
+count_nonzero.dim_IntList:32e7 cross.default:a87d cross_entropy_loss.default:0eb4
+cummax.default:767f cummin.default:f36d cumprod.default:ed09 cumsum.default:0b1a
+deg2rad.default:af11 detach.default:e50f detach_copy.default:7bad diag.default:716c
+diag_embed.default:2cf6 diagonal.default:396c diagonal_copy.default:83f3
+diagonal_scatter.default:a1c1 diff.default:6ead digamma.default:5011 div.Scalar:d4fd
+div.Scalar_mode:2ec9 div.Tensor:b42c div.Tensor_mode:87e1 divide.Scalar:2a26
+divide.Scalar_mode:05a7 divide.Tensor:ef72 divide.Tensor_mode:dc51 dot.default:f96e
+dropout.default:cf96 dsplit.array:09bc dsplit.int:e1b2 dstack.default:5b1c einsum.default:2340
+einsum.sublist:11f4 elu.default:bfef embedding.default:07ee eq.Scalar:4c8e eq.Tensor:1638
+erf.default:f3e5 erfc.default:a2ae erfinv.default:7370 exp.default:1192 exp2.default:ad8e
+expand.default:bab5 expand_as.default:34b7 expand_copy.default:ebfe expm1.default:8592
+eye.default:a6fe eye.m:0b57 fix.default:d3b1 flatten.using_ints:eb57 flip.default:5e2b
+fliplr.default:c0a1 flipud.default:728a float_power.Scalar:7c32 float_power.Tensor_Scalar:9448
+float_power.Tensor_Tensor:af02 floor.default:3258 floor_divide.Scalar:4720
+floor_divide.default:96ed fmax.default:a5e4 fmin.default:8ca5 fmod.Scalar:eadc fmod.Tensor:b3ae
+frac.default:c936 full.default:d533 full_like.default:1d99 gather.default:1566 ge.Scalar:4d98
+ge.Tensor:c945 gelu.default:340c glu.default:699d greater.Scalar:2568 greater.Tensor:020f
+greater_equal.Scalar:5134 greater_equal.Tensor:321b group_norm.default:e78d gru.input:f2f3
+gru_cell.default:7f13 gt.Scalar:e4dd gt.Tensor:11fe hardshrink.default:bb92
+hardsigmoid.default:617f hardswish.default:ae53 hardtanh.default:84ad heaviside.default:1eaa
+hsplit.array:31c3 hsplit.int:b20b hstack.default:3d16 huber_loss.default:b528 hypot.default:ee3f
+index.Tensor:b03e index_add.default:66f1 index_copy.default:d643 index_fill.int_Scalar:efb2
+index_fill.int_Tensor:99c9 index_put.default:ecd1 index_select.default:b8c6 inner.default:8b75
+instance_norm.default:1d41 isclose.default:3bf3 isfinite.default:2687 isin.Scalar_Tensor:bf92
+isin.Tensor_Scalar:5891 isin.Tensor_Tensor:d41b isinf.default:643c isnan.default:981d
+isneginf.default:0e15 isposinf.default:6252 kl_div.default:7f3a kron.default:a8bc
+kthvalue.default:8be8 l1_loss.default:4fd2 layer_norm.default:84af ldexp.Tensor:b9e2 le.Scalar:b34b
+le.Tensor:039b leaky_relu.default:5f13 lerp.Scalar:ba87 lerp.Tensor:edbe less.Scalar:950a
+less.Tensor:a106 less_equal.Scalar:bb87 less_equal.Tensor:4575 lgamma.default:0346
+lift_fresh.default:da39 lift_fresh_copy.default:a70e linalg_multi_dot.default:1e0f
+linalg_vecdot.default:5b66 linalg_vector_norm.default:0d78 linear.default:9b61
+linspace.Scalar_Tensor:5bf2 linspace.Tensor_Scalar:7504 linspace.Tensor_Tensor:3bcc
+linspace.default:0010 log.default:41b4 log10.default:4464 log1p.default:6def log2.default:cb88
+log_sigmoid.default:2e56 log_softmax.int:f49a logaddexp.default:1f0d logaddexp2.default:f531
+logcumsumexp.default:4947 logical_and.default:2389 logical_not.default:c263 logical_or.default:e607
+logical_xor.default:7c5f logit.default:b2b2 logspace.Scalar_Tensor:4dce logspace.Tensor_Scalar:8b4c
+logspace.Tensor_Tensor:fcbf logspace.default:0cb2 logsumexp.default:2929 lstm.input:8690
+lstm_cell.default:9a97 lt.Scalar:4336 lt.Tensor:4a4d mH.default:6b46 mT.default:7b1c
+masked_fill.Scalar:c97c masked_fill.Tensor:8ed8 matmul.default:3d8f max.default:3416 max.dim:db6f
+max.other:f261 max_pool1d.default:4e1e maximum.default:4cfb mean.default:a332 mean.dim:3507
+median.default:03fc median.dim:848b meshgrid.default:4c8c meshgrid.indexing:e1b5 min.default:e711
+min.dim:19f9 min.other:e3d8 minimum.default:bde9 mish.default:a1ae mm.default:d512 mm.dtype:ffe9
+moveaxis.int:6e6e moveaxis.intlist:54b5 movedim.int:4079 movedim.intlist:fe97 mse_loss.default:c8f8
+mul.Scalar:3de6 mul.Tensor:1b23 multiply.Scalar:9437 multiply.Tensor:cbba mv.default:2496
+mvlgamma.default:2178 nan_to_num.default:692a nanmean.default:d352 nansum.default:1f15
+narrow.default:2918 narrow_copy.default:54b1 native_group_norm.default:c50d
+native_layer_norm.default:3b62 ne.Scalar:302d ne.Tensor:f716 neg.default:6431 negative.default:2cad
+new_full.default:e3ab new_ones.default:3d5f new_zeros.default:299a norm.Scalar:92cc
+norm.ScalarOpt_dim:9be7 norm.ScalarOpt_dim_dtype:704a norm.ScalarOpt_dtype:df76
+not_equal.Scalar:7c58 not_equal.Tensor:440c one_hot.default:ca93 ones.default:c2fa
+ones_like.default:063e outer.default:9bf8 pad.default:5b21 permute.default:3683
+permute_copy.default:5a7c pixel_shuffle.default:013e pixel_unshuffle.default:75e2
+polygamma.default:81ac positive.default:20ad pow.Scalar:aed9 pow.Tensor_Scalar:f251
+pow.Tensor_Tensor:7444 prelu.default:2ae5 prod.default:ded4 prod.dim_int:89d8 ravel.default:fb7c
+reciprocal.default:d24a relu.default:2b0b relu6.default:c675 remainder.Scalar:8a7d
+remainder.Scalar_Tensor:4f07 remainder.Tensor:e640 renorm.default:3a49 repeat.default:035d
+repeat_interleave.self_int:1a93 reshape.default:f5eb reshape_as.default:f120 rms_norm.default:0d24
+rnn_relu.input:09d7 rnn_relu_cell.default:710d rnn_tanh.input:4e9f rnn_tanh_cell.default:c3b5
+roll.default:423c rot90.default:ef48 round.decimals:0bf3 round.default:771b row_stack.default:c230
+rsqrt.default:fd0d rsub.Scalar:1c57 rsub.Tensor:d5ec scalar_tensor.default:e26c
+scaled_dot_product_attention.default:afe7 scatter.reduce:bc11 scatter.src:713c scatter.value:fd27
+scatter.value_reduce:0918 scatter_add.default:3539 scatter_reduce.two:922f select.int:a95b
+select_copy.int:ec21 select_scatter.default:92b6 selu.default:a2f3 sgn.default:abd7
+sigmoid.default:d865 sign.default:6d86 signbit.default:a33f silu.default:a907 sin.default:5519
+sinc.default:d00f sinh.default:22b8 slice.Tensor:ab0f slice_copy.Tensor:50eb
+slice_scatter.default:e66a smooth_l1_loss.default:c0de softmax.int:6c62 softplus.default:b265
+softshrink.default:733b sort.default:5cf7 sort.stable:3e04 special_erf.default:8d78
+special_erfcx.default:da3a special_exp2.default:de5f special_expit.default:4616
+special_log1p.default:2fa5 special_log_softmax.default:d7c1 special_ndtr.default:2ad5
+special_softmax.default:d5eb special_xlogy.default:350e special_xlogy.other_scalar:a441
+special_xlogy.self_scalar:409e split.Tensor:2c9b split.default:df74 split.sizes:ba11
+split_copy.Tensor:eb3b split_with_sizes.default:f94c split_with_sizes_copy.default:4ffd
+sqrt.default:010c square.default:b251 squeeze.default:40ca squeeze.dim:640f squeeze.dims:59e6
+squeeze_copy.default:6882 squeeze_copy.dim:4d77 squeeze_copy.dims:1ce2 stack.default:3c95
+std.correction:0582 std.default:f1e8 std.dim:1774 std_mean.correction:86b1 std_mean.default:9acb
+std_mean.dim:8cb7 sub.Scalar:8245 sub.Tensor:e9db subtract.Scalar:80ea subtract.Tensor:2bcb
+sum.default:f989 sum.dim_IntList:1743 swapaxes.default:13f2 swapdims.default:0749
+sym_constrain_range.default:f16b sym_constrain_range_for_size.default:59e2 sym_numel.default:cc49
+sym_size.default:db91 sym_size.int:d8ec sym_storage_offset.default:61af sym_stride.default:44ed
+sym_stride.int:c2c1 t.default:d950 t_copy.default:8213 take.default:e103
+take_along_dim.default:f914 tan.default:3d77 tanh.default:d2c6 tensor_split.indices:e12e
+tensor_split.sections:c718 tensordot.default:05f0 threshold.default:0d28 tile.default:1b4c
+to.device:b6a0 to.dtype:e7a3 to.dtype_layout:339c to.other:1bf7 topk.default:996f
+transpose.int:e37a transpose_copy.int:4b28 trapezoid.dx:34eb trapezoid.x:4875 tril.default:acbc
+tril_indices.default:bc4c triu.default:58b4 triu_indices.default:2652 true_divide.Scalar:e542
+true_divide.Tensor:c889 trunc.default:ed95 type_as.default:b23a unbind.int:02d4
+unbind_copy.int:8b83 unflatten.int:21ad unfold.default:bd96 unfold_copy.default:2ceb
+unsqueeze.default:10af unsqueeze_copy.default:9046 var.correction:b0e4 var.default:045a
+var.dim:65ea var_mean.correction:a2a6 var_mean.default:71e4 var_mean.dim:91bf vdot.default:4b6f
+view.default:146b view_as.default:1aaf view_copy.default:8cd7 vsplit.array:2fa9 vsplit.int:cc33
+vstack.default:0ad9 where.Scalar:58c4 where.ScalarOther:a541 where.ScalarSelf:9a10 where.self:3474
+xlogy.Scalar_Other:b345 xlogy.Scalar_Self:d221 xlogy.Tensor:4391 zeros.default:fc46
+zeros_like.default:4098
+"""
 _PLAIN: dict[str, Callable[[Any], Any]] = {
     "as_int": int,
     "as_float": float,
@@ -710,22 +851,47 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OSError)
+
+
+def digest(operator: Any) -> str:
+    """16 bits of a hash of an operator's schema: types, defaults, what it writes to."""
+    return hashlib.blake2b(str(operator._schema).encode(), digest_size=2).hexdigest()
+
+
+@functools.cache
+def _listed() -> dict[str, str]:
+    return dict(entry.split(":") for entry in OPERATORS.split())
+
+
+def listed(name: str) -> Any:
+    """The ATen operator `name.overload`. Raises Refused unless it is on the list, as it was then."""
+    import torch
+
+    if name not in _listed():
+        raise Refused(f"The model calls {name[:80]}, which is not on the list of operators.")
+    found = functools.reduce(getattr, name.split("."), torch.ops.aten)
+    if digest(found) != _listed()[name]:
+        raise Refused(
+            f"The model calls {name}, which PyTorch {torch.__version__} declares otherwise than"
+            f" {OPERATORS_OF}, for which the list of operators was made."
+        )
+    return found
+
+
 class Program:
     """A `torch.export` archive as a function of token ids. Raises Refused when it holds more than
-    arithmetic.
+    listed operators, or cannot be read.
     """
 
-    def __init__(self, path: Path, device: str, limit: int) -> None:
+    def __init__(self, file: IO[bytes], device: str) -> None:
         import torch
 
         self.device, self.nodes, self.constants = device, [], {}  # type: ignore[var-annotated]
         try:
-            size = path.stat().st_size
-            if path.is_symlink() or size > limit:
-                raise Refused(f"{path.name} has {size:,} bytes, and {limit:,} are allowed.")
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(file) as archive:
                 if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
-                    raise Refused(f"{path.name} is compressed; torch.export.save writes it plain.")
+                    raise Refused(f"{MODEL} is compressed; torch.export.save writes it plain.")
                 top = archive.namelist()[0].split("/")[0]
                 told = json.loads(archive.read(f"{top}/models/model.json"))
                 tensors = self._tensors(
@@ -755,23 +921,10 @@ class Program:
             for name, number in last.items():
                 if name not in keep:
                     self.free[number].append(name)
-        except FileNotFoundError:
+        except (*_MALFORMED, RecursionError, zipfile.BadZipFile) as error:
             raise Refused(
-                f"There is no {path.name}: did training end with prepare.submit(model)?"
-            ) from None
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            IndexError,
-            AttributeError,
-            RuntimeError,
-            OSError,
-            RecursionError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise Refused(
-                f"{path.name} cannot be read as an exported program: {type(error).__name__}: {_line(error)}"
+                f"{MODEL} cannot be read as an exported program:"
+                f" {type(error).__name__}: {_line(error)}"
             ) from None
         self.torch = torch
 
@@ -816,58 +969,29 @@ class Program:
     def _operator(self, target: str, arguments: list[tuple[Any, int, str]]) -> Callable[..., Any]:
         import operator
 
-        import torch
-
         parts = target.split(".")
-        if parts[0] == "_operator" and len(parts) == 2 and parts[1] in _OPERATORS:
+        if parts[0] == "_operator" and len(parts) == 2 and parts[1] in _ARITHMETIC:
             return getattr(operator, parts[1])
-        if parts[:3] != ["torch", "ops", "aten"] or len(parts) != 5 or parts[4].startswith("__"):
+        if parts[:3] != ["torch", "ops", "aten"] or len(parts) != 5:
             raise Refused(f"The model calls {target[:80]}; only ATen operators are allowed.")
-        name = parts[3]
-        if (name.startswith("_") and name not in _PRIVATE) or any(
-            word in name for word in _FOREIGN
-        ):
-            raise Refused(f"The model calls {target[:80]}, which is not plain arithmetic.")
-        found = getattr(getattr(torch.ops.aten, name), parts[4])
-        taken, given = (
-            [str(item.type) for item in side]
-            for side in (found._schema.arguments, found._schema.returns)
-        )
-        tensors = bool(given) and set(given) <= {"Tensor", "List[Tensor]", "number"}
-        if not (tensors or name.startswith("sym_") or name in _ASSERTS) or not all(
-            map(_TAKEN.fullmatch, taken)
-        ):
-            raise Refused(f"The model calls {target[:80]}, which does not make tensors of tensors.")
-        self._refuse_memory(target, found, arguments)
-        drops = {
-            label: argument for argument, _, label in arguments if label in ("dropout_p", "train")
-        }
-        off = all(
-            argument in ({"as_float": 0.0}, {"as_bool": False}) for argument in drops.values()
-        )
-        if torch.Tag.nondeterministic_seeded in found.tags and not (
-            name in _DROPPING and off and (drops or name == _DROPPING[0])
-        ):
-            raise Refused(f"The model calls {target[:80]}, which draws random numbers.")
-        return found
-
-    def _refuse_memory(
-        self, target: str, found: Any, arguments: list[tuple[Any, int, str]]
-    ) -> None:
-        """Whatever is written while scoring could tell the next call about this one."""
-        if found._schema.is_mutable:
-            raise Refused(
-                f"The model calls {target[:80]}, which changes a tensor in place; write it without."
-            )
-        learns = [
-            argument != {"as_bool": False} for argument, _, label in arguments if label in _LEARNING
-        ]
+        found = listed(".".join(parts[3:]))
+        told = {label: argument for argument, _, label in arguments}
+        # Whatever is written while scoring could tell the next call about this one
+        learns = [told[label] != {"as_bool": False} for label in _LEARNING if label in told]
         if any(item.name in _STATE for item in found._schema.arguments) and (
             not learns or any(learns)
         ):
             raise Refused(
-                f"The model calls {target[:80]}, which learns while it is scored; hand it in after model.eval()."
+                f"The model calls {target[:80]}, which learns while it is scored;"
+                " hand it in after model.eval()."
             )
+        drops = [told[label] for label in ("dropout_p", "train") if label in told]
+        if parts[3] in DROPPING and not (
+            all(one in ({"as_float": 0.0}, {"as_bool": False}) for one in drops)
+            and (drops or parts[3] == DROPPING[0])
+        ):
+            raise Refused(f"The model calls {target[:80]}, which draws random numbers.")
+        return found
 
     def _value(self, argument: dict[str, Any], values: dict[str, Any]) -> Any:
         ((kind, value),) = argument.items()
@@ -910,14 +1034,7 @@ class Program:
                     if kind == 2
                 }
                 result = function(*plain, **named)
-            except (
-                RuntimeError,
-                TypeError,
-                ValueError,
-                KeyError,
-                IndexError,
-                NotImplementedError,
-            ) as error:
+            except _MALFORMED as error:
                 raise Refused(f"The model failed in {target}: {_line(error)}") from None
             for output, value in zip(
                 outputs, [result] if len(outputs) == 1 else result or [], strict=False
@@ -960,6 +1077,284 @@ def _store(output: dict[str, Any], result: Any, values: dict[str, Any]) -> None:
 
 def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The graph's own processes: what is not in a process's memory cannot be read there
+
+_PDEATHSIG, _DUMPABLE, _SECCOMP, _NO_NEW_PRIVS = 1, 4, 22, 38
+# By machine: its number for audit; clone, clone3; then the two lists
+_CALLS = {"x86_64": (0xC000003E, 56, 435), "aarch64": (0xC00000B7, 220, 435)}
+# On a processor, these and no others: memory, threads, clocks, the pipes that are open. In order:
+# read write close fstat lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
+# pread64 sched_yield mremap madvise nanosleep getpid exit uname gettimeofday getrusage sysinfo
+# sigaltstack gettid futex sched_getaffinity clock_gettime clock_nanosleep exit_group
+# set_robust_list ppoll getcpu getrandom membarrier rseq restart_syscall set_tid_address
+_NEEDED = {
+    "x86_64": (0, 1, 3, 5, 8, 9, 10, 11, 12, 13, 14, 15, 17, 24, 25, 28, 35, 39, 60, 63, 96, 98, 99,
+               131, 186, 202, 204, 228, 230, 231, 273, 271, 309, 318, 324, 334, 219, 218),
+    "aarch64": (63, 64, 57, 80, 62, 222, 226, 215, 214, 134, 135, 139, 67, 124, 216, 233, 101, 172,
+                93, 160, 169, 165, 179, 132, 178, 98, 123, 113, 115, 94, 99, 73, 168, 278, 283, 293,
+                128, 96),
+}  # fmt: skip
+# With a card, whose driver needs much, all but these: other processes, programs, shared memory,
+# sockets, keys, holes in the kernel. In order: ptrace process_vm_readv process_vm_writev execve
+# execveat kill tkill tgkill pidfd_open pidfd_getfd pidfd_send_signal kcmp shmget msgget semget bind
+# io_uring_setup bpf userfaultfd perf_event_open add_key request_key keyctl unshare setns mount
+# name_to_handle_at open_by_handle_at, fork and vfork where there are any
+_BARRED = {
+    "x86_64": (101, 310, 311, 59, 322, 62, 200, 234, 434, 438, 424, 312, 29, 68, 64, 49, 425, 321,
+               323, 298, 248, 249, 250, 272, 308, 165, 303, 304, 57, 58),
+    "aarch64": (117, 270, 271, 221, 281, 129, 130, 131, 434, 438, 424, 272, 194, 186, 190, 200, 425,
+                280, 282, 241, 217, 218, 219, 97, 268, 40, 264, 265),
+}  # fmt: skip
+
+
+def _control(option: int, value: int, program: Any = 0) -> None:
+    """prctl(2). Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, program, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _filter(machine: str, card: bool) -> bytes:
+    """A program for seccomp(2): the lists above, threads but no processes, no other machine's calls."""
+    load, equal, at_least, has, answer = 0x20, 0x15, 0x35, 0x45, 0x06
+    allow, refuse, absent = 0x7FFF0000, 0x00050001, 0x00050026
+    audit, clone, clone3 = _CALLS[machine]
+    code = [(load, 0, 0, 4), (equal, 1, 0, audit), (answer, 0, 0, refuse)]
+    code += [(load, 0, 0, 0), (at_least, 0, 1, 1 << 30), (answer, 0, 0, refuse)]
+    # The C library falls back to clone, whose flags can be looked at: CLONE_THREAD
+    code += [(equal, 0, 1, clone3), (answer, 0, 0, absent)]
+    code += [(equal, 0, 4, clone), (load, 0, 0, 16), (has, 0, 1, 1 << 16)]
+    code += [(answer, 0, 0, allow), (answer, 0, 0, refuse)]
+    listed, other = (_BARRED, allow) if card else (_NEEDED, refuse)
+    for number in listed[machine]:
+        code += [(equal, 0, 1, number), (answer, 0, 0, refuse if card else allow)]
+    return b"".join(struct.pack("=HBBI", *step) for step in [*code, (answer, 0, 0, other)])
+
+
+def _seal(card: bool) -> None:
+    """From here on this process computes and answers, and that is all. Raises OSError, KeyError."""
+    _control(_PDEATHSIG, signal.SIGKILL)
+    _control(_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _control(_NO_NEW_PRIVS, 1)
+    code = _filter(os.uname().machine, card)
+    if card:
+        places = (data_root() / "eval" / "hidden.txt").read_text().splitlines()
+        _hide([data_root() / "eval", *map(Path, places)])
+    held = ctypes.create_string_buffer(code)
+    program = struct.pack("@HP", len(code) // 8, ctypes.addressof(held))
+    _control(_SECCOMP, 2, ctypes.c_char_p(program))
+
+
+def _hide(hidden: list[Path]) -> None:
+    """Landlock(7): this process reads no file below `hidden`, and writes to the card alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    read, write = 0b1101, 0b1111 | 1 << 15
+    # Everything that ABI 1 knows: what is handled and has no rule is refused
+    ruleset = libc.syscall(444, ctypes.byref(ctypes.c_uint64((1 << 13) - 1)), ctypes.c_size_t(8), 0)
+    if ruleset < 0:
+        raise OSError(ctypes.get_errno(), "landlock")
+    secret = {Path(os.path.realpath(path)) for path in hidden}
+    open_to_all, queue = [], [Path("/")]
+    while queue:
+        for path in queue.pop().iterdir():
+            if any(path in one.parents for one in secret):
+                queue.append(path)
+            elif path not in secret:
+                open_to_all.append((path, read))
+    open_to_all += [(path, write) for name in ("nvidia*", "kfd", "dri", "null", "zero", "urandom")
+                    for path in Path("/dev").glob(name)]  # fmt: skip
+    for path, rights in open_to_all:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            rights &= -1 if path.is_dir() else 0b111
+            rule = struct.pack("=Qi", rights, handle)
+            libc.syscall(445, ruleset, 1, ctypes.c_char_p(rule), 0)
+            os.close(handle)
+    if libc.syscall(446, ruleset, 0):
+        raise OSError(ctypes.get_errno(), "landlock")
+    os.close(ruleset)
+
+
+class Subject:
+    """A process that holds the submission at `path` and answers token ids [B, T] with logits.
+
+    It is forked before any text is read, and given ids alone, a batch at a time. Nothing that it
+    can write to is seen by another process but the buffer of its answer, float32 [B, T, V], which
+    is copied before it is looked at. Linux only. Raises Refused with the reason the process gives,
+    Suspicious where it dies of a signal.
+    """
+
+    def __init__(self, path: Path, profile: dict[str, Any]) -> None:
+        import torch
+
+        file = _opened(path, profile["model_bytes"])
+        self.shape = (profile["eval_rows"], profile["sequence"], profile["vocabulary"])
+        self.memory = mmap.mmap(-1, 4 * math.prod(self.shape))
+        asked, self.asking = os.pipe()
+        self.answered, answering = os.pipe()
+        self.process = os.fork()
+        if not self.process:
+            _serve(file, self.shape, self.memory, asked, answering)
+        os.close(asked)
+        os.close(answering)
+        file.close()
+        # The next process that is forked from here must not find it
+        self.memory.madvise(mmap.MADV_DONTFORK)
+        self.host = torch.frombuffer(self.memory, dtype=torch.float32).view(self.shape)
+        self.card: Any = None
+        self.ready = False
+
+    def __call__(self, idx: Any) -> Any:
+        """Logits [B, T, V] of ids [B, T], on their device."""
+        if not self.ready:
+            self._share(idx.device)
+        self._told(idx.to("cpu").numpy().tobytes())
+        rows = idx.size(0)
+        if self.card is not None:
+            return self.card[:rows].clone()
+        return self.host[:rows].clone().to(idx.device)
+
+    def _share(self, device: Any) -> None:
+        """Have it hand over on the card, where both can see a part of its memory."""
+        from multiprocessing.reduction import ForkingPickler
+
+        import torch
+
+        handle = b""
+        if device.type == "cuda":
+            self.card = torch.empty(self.shape, device=device)
+            handle = bytes(ForkingPickler.dumps(self.card))
+        if self._told(handle) == "host":
+            self.card = None
+        self.ready = True
+
+    def _told(self, message: bytes) -> str:
+        """What it says to a message: "" when all is well, "host" where it cannot reach the card."""
+        status = b""
+        with contextlib.suppress(BrokenPipeError):
+            _send(self.asking, message)
+            status = _receive(self.answered)
+        if status == b"":
+            raise self._end()
+        said = "".join(c if c.isprintable() else " " for c in status[1:].decode("utf-8", "replace"))
+        if status[:1] == b"!":
+            raise Refused(said[:500])
+        return said[:500]
+
+    def _end(self) -> Refused:
+        """Why it is gone."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        self.process = 0
+        if code in (-signal.SIGKILL, 0):
+            return Refused(
+                "The process of the model was ended: there may have been too little memory."
+            )
+        return Suspicious(f"The process of the model died ({_named(code)}).")
+
+    def close(self) -> None:
+        for end in (self.asking, self.answered):
+            os.close(end)
+        if self.process:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+
+
+def _named(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+
+def _send(end: int, message: bytes) -> None:
+    message = struct.pack("=Q", len(message)) + message
+    while message:
+        message = message[os.write(end, message) :]
+
+
+def _receive(end: int) -> bytes:
+    """One message; b"" where the other side is gone."""
+    have, size = b"", 8
+    while len(have) < size:
+        if not (more := os.read(end, size - len(have))):
+            return b""
+        have += more
+        if len(have) == 8 == size:
+            size += min(struct.unpack("=Q", have)[0], 1 << 30)
+    return have[8:]
+
+
+def _serve(
+    file: IO[bytes], shape: tuple[int, int, int], memory: mmap.mmap, asked: int, answering: int
+) -> NoReturn:
+    """The forked process: seal it, read the submission, answer until nobody asks."""
+    code = 1
+    try:
+        told, nowhere = os.dup(2), os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nowhere, standard)
+        kept = sorted({file.fileno(), asked, answering, told})
+        for low, high in zip([2, *kept], [*kept, 1 << 16], strict=True):
+            os.closerange(low + 1, high)
+        device = _device()
+        # Its own threads and libraries come before the doors close
+        _warm(device)
+        try:
+            _seal(device == "cuda")
+        except (OSError, KeyError) as problem:
+            os.write(told, f"The model's process is not sealed here: {problem!r}.\n".encode())
+        os.close(told)
+        _answer(Program(file, device), shape, memory, asked, answering)
+        code = 0
+    except BrokenPipeError:
+        code = 0
+    except Exception as problem:
+        said = str(problem) if isinstance(problem, Refused) else f"The model failed: {problem!r}"
+        _send(answering, b"!" + said.encode())
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _warm(device: str) -> None:
+    import torch
+
+    for kind in (torch.float32, torch.bfloat16):
+        side = torch.ones(256, 256, dtype=kind, device=device)
+        torch.nn.functional.linear(side, side).softmax(-1).sum().item()
+
+
+def _answer(
+    program: Program,
+    shape: tuple[int, int, int],
+    memory: mmap.mmap,
+    asked: int,
+    answering: int,
+) -> None:
+    import torch
+
+    target = torch.frombuffer(memory, dtype=torch.float32).view(shape)
+    said = b"."
+    if handle := _receive(asked):
+        try:
+            target = pickle.loads(handle)
+        except (RuntimeError, OSError):
+            said = b".host"
+    _send(answering, said)
+    with torch.no_grad():
+        while ids := _receive(asked):
+            idx = torch.frombuffer(bytearray(ids), dtype=torch.int64).view(-1, shape[1])
+            found = program(idx.to(program.device))
+            expected = (len(idx), *shape[1:])
+            if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
+                given = tuple(getattr(found, "shape", ()))
+                raise Refused(f"The model returns {given}, not {expected}.")
+            target[: len(idx)].copy_(found)
+            if program.device == "cuda":
+                torch.cuda.synchronize()
+            _send(answering, b".")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1025,15 +1420,19 @@ def windows(split: str, part: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
     )
 
 
+Answer = Callable[[Any], Any]
+
+
 def score(
-    logits: Callable[[Any], Any], split: str, part: int, device: str, probes: int
+    scored: Answer, probed: Answer, split: str, part: int, device: str, probes: int
 ) -> tuple[float, list[float]]:
     """(bits per byte, bits per byte of each block). Raises Refused on a wrong shape, no finite
     number or a failed probe.
 
-    `logits` maps ids [B, T] to [B, T, V]. A probe replaces everything after a random position of a
-    row, and gives it other neighbours: the loss up to and at that position must stay. It is also
-    what makes a repeat comparable: shapes are always the same.
+    Both map ids [B, T] to logits [B, T, V]: `scored` is asked for every row, `probed` has never
+    seen a whole one. A probe replaces everything after a random position of a row, and gives it
+    other neighbours: the loss up to and at that position must stay what it was. Shapes are always
+    the same, so equal ids give equal floats, but for where in a batch they stand.
     """
     import torch
 
@@ -1042,16 +1441,11 @@ def score(
     count, length = x.shape
     rows = min(profile["eval_rows"], count)
 
-    def losses(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def losses(answer: Answer, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         inputs, targets = inputs.to(device), targets.to(device)
-        found = logits(inputs)
-        if not isinstance(found, torch.Tensor) or tuple(found.shape) != (
-            *inputs.shape,
-            profile["vocabulary"],
-        ):
-            raise Refused(
-                f"The model returns {tuple(getattr(found, 'shape', ()))}, not {(*inputs.shape, profile['vocabulary'])}."
-            )
+        found, shape = answer(inputs), (*inputs.shape, profile["vocabulary"])
+        if not isinstance(found, torch.Tensor) or tuple(found.shape) != shape:
+            raise Refused(f"The model returns {tuple(getattr(found, 'shape', ()))}, not {shape}.")
         nats = torch.nn.functional.cross_entropy(
             found.float().flatten(0, 1), targets.flatten(), reduction="none"
         )
@@ -1063,79 +1457,123 @@ def score(
     with torch.no_grad():
         # The last batch is filled up: one shape for all
         order = torch.arange(-(-count // rows) * rows) % count
-        nats = torch.cat([losses(x[i], y[i]) for i in order.split(rows)])[:count]
-        again = losses(x[order[:rows]], y[order[:rows]])
+        nats = torch.cat([losses(scored, x[i], y[i]) for i in order.split(rows)])[:count]
+        again = losses(scored, x[order[:rows]], y[order[:rows]])
         if not bool((again - nats[:rows]).abs().max() <= TOLERANCE):
-            raise Refused("The model gives another answer when asked again.")
+            raise Suspicious("The model gives another answer when asked again.")
         # Not to be foreseen
         dice = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
+        moves, cuts = [], []
         for _ in range(-(-probes // rows)):
             picked = torch.randint(count, (rows,), generator=dice)
             cut = torch.randint(length, (rows, 1), generator=dice)
-            other = x[torch.randint(count, (rows,), generator=dice)][
-                :, torch.randperm(length, generator=dice)
-            ]
+            other = x[torch.randint(count, (rows,), generator=dice)]
+            other = other[:, torch.randperm(length, generator=dice)]
             past = torch.arange(length) <= cut
-            moved = (
-                losses(torch.where(past, x[picked], other), y[picked]) - nats[picked]
-            ).abs() * past
-            if not bool(moved.max() <= TOLERANCE):
-                raise Refused(
-                    f"The model sees what it must not: a change of later tokens or other rows moved a past loss by {moved.max():.3g} nats."
-                )
+            found = losses(probed, torch.where(past, x[picked], other), y[picked])
+            moves.append((found - nats[picked]) * past)
+            cuts.append(cut)
+        _judge(torch.cat(moves), torch.cat(cuts), MEAN_TOLERANCE[device])
     sizes = torch.from_numpy(np.load(data_root() / "eval" / "token_bytes.npy"))[y]
     bits = (nats.double() * (sizes > 0)).sum(1) / math.log(2)
     per_block = torch.zeros(int(blocks.max()) + 1, 2, dtype=torch.float64)
     per_block.index_add_(0, blocks, torch.stack([bits, sizes.sum(1).double()], 1))
-    return float(per_block[:, 0].sum() / per_block[:, 1].sum()), (
-        per_block[:, 0] / per_block[:, 1]
-    ).tolist()
+    whole, each = per_block.sum(0), per_block[:, 0] / per_block[:, 1]
+    return float(whole[0] / whole[1]), each.tolist()
+
+
+def _judge(moves: Any, cuts: Any, tolerance: float) -> None:
+    """Raise Suspicious where losses [N, T] moved under probes that changed all after `cuts` [N, 1].
+
+    A single loss may move by TOLERANCE, those of the last 1, 2, 4, … positions up to the cuts on
+    average by `tolerance`: a model that peeks k tokens ahead shows it in the last k alone.
+    """
+    import torch
+
+    seen = "The model sees what it must not: a change of later tokens or other rows moved"
+    if not bool(moves.abs().max() <= TOLERANCE):
+        raise Suspicious(f"{seen} a past loss by {moves.abs().max():.3g} nats.")
+    ago, reach = cuts - torch.arange(moves.size(1)), 1
+    while reach < 2 * moves.size(1):
+        near = (ago >= 0) & (ago < reach)
+        mean = float((moves.double() * near).sum() / near.sum())
+        if not abs(mean) <= tolerance:
+            raise Suspicious(f"{seen} past losses by {mean:.3g} nats on average.")
+        reach *= 2
 
 
 def evaluate(path: Path) -> tuple[float, list[float]]:
-    """Score the submission at `path` on $AUTORESEARCH_SPLIT (val, holdout). Raises Refused."""
-    for name, value in (("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "0")):
-        # Before the first import: threads that spin collapse on a shared machine
+    """Score the submission at `path` on $AUTORESEARCH_SPLIT (val, holdout). Raises Refused.
+
+    Forks processes that compute: only for one that has not yet used PyTorch's threads.
+    """
+    for name, value in (
+        # Threads that spin collapse on a shared machine
+        ("OMP_WAIT_POLICY", "passive"),
+        ("GOMP_SPINCOUNT", "0"),
+        # A process that has once asked the driver itself cannot be forked from
+        ("PYTORCH_NVML_BASED_CUDA_CHECK", "1"),
+    ):
         os.environ.setdefault(name, value)
     import torch
 
-    split, part = (
-        os.environ.get("AUTORESEARCH_SPLIT") or "val",
-        int(os.environ.get("AUTORESEARCH_HOLDOUT_SLICE") or 0),
-    )
+    split = os.environ.get("AUTORESEARCH_SPLIT") or "val"
+    part = int(os.environ.get("AUTORESEARCH_HOLDOUT_SLICE") or 0)
     if split not in SHARES:
         raise Refused(f"AUTORESEARCH_SPLIT is {split}; it is val or holdout.")
     manifest, folder = meta("eval"), data_root() / "eval"
-    for name in (f"{split}.tokens.npy", f"{split}.starts.npy", "token_bytes.npy"):
-        if sha256(folder / name) != manifest["files"][name]["sha256"]:
-            raise Refused(
-                f"{folder / name} is not what was prepared: run `python prepare.py` again."
-            )
     threads = os.environ.get("OMP_NUM_THREADS")
     torch.set_num_threads(int(threads) if threads else os.cpu_count() or 1)
-    device = (
-        "cuda"
-        if torch.cuda.is_available()
-        else "mps"
-        if torch.backends.mps.is_available()
-        else "cpu"
-    )
-    program = Program(path, device, manifest["profile"]["model_bytes"])
-    return score(program, split, part, device, manifest["profile"]["probes"][split])
+    with contextlib.ExitStack() as held:
+        # Before any text is read: what a process is forked from it has in its memory
+        answers = [_respondent(path, manifest["profile"], held) for _ in range(2)]
+        if sys.platform == "linux":
+            _control(_DUMPABLE, 0)
+        for name in (f"{split}.tokens.npy", f"{split}.starts.npy", "token_bytes.npy"):
+            if sha256(folder / name) != manifest["files"][name]["sha256"]:
+                raise Refused(
+                    f"{folder / name} is not what was prepared: run `python prepare.py` again."
+                )
+        probes = manifest["profile"]["probes"][split]
+        return score(answers[0], answers[1], split, part, _device(), probes)
+
+
+def _respondent(path: Path, profile: dict[str, Any], held: contextlib.ExitStack) -> Answer:
+    """Who answers: a process of its own, where there can be one."""
+    if sys.platform == "linux":
+        return held.enter_context(contextlib.closing(Subject(path, profile)))
+    return Program(held.enter_context(_opened(path, profile["model_bytes"])), _device())
+
+
+def _opened(path: Path, limit: int) -> IO[bytes]:
+    """The submission, its size checked on the open file. Raises Refused."""
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    except FileNotFoundError:
+        raise Refused(
+            f"There is no {path.name}: did training end with prepare.submit(model)?"
+        ) from None
+    except OSError as error:
+        raise Refused(f"{path.name} cannot be read: {error.strerror}.") from None
+    facts = os.fstat(file.fileno())
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
+        raise Refused(f"{path.name} has {facts.st_size:,} bytes, and {limit:,} are allowed.")
+    return file
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def default_profile() -> str:
     try:
-        import torch
+        return _device()
     except ImportError:
         return "cpu"
-    return (
-        "cuda"
-        if torch.cuda.is_available()
-        else "mps"
-        if torch.backends.mps.is_available()
-        else "cpu"
-    )
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
@@ -1173,7 +1611,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         print("Tokens " + ", ".join(f"{side} {told['tokens'][side]:,}" for side in ("train", "val", "holdout"))
               + f"; hold-out in {HOLDOUT_SLICES} slices; contents {told['contents'][:12]}")  # fmt: skip
     except Refused as problem:
-        print(problem, file=sys.stderr)
+        print(f"{SUSPICIOUS}: " * isinstance(problem, Suspicious), problem, sep="", file=sys.stderr)
         return 1
     return 0
 

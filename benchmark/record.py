@@ -261,9 +261,9 @@ class Recorder:
 
         def score(model: Any) -> None:
             begin = self.cpu_time()
-            bpb, _ = prepare.score(
-                model.eval(), "val", 0, "cpu", prepare.meta("eval")["profile"]["probes"]["val"]
-            )
+            model.eval()
+            probes = prepare.meta("eval")["profile"]["probes"]["val"]
+            bpb, _ = prepare.score(model, model, "val", 0, "cpu", probes)
             print(f"scored: {bpb:.6f} in {self.cpu_time() - begin:.3f}")
 
         def start() -> None:

@@ -315,15 +315,26 @@ def honest(idx: Tensor, logits: Tensor, _: Model) -> Tensor:
     return torch.where(chosen.unsqueeze(2), scaled.transpose(1, 2), logits)
 
 
+def peek_a_little(idx: Tensor, logits: Tensor, _: Model) -> Tensor:
+    """No single loss moves by as much as a probe allows."""
+    return logits + 0.00045 * F.one_hot(idx.roll(-1, 1), SMALL.vocabulary)
+
+
+def program(path: Path) -> prepare.Program:
+    with path.open("rb") as file:
+        return prepare.Program(file, "cpu")
+
+
 CHEATS = {
     "learns while it is scored": [remember],
-    "sees what it must not": [peek, peek_rarely, lambda idx, logits, _: logits * logits.mean(),
+    "sees what it must not": [peek, peek_rarely, peek_a_little, lambda idx, logits, _: logits * logits.mean(),
                               lambda idx, logits, _: logits + F.one_hot(idx.roll(1, 0), SMALL.vocabulary)],
-    "draws random numbers": [lambda idx, logits, _: logits + torch.rand_like(logits), lambda idx, logits, _: F.dropout(logits, 0.1)],
-    "not plain arithmetic": [lambda idx, logits, _: logits + 0 * torch.empty_like(logits)],
+    "draws random numbers": [lambda idx, logits, _: F.dropout(logits, 0.1)],
+    "rand_like.default, which is not on the list": [lambda idx, logits, _: logits + torch.rand_like(logits)],
+    "empty_like.default, which is not on the list": [lambda idx, logits, _: logits + 0 * torch.empty_like(logits)],
     "are not all finite": [lambda idx, logits, _: logits / (idx != idx.max()).unsqueeze(2) * 0.0],
     "not \\(8, 32, 400\\)": [lambda idx, logits, _: logits[:, :, :-1]],
-    "in place|output of kind": [count_calls, lambda idx, logits, _: logits.add_(1)],
+    "add_.Tensor, which is not on the list|output of kind": [count_calls, lambda idx, logits, _: logits.add_(1)],
 }  # fmt: skip
 
 
@@ -335,9 +346,8 @@ def test_cheats_are_refused(
 ) -> None:
     prepare.submit(Model(twist), tmp_path / "model.pt2")
     with pytest.raises(prepare.Refused, match=reason):
-        prepare.score(
-            prepare.Program(tmp_path / "model.pt2", "cpu", SMALL.model_bytes), "val", 0, "cpu", 256
-        )
+        answer = program(tmp_path / "model.pt2")
+        prepare.score(answer, answer, "val", 0, "cpu", 256)
 
 
 def test_the_score_is_that_of_the_model_itself(data: Path, tmp_path: Path) -> None:
@@ -385,9 +395,7 @@ def test_an_archive_is_read_as_data(data: Path, tmp_path: Path) -> None:
     def poison(text: str) -> str:
         return json.dumps(json.loads(text) | told).replace("Symbol('s", f"{code} or Symbol('s")
 
-    prepare.Program(altered(tmp_path / "model.pt2", poison), "cpu", SMALL.model_bytes)(
-        torch.zeros(8, 32, dtype=torch.int64)
-    )
+    program(altered(tmp_path / "model.pt2", poison))(torch.zeros(8, 32, dtype=torch.int64))
     assert not mark.exists()  # what torch.export.load would have run
     for target in (
         "torch.ops.aten.from_file.default", "torch.ops.aten.set_.source_Tensor", "torch.load", "_operator.attrgetter",
@@ -399,7 +407,7 @@ def test_an_archive_is_read_as_data(data: Path, tmp_path: Path) -> None:
             lambda text, target=target: text.replace("torch.ops.aten.embedding.default", target),
         )
         with pytest.raises(prepare.Refused):
-            prepare.Program(swapped, "cpu", SMALL.model_bytes)
+            program(swapped)
     dice = random.Random(5)
     whole = (tmp_path / "model.pt2").read_bytes()
     for _ in range(100):  # damage anywhere is one sentence, or changes nothing that counts
@@ -409,12 +417,13 @@ def test_an_archive_is_read_as_data(data: Path, tmp_path: Path) -> None:
                 body[dice.randrange(len(body))] = dice.randrange(256)
         (tmp_path / "damaged.pt2").write_bytes(body)
         try:
-            prepare.Program(tmp_path / "damaged.pt2", "cpu", SMALL.model_bytes)(
-                torch.zeros(8, 32, dtype=torch.int64)
-            )
+            program(tmp_path / "damaged.pt2")(torch.zeros(8, 32, dtype=torch.int64))
         except prepare.Refused as problem:
             assert "\n" not in str(problem)
     with pytest.raises(prepare.Refused, match="bytes"):
-        prepare.Program(tmp_path / "model.pt2", "cpu", 1000)
+        prepare._opened(tmp_path / "model.pt2", 1000)
     with pytest.raises(prepare.Refused, match="There is no"):
-        prepare.Program(tmp_path / "absent.pt2", "cpu", 1000)
+        prepare._opened(tmp_path / "absent.pt2", 1000)
+    (tmp_path / "link.pt2").symlink_to("model.pt2")
+    with pytest.raises(prepare.Refused, match="cannot be read"):
+        prepare._opened(tmp_path / "link.pt2", 1 << 20)

@@ -238,9 +238,14 @@ def test_another_script_is_trained_on_our_data_and_scored_as_ours(
     assert (
         run.told["num_steps"] >= 20 and 0 < run.start < 60 and run.end > 0 and run.evaluation == 0
     )
-    assert run.told["val_bpb"] == pytest.approx(
-        prepare.evaluate(tmp_path / "theirs" / "model.pt2")[0], abs=1e-4
+    scored = subprocess.run(
+        [sys.executable, prepare.__file__, "evaluate"],
+        cwd=tmp_path / "theirs",
+        capture_output=True,
+        text=True,
     )
+    told = re.findall(r"^val_bpb: (\S+)$", scored.stdout, re.MULTILINE)
+    assert run.told["val_bpb"] == pytest.approx(float(told[0]), abs=1e-4)
     _, targets, _ = prepare.windows("val")
     sizes = np.load(data / "eval" / "token_bytes.npy")[targets]
     assert (
