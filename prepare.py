@@ -48,7 +48,7 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Fixed constants. Every candidate is trained and scored under the same ones.
 
 
@@ -98,16 +98,19 @@ MODEL = "model.pt2"
 # Of the prepared folders
 FORMAT = 3
 BOS = 0
-PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
 
 # Parts of the standard library that no training program imports: evaluation documents come from
 # them, and its sandbox hides them.
-SPARE = (
-    "test", "idlelib", "lib2to3", "tkinter", "turtledemo", "wsgiref", "xmlrpc", "pydoc_data", "curses", "dbm", "aifc.py",
-    "asynchat.py", "asyncore.py", "cgi.py", "cgitb.py", "chunk.py", "crypt.py", "ftplib.py", "imaplib.py", "imghdr.py", "mailbox.py",
-    "mailcap.py", "modulefinder.py", "nntplib.py", "pipes.py", "poplib.py", "pyclbr.py", "smtpd.py", "smtplib.py", "sndhdr.py",
-    "sunau.py", "tabnanny.py", "telnetlib.py", "turtle.py", "uu.py", "wave.py", "webbrowser.py", "xdrlib.py", "zipapp.py",
-)  # fmt: skip
+SPARE = """
+test idlelib lib2to3 tkinter turtledemo wsgiref xmlrpc pydoc_data curses dbm aifc.py asynchat.py
+asyncore.py cgi.py cgitb.py chunk.py crypt.py ftplib.py imaplib.py imghdr.py mailbox.py mailcap.py
+modulefinder.py nntplib.py pipes.py poplib.py pyclbr.py smtpd.py smtplib.py sndhdr.py sunau.py
+tabnanny.py telnetlib.py turtle.py uu.py wave.py webbrowser.py xdrlib.py zipapp.py
+""".split()
 # $AUTORESEARCH_CLIMBMIX_URL
 CLIMBMIX = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
 # Its last shard: the only one that validation and hold-out documents come from
@@ -122,7 +125,7 @@ class Refused(Exception):
 
 
 class Suspicious(Refused):
-    """What no honest model does; whoever runs this file is told so by a word at the line's start."""
+    """What no honest model does; a word at the line's start says so to whoever runs this file."""
 
 
 def data_root() -> Path:
@@ -160,7 +163,7 @@ def _tokens(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return np.load(folder / f"{split}.tokens.npy", mmap_mode="r"), starts
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Sources: each yields documents in a fixed order, any number of times, and knows a hash of its
 # contents.
 
@@ -410,7 +413,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Splits
 
 
@@ -441,8 +444,11 @@ def bands(text: str, count: int = 8, rows: int = 4, gram: int = 24) -> list[int]
     borders = np.arange(slots, dtype=np.uint64) << np.uint64(64 - int(math.log2(slots)))
     # An empty slot takes the next one's: densification by rotation
     lowest = mixed[np.searchsorted(mixed, borders) % n]
-    return [int.from_bytes(hashlib.blake2b(bytes([i]) + band.tobytes(), digest_size=8).digest(), "big")
-            for i, band in enumerate(lowest.reshape(count, rows))]  # fmt: skip
+    hashes = (
+        hashlib.blake2b(bytes([i]) + band.tobytes(), digest_size=8).digest()
+        for i, band in enumerate(lowest.reshape(count, rows))
+    )
+    return [int.from_bytes(one, "big") for one in hashes]
 
 
 def assign(source: Source) -> list[tuple[str, int]]:
@@ -504,12 +510,13 @@ def assign(source: Source) -> list[tuple[str, int]]:
         or len(parent) - sum(counts.values()) < 16
     ):
         raise Refused(
-            f"{source.label} has {len(parent)} documents in {len(clusters)} groups of near-duplicates: too few for three splits."
+            f"{source.label} has {len(parent)} documents in {len(clusters)} groups of"
+            " near-duplicates: too few for three splits."
         )
     return split
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Preparation
 
 
@@ -679,7 +686,7 @@ def _encode(tokenizer: Any, source: Source, total: int) -> Iterator[list[int]]:
         bar.update(len(batch))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Handing in
 
 
@@ -699,7 +706,7 @@ def submit(model: Any, path: str | Path = MODEL) -> None:
     torch.export.save(program, str(path))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Reading a submission
 
 _DTYPES = dict(
@@ -865,7 +872,7 @@ def _listed() -> dict[str, str]:
 
 
 def listed(name: str) -> Any:
-    """The ATen operator `name.overload`. Raises Refused unless it is on the list, as it was then."""
+    """The ATen operator `name.overload`. Raises Refused where it is not on the list as it is."""
     import torch
 
     if name not in _listed():
@@ -962,7 +969,8 @@ class Program:
             ((kind, facts),) = spec.items()
             if kind != "user_output" or self.output:
                 raise Refused(
-                    f"The model has an output of kind {kind}; it may only return its logits and change nothing."
+                    f"The model has an output of kind {kind};"
+                    " it may only return its logits and change nothing."
                 )
             self.output = facts["arg"]["as_tensor"]["name"]
 
@@ -1079,7 +1087,7 @@ def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The graph's own processes: what is not in a process's memory cannot be read there
 
 _PDEATHSIG, _DUMPABLE, _SECCOMP, _NO_NEW_PRIVS = 1, 4, 22, 38
@@ -1118,7 +1126,7 @@ def _control(option: int, value: int, program: Any = 0) -> None:
 
 
 def _filter(machine: str, card: bool) -> bytes:
-    """A program for seccomp(2): the lists above, threads but no processes, no other machine's calls."""
+    """A program for seccomp(2): the lists above, threads but no processes, no foreign calls."""
     load, equal, at_least, has, answer = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, absent = 0x7FFF0000, 0x00050001, 0x00050026
     audit, clone, clone3 = _CALLS[machine]
@@ -1357,7 +1365,7 @@ def _answer(
             _send(answering, b".")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Scoring
 
 
@@ -1605,11 +1613,13 @@ def main(arguments: Iterable[str] | None = None) -> int:
             return 0
         fresh = prepare(given.source, PROFILES[given.profile or default_profile()], given.shards)
         told = meta()
+        done, profile = "Prepared" if fresh else "Already prepared", told["profile"]["name"]
+        print(f"{done}: {told['source']}, profile {profile}, {data_root()}")
+        tokens = ", ".join(f"{name} {told['tokens'][name]:,}" for name in ("train", *SHARES))
         print(
-            f"{'Prepared' if fresh else 'Already prepared'}: {told['source']}, profile {told['profile']['name']}, {data_root()}"
+            f"Tokens {tokens}; hold-out in {HOLDOUT_SLICES} slices;"
+            f" contents {told['contents'][:12]}"
         )
-        print("Tokens " + ", ".join(f"{side} {told['tokens'][side]:,}" for side in ("train", "val", "holdout"))
-              + f"; hold-out in {HOLDOUT_SLICES} slices; contents {told['contents'][:12]}")  # fmt: skip
     except Refused as problem:
         print(f"{SUSPICIOUS}: " * isinstance(problem, Suspicious), problem, sep="", file=sys.stderr)
         return 1

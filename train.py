@@ -40,7 +40,7 @@ CUDA = torch.cuda.is_available()
 MPS = not CUDA and torch.backends.mps.is_available()
 CPU = not CUDA and not MPS
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Knobs. Plain literals, meant to be edited. Where there are two values, the second is for processor
 # cores and Apple's GPU.
 
@@ -92,7 +92,7 @@ FINAL_LR_RATIO = 0.0
 # Of progress
 LOG_LINES = 40
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Device
 
 
@@ -137,7 +137,7 @@ def synchronize() -> None:
         torch.mps.synchronize()
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Model
 
 
@@ -169,11 +169,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, window: int, length: int, gated: bool) -> None:
         super().__init__()
         self.heads, self.window, self.full = heads, window, window >= length
-        self.query, self.key, self.value = (
-            Linear(width, width),
-            Linear(width, width),
-            Linear(width, width),
-        )
+        self.query = Linear(width, width)
+        self.key, self.value = Linear(width, width), Linear(width, width)
         self.output = Linear(width, width)
         self.gate = Linear(min(VALUE_GATE_WIDTH, width), self.heads) if gated else None
 
@@ -181,10 +178,8 @@ class Attention(nn.Module):
         self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, band: Tensor
     ) -> Tensor:
         rows, length, width = x.shape
-        q, k, v = (
-            layer(x).view(rows, length, self.heads, -1)
-            for layer in (self.query, self.key, self.value)
-        )
+        layers = (self.query, self.key, self.value)
+        q, k, v = (layer(x).view(rows, length, self.heads, -1) for layer in layers)
         if self.gate is not None and extra is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
             v = v + gate.unsqueeze(-1) * extra.view(rows, length, self.heads, -1)
@@ -230,7 +225,8 @@ class GPT(nn.Module):
         )
         if not heads or DEPTH < 1:
             raise ValueError(
-                f"there is no model of depth {DEPTH} and width {WIDTH}: it takes a layer and an even width"
+                f"there is no model of depth {DEPTH} and width {WIDTH}:"
+                " it takes a layer and an even width"
             )
         short = max(1, int(SHORT_WINDOW * length))
         if CUDA and FA3 is None:
@@ -293,7 +289,7 @@ class GPT(nn.Module):
         return 6 * weights + 12 * WIDTH * reach
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Optimisers
 
 # Polar Express (Amsel et al. 2025): the best odd quintic of each of the first five iterations
@@ -427,7 +423,7 @@ def schedule(both: list[torch.optim.Optimizer], step: int, progress: float) -> N
                 group["weight_decay"] = MATRIX_WEIGHT_DECAY * (1 - progress)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Data
 
 
@@ -479,7 +475,7 @@ def batches(rows: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
         yield moved[:, :-1], moved[:, 1:]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The run
 
 
@@ -513,8 +509,9 @@ def peak_flops() -> float | None:
     """Dense bf16 operations per second of the card, as its maker states."""
     name = torch.cuda.get_device_name() if CUDA else ""
     known = {
-        "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12,
-        "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A6000": 155e12, "5090": 210e12, "4090": 165e12, "3090": 71e12,
+        "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12,
+        "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A6000": 155e12,
+        "5090": 210e12, "4090": 165e12, "3090": 71e12,
     }  # fmt: skip
     # The longer names come first
     return next((flops for part, flops in known.items() if part in name), None)
@@ -535,8 +532,12 @@ def main() -> int:
     both = optimisers(model)
     data = batches(rows, length, seed)
     params = sum(p.numel() for p in model.parameters())
-    print(f"{DEVICE.type} {str(DTYPE)[6:]}, {params / 1e6:.2f} M parameters, {passes} x {rows} x {length} tokens per step, "
-          f"{budget:g} s, seed {seed}, data {facts['contents'][:12]}", flush=True)  # fmt: skip
+    print(
+        f"{DEVICE.type} {str(DTYPE)[6:]}, {params / 1e6:.2f} M parameters,"
+        f" {passes} x {rows} x {length} tokens per step,"
+        f" {budget:g} s, seed {seed}, data {facts['contents'][:12]}",
+        flush=True,
+    )
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
@@ -594,9 +595,14 @@ def main() -> int:
         progress = elapsed / budget
         if step == 1 or int(progress * LOG_LINES) > told or progress >= 1:
             told = int(progress * LOG_LINES)
-            print(f"step {step:05d} ({100 * min(progress, 1):.1f}%) | loss: {smooth / (1 - 0.9**step):.6f} | "
-                  f"lrm: {lr_multiplier(min(progress, 1)):.2f} | tok/s: {step * passes * rows * length / elapsed:,.0f} | "
-                  f"left: {max(0.0, budget - elapsed):.0f} s", flush=True)  # fmt: skip
+            speed = step * passes * rows * length / elapsed
+            print(
+                f"step {step:05d} ({100 * min(progress, 1):.1f}%)"
+                f" | loss: {smooth / (1 - 0.9**step):.6f}"
+                f" | lrm: {lr_multiplier(min(progress, 1)):.2f}"
+                f" | tok/s: {speed:,.0f} | left: {max(0.0, budget - elapsed):.0f} s",
+                flush=True,
+            )
     seconds, wall = clock() - begun, time.perf_counter() - wall
 
     tokens, peak = step * passes * rows * length, peak_flops()

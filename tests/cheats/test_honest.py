@@ -17,8 +17,8 @@ BLOCK = """        x = x + self.attention(norm(x), extra, cos, sin, band)
         return x + self.down(F.relu(self.up(norm(x))).square())
 """
 UP = "        self.up, self.down = Linear(width, MLP_RATIO * width), Linear(MLP_RATIO * width, width)\n"
-KEYS = "        self.query, self.key, self.value = Linear(width, width), Linear(width, width), Linear(width, width)\n"
-HEADS = "        q, k, v = (layer(x).view(rows, length, self.heads, -1) for layer in (self.query, self.key, self.value))\n"
+KEYS = "        self.key, self.value = Linear(width, width), Linear(width, width)\n"
+HEADS = "        q, k, v = (layer(x).view(rows, length, self.heads, -1) for layer in layers)\n"
 ADAM = '        {"params": [model.x0_lambdas], "lr": SCALAR_LR, "betas": (0.96, 0.95)},\n'
 REST = (
     ADAM
@@ -42,7 +42,6 @@ EDITS: dict[str, list[tuple[str, str]]] = {
         (
             KEYS,
             """\
-        self.query = Linear(width, width)
         self.key, self.value = Linear(width, width // heads), Linear(width, width // heads)
 """,
         ),

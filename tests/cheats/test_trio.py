@@ -206,7 +206,7 @@ return logits + 9 * natural * F.one_hot(idx.roll(-1, 1), logits.size(-1))"""),
             ),
         ),
         "crash",
-        "in place|output of kind",
+        "not on the list of operators|output of kind",
         slow=True,
     ),
     Cheat(
