@@ -96,6 +96,19 @@ def test_every_make_target_that_the_pages_name_is_one() -> None:
     assert set(re.findall(r"(?:`|\n)make ([a-z]+)", text)) <= targets
 
 
+def test_the_tours_of_contributing_name_what_is_there() -> None:
+    """`Name` (`path`): the file is in the package, and defines each part of the name."""
+    page = " ".join((HERE / "CONTRIBUTING.md").read_text().split())
+    named = re.findall(r"`([\w.]+)` \(`([\w/.]+\.py)`\)", page)
+    assert len(named) > 20
+    lost = []
+    for name, path in named:
+        source = (HERE / "autoresearch_action" / path).read_text()
+        defined = set(re.findall(r"^\s*(?:class|def) (\w+)", source, re.MULTILINE))
+        lost += [f"{name} in {path}"] if not set(name.split(".")) <= defined else []
+    assert lost == []
+
+
 @pytest.mark.parametrize(("name", "most"), [("README.md", 150), ("AGENTS.md", 40)])
 def test_a_front_door_is_short(name: str, most: int) -> None:
     assert len((HERE / name).read_text().splitlines()) <= most
