@@ -40,7 +40,11 @@ lint: setup  ## style, types, workflows, shell
 	$(BIN)/shellcheck .ci/run .github/*.sh benchmark/*.sh
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --quiet --persona auditor .
+	$(BIN)/python docs/reference.py
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml .github/actions/*/action.yml
+
+reference: setup  ## write docs/reference.md anew from the code
+	$(BIN)/python docs/reference.py --write
 
 format: setup  ## rewrite in the project's style
 	$(BIN)/ruff check --fix .
@@ -52,7 +56,7 @@ lock: setup  ## resolve the locked requirements anew
 
 LOCK := --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
 
-bench: setup  ## every figure of the README, measured anew (about an hour)
+bench: setup  ## every figure of README and docs, measured anew (about an hour)
 	for name in overhead acceptance throughput "throughput --winners" null_edits "curves replay"; do PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmark/$${name%% *}.py $${name#"$${name%% *}"} || exit 1; done
 
-.PHONY: help setup demo test suite battery lint format lock bench
+.PHONY: help setup demo test suite battery lint reference format lock bench

@@ -194,11 +194,10 @@ def test_help_and_version_load_nothing_heavy() -> None:
         assert done.exit_code == 0 and done.output
 
 
-def test_the_readme_s_workflows_are_sound(tmp_path: Path) -> None:
+def test_the_pages_workflows_are_sound(tmp_path: Path) -> None:
     """Every example is valid YAML that actionlint accepts, and asks for the rights that the called workflow needs."""
-    found = re.findall(
-        r"<!-- example: (\w+) -->\n```yaml\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL
-    )
+    text = (HERE / "README.md").read_text() + (HERE / "docs" / "action.md").read_text()
+    found = re.findall(r"<!-- example: (\w+) -->\n```yaml\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in found] == ["nightly", "checkpoint", "single"]
     needed: dict[str, str] = {}
     for job in yaml.safe_load((HERE / ".github/workflows/autoresearch.yml").read_text())[
@@ -224,8 +223,9 @@ def test_the_readme_s_workflows_are_sound(tmp_path: Path) -> None:
     )
 
 
-def test_the_readme_s_brief_is_one() -> None:
-    text = re.search(r"```yaml\n(---\nedit:.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+def test_the_page_s_brief_is_one() -> None:
+    page = (HERE / "docs" / "briefs.md").read_text()
+    text = re.search(r"```yaml\n(---\nedit:.*?)```", page, re.DOTALL)
     assert text
     brief = briefs.parse(text[1].encode(), Path("program.md"), HERE)
     assert (

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import tiny
 import yaml
-from click.testing import CliRunner
 from fake_github import FakeGitHub
 from model_server import ModelServer, reply
 
@@ -434,27 +433,72 @@ def test_a_fleet_ends_in_one_pull_request(runner: Runner, fake: FakeGitHub) -> N
         assert '"held":true' not in shard.read_text()
 
 
-def columns(text: str, heading: str) -> dict[str, str]:
-    """First and second column of the table below a heading of the README, code marks removed."""
-    part = text.split(heading, 1)[1].split("\n#", 1)[0]
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in part.splitlines()
-        if line.startswith("| `")
-    ]
-    return {row[0].strip("`"): row[1] for row in rows}
+GH = """#!/bin/sh
+case "$2" in repos/*/ref/tags/*) cat "$TAGS/${2##*/}"; exit ;; esac
+printf '%s\n' "$*" >> "$TAGS/calls"
+while [ $# -gt 0 ]; do [ "$1" = --notes-file ] && cat "$2" >> "$TAGS/calls"; shift; done
+exit 0
+"""
 
 
-def test_action_command_line_and_readme_agree() -> None:
-    action = yaml.safe_load((HERE / "action.yml").read_text())
-    readme = (HERE / "README.md").read_text()
-    inputs, outputs = action["inputs"], action["outputs"]
-    assert set(columns(readme, "### Inputs")) == set(inputs) and set(
-        columns(readme, "### Outputs")
-    ) == set(outputs)
-    for name, told in columns(readme, "### Inputs").items():
-        default = str(inputs[name]["default"])
-        assert told.strip("`") == (default if default else "–"), name
+def released(
+    runner: Runner, fake: FakeGitHub, version: str, code: int = 0, **more: str
+) -> tuple[str, list[str]]:
+    """(what the job said, what it asked of GitHub): `gh` writes down its calls in place of making them."""
+    tags = runner.folder / "tags"
+    tags.mkdir(exist_ok=True)
+    (runner.bin / "gh").write_text(GH)
+    (runner.bin / "gh").chmod(0o755)
+    own = (HERE / "autoresearch_action" / "__init__.py").read_text()
+    package = runner.home / "autoresearch_action" / "__init__.py"
+    package.write_text(re.sub(r'__version__ = ".*"', '__version__ = "1.2.0"', own))
+    text = "# Changelog\n\n## 1.2.0\n\nNew things.\n\n## 1.1.0\n\nOld things.\n"
+    (runner.home / "CHANGELOG.md").write_text(text)
+    tiny.commit(runner.home)
+    said = runner.run(
+        "release.yml", "workflow_dispatch", fake, "--input", f"version={version}",
+        code=code, TAGS=str(tags), **more,
+    )  # fmt: skip
+    calls = tags / "calls"
+    return said, calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_a_release_tags_its_commit_and_moves_the_major_tag(
+    runner: Runner, fake: FakeGitHub
+) -> None:
+    (runner.folder / "tags").mkdir()
+    (runner.folder / "tags" / "v1").write_text("an older commit")
+    _, (tagged, release, *notes, moved) = released(runner, fake, "1.2.0")
+    sha = tiny.git(runner.home, "rev-parse", "HEAD")
+    assert tagged.endswith(f"repos/octo/repo/git/refs -f ref=refs/tags/v1.2.0 -f sha={sha}")
+    assert release.startswith("release create v1.2.0 --verify-tag --title v1.2.0 ")
+    assert "".join(notes).strip() == "New things."
+    assert moved.endswith(
+        f"--method PATCH repos/octo/repo/git/refs/tags/v1 -f sha={sha} -F force=true"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("1.2.0; echo $GH_TOKEN", "three numbers like 1.0.0"),
+        ("1.3.0", "has another __version__"),
+        ("1.2.0", "v1.2.0 is there already"),
+    ],
+)
+def test_a_release_that_is_none_is_refused(
+    runner: Runner, fake: FakeGitHub, version: str, words: str
+) -> None:
+    (runner.folder / "tags").mkdir()
+    (runner.folder / "tags" / "v1.2.0").write_text("another commit")
+    said, calls = released(runner, fake, version, code=1)
+    assert words in said
+    assert calls == []
+
+
+def test_action_and_command_line_agree() -> None:
+    """What docs/reference.md, which is made from either, cannot show."""
+    inputs = yaml.safe_load((HERE / "action.yml").read_text())["inputs"]
     used = re.findall(r"\$\{\{ inputs\.([\w-]+)", (HERE / "action.yml").read_text())
     assert set(used) == set(inputs), "an input that nothing reads, or one that is not declared"
 
@@ -472,13 +516,6 @@ def test_action_command_line_and_readme_agree() -> None:
         "gpu-usd-per-hour",
         "checkpoint",
     } <= set(options)
-    shown = CliRunner().invoke(main, ["run", "--help"], terminal_width=200).output
-    for flag in columns(readme, "### Options"):
-        assert flag.split()[0] in shown, flag
-    for option in command.params:
-        assert option.opts[0] in readme or option.name == "help", option.opts[0]
-    for name in main.commands:
-        assert f"autoresearch {name}" in readme, name
     source = "".join(file.read_text() for file in (HERE / "autoresearch_action").rglob("*.py"))
     passed = set(re.findall(r"AUTORESEARCH_IN_(\w+):", (HERE / "action.yml").read_text()))
     read = {
