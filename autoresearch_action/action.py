@@ -12,12 +12,15 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from autoresearch_action import brief as briefs
+from autoresearch_action import text
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError, UserError
 from autoresearch_action.github import event, outputs
+from autoresearch_action.ledger import RunState
 
 PREFIX = "AUTORESEARCH_IN_"
 
@@ -217,27 +220,28 @@ def publish(environ: Mapping[str, str]) -> None:
                 f"state-directory: {given or 'nothing'} holds no ledger; did the research job upload its artifact?"
             )
         state = Path(given).resolve()
-        done = deliver(state, environ, dry_run, "" if dry_run else _remember(state, environ))
-        print(done.describe())
+        done = deliver(state, environ, dry_run, partial(_remember, environ))
+        with outputs.fenced():
+            print(done.describe())
         outputs.annotate("notice", done.words)
-        outputs.summarize(done.describe(), environ)
+        outputs.summarize(done.summary(), environ)
     finally:
         if not dry_run:
             settle(environ)
 
 
-def _remember(state: Path, environ: Mapping[str, str]) -> str:
+def _remember(environ: Mapping[str, str], run_state: RunState) -> str:
     """The run on the memory branch: the address of its picture. What is proven is published even
     where that cannot be written.
     """
     from autoresearch_action.github import memory
 
     try:
-        return memory.save(state, environ)
+        return memory.save(run_state, environ)
     except EnvironmentFault as error:
         kept = "The ledger and the state of the claims are in this job's artifact alone: the next run will not know of them."
         outputs.annotate("warning", told := f"{error} {kept}")
-        outputs.summarize(f"> [!WARNING]\n> {told}\n", environ)
+        outputs.summarize(f"> [!WARNING]\n> {text.inline(told, 1_000)}\n", environ)
         return ""
 
 

@@ -71,12 +71,12 @@ class Api:
     # Set by `connect`
     repository: Repository = field(init=False)
 
-    def call(self, what: str, work: Callable[[], T]) -> T:
-        """`work()`, tried again where that can help. Raises EnvironmentFault; of a 4xx, Refused."""
+    def call(self, what: str, work: Callable[..., T], *words: Any, **more: Any) -> T:
+        """`work(*words, **more)`, tried again where that can help. Raises EnvironmentFault; of a 4xx, Refused."""
         pause = self.pause
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return work()
+                return work(*words, **more)
             except (requests.RequestException, OSError) as error:
                 trouble = f"GitHub cannot be reached ({type(error).__name__})"
             except GithubException as error:
@@ -98,10 +98,10 @@ class Api:
                 pause *= 2
         raise EnvironmentFault(f"Could not {what}: {trouble}, {ATTEMPTS} times. {LATER}")
 
-    def ask(self, what: str, work: Callable[[], T]) -> T | None:
+    def ask(self, what: str, work: Callable[..., T], *words: Any, **more: Any) -> T | None:
         """`call`, with None where GitHub says that there is no such thing."""
         try:
-            return self.call(what, work)
+            return self.call(what, work, *words, **more)
         except Refused as refused:
             if refused.status == 404 or (
                 refused.status == 409 and "empty" in refused.words.lower()
@@ -143,7 +143,7 @@ def connect(environ: Mapping[str, str], repository: str = "") -> Api:
     )
     server = environ.get("GITHUB_SERVER_URL", "https://github.com").rstrip("/")
     api = Api(server, pause=0.01 if quick else FIRST_PAUSE)
-    found = api.ask("read the repository", lambda: github.get_repo(name))
+    found = api.ask("read the repository", github.get_repo, name)
     if found is None:
         raise EnvironmentFault(
             f"{name} is not there, or the token may not see it: give it `contents: write` on this repository."

@@ -101,7 +101,7 @@ def _run(ticket: str) -> str:
 
 def _status(api: Api, run: str) -> str:
     """queued, in_progress, completed, …; a run that is gone is completed."""
-    found = api.ask("read a run", lambda: api.repository.get_workflow_run(int(run)))
+    found = api.ask("read a run", api.repository.get_workflow_run, int(run))
     return str(found.status) if found else "completed"
 
 
@@ -109,5 +109,7 @@ def _send(api: Api, left: Dispatch) -> None:
     payload = json.loads(left.model_dump_json(exclude_none=True))
     api.call(
         "send the checkpoint again",
-        lambda: api.repository.create_repository_dispatch("checkpoint", payload),
+        api.repository.create_repository_dispatch,
+        "checkpoint",
+        payload,
     )

@@ -7,6 +7,7 @@ details, last ones first; the verdict always stays.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,8 +52,8 @@ def title(run_state: RunState) -> str:
     """One line without Markdown: what was claimed, or that nothing was."""
     run, confirmation = _run(run_state), run_state.confirmation
     if confirmation is None or not confirmation.held:
-        return f"autoresearch: no confirmed change of {run.metric}"
-    return f"autoresearch: {_change(run, confirmation)}"
+        return text.plain(f"autoresearch: no confirmed change of {run.metric}")
+    return text.plain(f"autoresearch: {_change(run, confirmation)}")
 
 
 def body(
@@ -162,7 +163,7 @@ def _facts(
         "adjusted": _adjusted(run, confirmation),
         "warnings": warnings(run_state),
         "notes": notes,
-        "picture": picture,
+        "picture": text.image(f"{run.metric} by experiment", picture),
         "stats": stats,
         "added": sum(added for _, added, _ in stats),
         "removed": sum(removed for _, _, removed in stats),
@@ -176,16 +177,17 @@ def _facts(
         "commands": _commands(run),
         "environment": {key: value for key, value in run.environment.items() if value},
         "cost": cost(run_state),
-        "prose": _prose(run, detail.prose),
+        "prose": "" if run.visibility == "hash" else run.prose or "(empty)",
         "detail": detail,
         "marker": marker(run, confirmation, head),
     }
 
 
-def marker(run: Run, confirmation: Confirmation | None, head: str) -> str:
+def marker(run: Run, confirmation: Confirmation | None, head: str) -> text.Inert:
     """What `publish` reads back from a body: which brief, run, base, tree and head it speaks of."""
     tree = confirmation.tree if confirmation else ""
-    return f"<!-- autoresearch {json.dumps({'brief': run.brief_id, 'run': run.id, 'base': run.base, 'tree': tree, 'head': head})} -->"
+    told = {"brief": run.brief_id, "run": run.id, "base": run.base, "tree": tree, "head": head}
+    return text.Inert(f"<!-- autoresearch {text.comment(json.dumps(told))} -->")
 
 
 def _adjusted(run: Run, confirmation: Confirmation | None) -> str:
@@ -339,19 +341,13 @@ def cost(run_state: RunState) -> list[tuple[str, str]]:
     return found
 
 
-def _prose(run: Run, most: int) -> str:
-    if run.visibility == "hash":
-        return ""
-    return text.fence(run.prose or "(empty)", "markdown", most)
-
-
 def _chart(rows: list[Row], run: Run) -> str:
     """The incumbent's search value by experiment, as Mermaid; the table says the same."""
     best, points = None, []
     for r in rows:
         if r.status == "keep" and r.value is not None:
             best = r.value
-        if best is not None:
+        if best is not None and math.isfinite(best):
             points.append((r.number, best))
     if len(points) < 2:
         return ""
@@ -362,9 +358,9 @@ def _chart(rows: list[Row], run: Run) -> str:
     return "\n".join(
         [
             "xychart-beta",
-            f'  title "{run.metric} of the incumbent, search estimates"',
+            f'  title "{text.label(run.metric)} of the incumbent, search estimates"',
             f'  x-axis "experiment" {points[0][0]} --> {points[-1][0]}',
-            f'  y-axis "{run.metric}" {min(values) - margin:.6g} --> {max(values) + margin:.6g}',
+            f'  y-axis "{text.label(run.metric)}" {min(values) - margin:.6g} --> {max(values) + margin:.6g}',
             f"  line [{', '.join(f'{value:.6g}' for value in values)}]",
         ]
     )
@@ -396,12 +392,13 @@ def _next(run_state: RunState, proven: list[Change], waits: bool) -> list[str]:
 def _template() -> Any:
     from autoresearch_action.report.templates import environment
 
-    made = environment(autoescape=False)
+    made = environment(html=False)
     made.filters |= {
         "inline": text.inline,
         "quote": text.quote,
-        "number": text.number,
-        "signed": text.signed,
-        "duration": text.duration,
+        "fence": text.fence,
+        "number": lambda value: text.Inert(text.number(value)),
+        "signed": lambda value, digits=4: text.Inert(text.signed(value, digits)),
+        "duration": lambda seconds: text.Inert(text.duration(seconds)),
     }
     return made.get_template("pull_request.md.j2")
