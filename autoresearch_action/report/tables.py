@@ -138,8 +138,12 @@ def results_tsv(run_state: RunState) -> str:
         # Stopped before a value; a crash, as autoresearch writes it
         value = "nan" if shown.status == "discard" else "0.000000"
         value = value if shown.value is None else f"{shown.value:.6f}"
-        description = line(shown.description)
-        lines.append(
-            f"{shown.commit}\t{value}\t{shown.memory_gb:.1f}\t{shown.status}\t{description}"
+        cells = (
+            shown.commit,
+            value,
+            f"{shown.memory_gb:.1f}",
+            shown.status,
+            shown.description,
         )
+        lines.append("\t".join(map(line, cells)))
     return "\n".join(lines) + "\n"
