@@ -304,8 +304,8 @@ def linked(*parts: str) -> Callable[[Delivery], None]:
 
 
 def fifo(run: Delivery) -> None:
-    (run.state / "progress.png").unlink()
-    os.mkfifo(run.state / "progress.png")
+    (run.state / "claims.json").unlink()
+    os.mkfifo(run.state / "claims.json")
 
 
 def huge(name: str) -> Callable[[Delivery], None]:
@@ -329,10 +329,10 @@ TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "a patch is a link": (linked("proven", "01-0001.diff"), "01-0001.diff .* is a link"),
     "the trials are a link": (linked("trials"), "patch.diff .* is a link"),
     "a trial is a link": (linked("trials", "0001"), "patch.diff .* is a link"),
-    "the report is a link": (linked("report.html"), "report.html .* is a link"),
-    "a picture that never ends": (fifo, "progress.png .* no plain file"),
+    "the claims are a link": (linked("claims.json"), "claims.json .* is a link"),
+    "claims that are never written": (fifo, "claims.json .* no plain file"),
     "a ledger that never ends": (huge("ledger.jsonl"), "too large"),
-    "a report that never ends": (huge("report.html"), "too large"),
+    "claims that never end": (huge("claims.json"), "too large"),
     "a patch that never ends": (huge("proven/01-0001.diff"), "too large"),
     "a hundred patches": (many, "too many"),
     "a patch with another name": (lambda run: (run.state / "proven/01-0001.diff").rename(run.state / "proven/x.diff"), "not named"),
@@ -360,7 +360,10 @@ TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "another metric": (field("run", "metric", "loss"), "another `metric`"),
     "another scorer": (lambda run: edited(run, "score.py", "true.py"), "another `evaluate`"),
     "another edit": (lambda run: edited(run, '"contract":{', '"contract":{"edit":["**"],'), "another `edit`"),
-    "another brief": (field("run", "brief_id", "other"), "another `name`"),
+    "another brief": (field("run", "brief_id", "other"), "another name"),
+    "a time that is none": (field("run", "contract", {"time-budget": "x", "edit": ["train.py"]}), "does not hold a ledger"),
+    "a level that is none": (field("confirmation", "level", None), "does not hold a ledger"),
+    "a noise in words": (field("fact", "value", {"sigma": "1", "dof": 1, "mean": 1.0}), "does not hold a ledger"),
     "a folder above": (field("run", "working_directory", ".."), "outside of its repository"),
     "a program elsewhere": (field("run", "program", "/etc/passwd"), "outside of its repository"),
 }  # fmt: skip
@@ -390,6 +393,16 @@ def test_what_changes_after_the_check_is_not_used(run: Delivery) -> None:
     done = publish(run.state, run.environ, remember=swap)
     assert done.operation == "created"
     assert run.fake.git("diff", "--name-only", "main", done.head).split() == ["train.py"]
+
+
+def test_no_picture_of_the_research_job_is_shown(run: Delivery) -> None:
+    for name in ("progress.png", "report.html"):
+        (run.state / name).write_text("Approved by the security team")
+    publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+    files = run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).split()
+    for name in ("progress.png", "report.html"):
+        (path,) = [file for file in files if file.endswith(name)]
+        assert "Approved" not in run.fake.git("show", f"{memory.BRANCH}:{path}")
 
 
 def test_today_s_brief_has_a_word_too(run: Delivery) -> None:

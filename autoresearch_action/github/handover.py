@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.acceptance.noise import Noise
+from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import (
@@ -39,9 +40,12 @@ from autoresearch_action.records import (
     Usage,
     Verdict,
 )
+from autoresearch_action.report.body import body
+from autoresearch_action.report.tables import MOST_ROWS
 from autoresearch_action.text import visible
 
-# Bytes of a ledger: 100,000 experiments of about 2,000 each, and a fifth more
+# Bytes of a ledger: about 100,000 experiments of one short trial, or 15,000 with full loss curves;
+# checking a line takes a tenth of a millisecond
 MOST_LEDGER = 256 << 20
 # Of one line: the longest has a measurement's loss curve
 MOST_LINE = 4 << 20
@@ -50,8 +54,8 @@ MOST_TEXT, MOST_PROSE = 200_000, 1_000_000
 MOST_PATCHES = 99
 # Bytes of all proven patches together
 MOST_PATCH_BYTES = 1_000_000
-# Bytes of a report or a picture
-MOST_REPORT = 5_000_000
+# Bytes of the state of the claims
+MOST_CLAIMS = 5_000_000
 # Whole numbers: no count, seed or number of an experiment is beyond
 LARGEST = 1 << 64
 SERIES = re.compile(r"(\d{2})-(\d{4,9})\.diff", re.ASCII)
@@ -114,18 +118,16 @@ def taken(state: Path) -> Iterator[HandedOver]:
         if raw is None:
             raise InputError(f"{state} holds no ledger: there is nothing to publish.")
         _put(copy, "ledger.jsonl", _lines(raw))
-        for name in ("claims.json", "report.html", "progress.png"):
-            _put(copy, name, content(state, name, most=MOST_REPORT))
+        _put(copy, "claims.json", content(state, "claims.json", most=MOST_CLAIMS))
         names = series(state)
         for name in names:
             _put(copy, f"proven/{name}", content(state, "proven", name, most=MOST_PATCH_BYTES))
-        try:
+        with _readable(state):
             run_state = ledgers.read(copy)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{state} does not hold a ledger: {NEW_LEDGER}.") from None
+            listed = {*run_state.kept, *(e.number for e in run_state.recent(MOST_ROWS))}
         if run_state.run is None:
             raise InputError(f"The ledger in {state} has no run yet: there is nothing to publish.")
-        for number in run_state.kept:
+        for number in sorted(listed):
             parts = ("trials", f"{number:04d}", "patch.diff")
             _put(copy, "/".join(parts), content(state, *parts, most=MOST_PATCH_BYTES))
         patches = [(copy / "proven" / name).read_bytes() for name in names]
@@ -133,10 +135,22 @@ def taken(state: Path) -> Iterator[HandedOver]:
             raise InputError(
                 f"The changes are too large to publish ({MOST_PATCH_BYTES:,} bytes at most)."
             )
-        texts = [patch.decode("utf-8", "surrogateescape") for patch in patches]
         numbers = [int(found[2]) for found in map(SERIES.fullmatch, names) if found]
-        _agree(run_state, run_state.run, numbers)
+        with _readable(state):
+            _agree(run_state, run_state.run, numbers)
+            # It can be shown
+            body(run_state)
+        texts = [patch.decode("utf-8", "surrogateescape") for patch in patches]
         yield HandedOver(run_state, run_state.run, texts, numbers)
+
+
+@contextmanager
+def _readable(state: Path) -> Iterator[None]:
+    """Whatever an odd ledger makes go wrong is a sentence."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        raise InputError(f"{state} does not hold a ledger: {NEW_LEDGER}.") from None
 
 
 # -- files
@@ -237,7 +251,7 @@ def _checked(line: bytes) -> None:
     if kind in _RECORDS:
         _valid(_RECORDS[kind], event | ({"patch": ""} if kind == "proposal" else {}))
     elif kind == "fact" and event["name"] in _FACTS:
-        _FACTS[event["name"]].model_validate(event["value"])
+        _FACTS[event["name"]].model_validate(event["value"], strict=True)
     elif kind == "fact" and event["name"] == "claims" and not isinstance(event["value"], str):
         raise ValueError("claims")
     for name, wanted in _FIELDS.items() if kind not in _RECORDS else ():
@@ -275,6 +289,9 @@ def _agree(run_state: RunState, run: Run, numbers: Sequence[int]) -> None:
     places = (run.program, run.working_directory)
     if any(visible(path) != path or _leaves(path) for path in places) or not run.id:
         raise InputError("The ledger names a brief outside of its repository, or no run.")
+    name = Brief(run="true", path=Path(run.program), place=Path(run.working_directory)).id
+    if not re.fullmatch(rf"{re.escape(name)}(-[0-9a-f]{{8}})?", run.brief_id):
+        raise InputError(f"The ledger's run is not one of {run.program}: it has another name.")
     confirmation = run_state.confirmation
     if confirmation is None or not confirmation.held:
         return

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from github import InputGitTreeElement
 from github.GitTree import GitTree
 
+from autoresearch_action import report
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github.api import Api, Refused, connect
 from autoresearch_action.ledger import RunState
@@ -194,6 +195,8 @@ def save(run_state: RunState, environ: Mapping[str, str]) -> str:
     state, api = run_state.state, connect(environ, run_state.run.repository)
     branch, folder, name = Branch(api), run_state.run.brief_id, run_state.run.id
     files: dict[str, bytes | None] = {f"{folder}/{name}.jsonl": _compact(state / "ledger.jsonl")}
+    # Made here: those of the research job could show anything
+    report.write(state, run_state)
     for part in ("report.html", "progress.png"):
         if (state / part).is_file() and (state / part).stat().st_size <= MOST_BYTES:
             files[f"{folder}/{name}/{part}"] = (state / part).read_bytes()
