@@ -1,17 +1,15 @@
 """Publishing: what was proven becomes one pull request, opened or brought up to date. Idempotent;
 runs no candidate code.
 
-Covers the branch, the pull request and its furniture. What is handed over is taken in by
-handover.py, the commits are commits.py's, which pull requests have had their day outdated.py's, the
-ledger's own branch memory.py's. What the brief says is read from the base commit. A branch is moved
-only from the commit that this tool itself had put there, by compare-and-swap; where a person has
-pushed, a fresh branch is used. Nothing is ever rebased: what is published is the tree that was
+Covers the pull request and its furniture. What is handed over is taken in by handover.py, the
+commits are commits.py's, the branch they go to branch.py's, which pull requests have had their day
+outdated.py's, the ledger's own branch memory.py's. What the brief says is read from the base
+commit. Nothing is ever rebased: what is published is the tree that was
 confirmed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +24,7 @@ from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.github import commits, handover, outdated, outputs
 from autoresearch_action.github.api import Api, Refused, connect
+from autoresearch_action.github.branch import SeriesBranch
 from autoresearch_action.github.outdated import marker
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Run
@@ -37,14 +36,6 @@ SHORTEST = 600
 # Keys of the brief that a reviewer is shown, and that decide what was measured
 MEASURED_BY = ("edit", "setup", "check", "run", "evaluate", "time-budget")
 LABEL = "Proposed and measured by autoresearch"
-SUFFIXES = ("", *(f"-{number}" for number in range(2, 100)))
-MOVE = """mutation($repository: ID!, $name: GitRefname!, $before: GitObjectID!, $after: GitObjectID!) {
-  updateRefs(input: {repositoryId: $repository, refUpdates: [{name: $name, beforeOid: $before, afterOid: $after, force: true}]}) {
-    clientMutationId
-  }
-}"""
-# A server that is older than updateRefs
-NO_MOVE = re.compile(r"doesn't exist on type|isn't a defined", re.IGNORECASE)
 
 Operation = Literal["created", "updated", "closed", "none"]
 
@@ -195,7 +186,8 @@ class Publisher:
         self.wishes, self.dry_run, self.picture = wishes, dry_run, picture
         self.repository = api.repository
         self.name = wishes.branch or f"autoresearch/{self.run.brief_id}"
-        self.notes: list[str] = []
+        self.branch = SeriesBranch(api, handed, self.name)
+        self.notes = self.branch.notes
 
     def publish(self) -> Published:
         confirmation = self.run_state.confirmation
@@ -213,7 +205,7 @@ class Publisher:
         ):
             if self.dry_run:
                 return self._told(target, len(steps))
-            branch, head, shas = self._branch(
+            branch, head, shas = self.branch.put(
                 confirmation.tree, partial(self._commits, base, steps, content)
             )
         notes = (behind,) if behind else ()
@@ -224,7 +216,7 @@ class Publisher:
         """The brief at the base and, where the branch has moved on, as it is there today."""
         measured = f"the commit that was measured ({self.run.base[:12]})"
         found = [commits.brief_of(base, self.run, measured)]
-        today = self._ref(target)
+        today = self.branch.ref(target)
         if today and today != self.run.base:
             now = commits.Base(self.api, today)
             found.append(commits.brief_of(now, self.run, f"{target} any more"))
@@ -244,14 +236,11 @@ class Publisher:
             self.name,
         )
 
-    # -- where it goes
-    # -------------------------------------------------------------------------------------------
-
     def _base_branch(self) -> str:
         for name in filter(
             None, (self.wishes.base, self.run.branch, self.repository.default_branch)
         ):
-            if self._ref(name):
+            if self.branch.ref(name):
                 return name
             if name == self.wishes.base:
                 break
@@ -274,56 +263,6 @@ class Publisher:
         told = f"Measured on {self.run.base[:7]}, {many} behind {target}."
         return f"{told} It was not rebased; the next run measures it on the newer base first."
 
-    def _ref(self, branch: str) -> str | None:
-        found = self.api.ask(
-            f"read the branch {branch}", self.repository.get_git_ref, f"heads/{branch}"
-        )
-        return found.object.sha if found and found.ref == f"refs/heads/{branch}" else None
-
-    def _branch(self, tree: str, make: Callable[[], list[str]]) -> tuple[str, str, list[str]]:
-        """(branch, head, commits) with the proven series on it: found there, put there, or put on a
-        fresh name.
-        """
-        made: list[str] = []
-        for suffix in SUFFIXES:
-            name = f"{self.name}{suffix}"
-            now = self._ref(name)
-            if now:
-                there = self._there(now, tree)
-                if there:
-                    return name, now, there
-                if not self._untouched(name, now):
-                    self.notes.append(
-                        f"{name} holds commits that are not this tool's: it is left alone"
-                    )
-                    continue
-            made = made or make()
-            if self._move(name, now, made[-1]):
-                return name, made[-1], made
-        raise EnvironmentFault(f"There are a hundred branches {self.name}-…: delete some.")
-
-    def _there(self, head: str, tree: str) -> list[str] | None:
-        """The commits up to `head` where they are this very run's, published before; else None."""
-        shas: list[str] = []
-        for _ in self.handed.numbers:
-            commit = self.api.call("read the branch", self.repository.get_git_commit, head)
-            told = commit.message.splitlines()
-            if f"Autoresearch-Run: {self.run.id}" not in told or len(commit.parents) != 1:
-                return None
-            if not shas and commit.tree.sha != tree:
-                return None
-            shas.append(head)
-            head = commit.parents[0].sha
-        return shas[::-1] if head == self.run.base else None
-
-    def _untouched(self, branch: str, now: str) -> bool:
-        """Whether the branch is where this tool left it: some pull request from it says so."""
-        pulls = self._pulls_from(branch, "all")
-        return any(
-            marker(pull).get("head") == now and marker(pull).get("brief") == self.run.brief_id
-            for pull in pulls
-        )
-
     def _commits(
         self,
         base: commits.Base,
@@ -338,54 +277,7 @@ class Publisher:
         trailers = {f"Autoresearch-{name}": value for name, value in told.items()}
         return text.message(change.description, change.hypothesis, trailers)
 
-    def _move(self, branch: str, now: str | None, head: str) -> bool:
-        """Point the branch at `head`: made anew, or moved from `now` and from nothing else. False:
-        somebody was faster.
-        """
-        try:
-            if now is None:
-                self.api.call(
-                    "create the branch",
-                    self.repository.create_git_ref,
-                    f"refs/heads/{branch}",
-                    head,
-                )
-            else:
-                self._swap(branch, now, head)
-        except Refused as refused:
-            there = self._ref(branch)
-            if there == now:
-                # Nobody was faster: it may not be moved
-                raise
-            # Else an earlier try that was answered too late, or another run
-            if there != head:
-                self.notes.append(
-                    f"{branch} was moved by somebody else meanwhile ({refused.words})"
-                )
-            return there == head
-        return True
-
-    def _swap(self, branch: str, now: str, head: str) -> None:
-        values = {
-            "repository": self.repository.node_id,
-            "name": f"refs/heads/{branch}",
-            "before": now,
-            "after": head,
-        }
-        try:
-            self.api.call("move the branch", self.repository.requester.graphql_query, MOVE, values)
-        except Refused as refused:
-            old = refused.status == 404 or NO_MOVE.search(refused.words)
-            # Looked at once more: as near to a compare-and-swap as such a server comes
-            if not old or self._ref(branch) != now:
-                raise
-            self.api.call(
-                "move the branch",
-                lambda: self.repository.get_git_ref(f"heads/{branch}").edit(head, force=True),
-            )
-
     # -- the pull request
-    # ----------------------------------------------------------------------------------------
 
     def _open_pulls(self) -> Iterator[PullRequest]:
         """Open pull requests of this brief, from this repository."""
@@ -440,14 +332,7 @@ class Publisher:
         )
 
     def _from(self, branch: str) -> PullRequest | None:
-        return next(iter(self._pulls_from(branch, "open")), None)
-
-    def _pulls_from(self, branch: str, state: str) -> list[PullRequest]:
-        head = f"{self.repository.owner.login}:{branch}"
-        return self.api.call(
-            "list pull requests",
-            lambda: list(islice(self.repository.get_pulls(state=state, head=head), 20)),
-        )
+        return next(iter(self.branch.pulls(branch, "open")), None)
 
     def _create(
         self, target: str, branch: str, title: str, write: Callable[..., str]
@@ -540,7 +425,6 @@ class Publisher:
                     raise
 
     # -- what has had its day
-    # ------------------------------------------------------------------------------------
 
     def _supersede(self, kept: PullRequest) -> None:
         """One open pull request per brief and base: another one that holds this tool's commits
