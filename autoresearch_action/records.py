@@ -56,7 +56,9 @@ class Record(BaseModel):
 
 
 class Usage(Record):
-    """What a proposal cost: tokens as the model's reply reports them, dollars from the price list."""
+    """What a proposal cost: tokens as the model's reply reports them, dollars from the price
+    list.
+    """
 
     calls: int = 0
     input_tokens: int = 0
@@ -264,7 +266,9 @@ class Experiment(Record):
 
 
 class Run(Record):
-    """What is true of a whole run: written once at its start, read by the report and by `publish`."""
+    """What is true of a whole run: written once at its start, read by the report and by
+    `publish`.
+    """
 
     id: Slug
     started: float

@@ -1,10 +1,9 @@
-"""Text that a model, a program or a ledger wrote, made harmless for the place where it is shown: one
-function a context.
+"""Text that a model, a program or a ledger wrote, made harmless for the place where it is shown.
 
-Markdown (inline, cells, quotations, fenced blocks, images), Mermaid labels, HTML comments, commit
-messages with their trailers, workflow commands and outputs, single lines. Templates let nothing
-through that was not made by one of these (`finalized`); HTML text and attributes are escaped by the
-template engine. Secrets are scrubbed earlier (isolation/secrets.py).
+One function a context: Markdown (inline, cells, quotations, fenced blocks, images), Mermaid labels,
+HTML comments, commit messages with their trailers, workflow commands and outputs, single lines.
+Templates put out nothing that is not inert (`finalized`); HTML text and attributes are escaped by
+the template engine. Secrets are scrubbed earlier (isolation/secrets.py).
 """
 
 from __future__ import annotations
@@ -30,7 +29,9 @@ class Inert(str):
 
 
 def visible(text: str) -> str:
-    """`text` without control, invisible and direction-changing characters; newlines and tabs stay."""
+    """`text` without control, invisible and direction-changing characters; newlines and tabs
+    stay.
+    """
     kept = (
         c
         for c in text

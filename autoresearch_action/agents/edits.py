@@ -111,7 +111,8 @@ def _replaced(text: str, edit: Edit, file: str, exists: bool) -> str:
         return text.replace(search, new)
     if text.count(search) > 1:
         raise EditRefused(
-            f"The search text occurs {text.count(search)} times in {file}: give more lines around it: {_short(search)}"
+            f"The search text occurs {text.count(search)} times in {file}: give more lines"
+            f" around it: {_short(search)}"
         )
     lines, wanted = text.split("\n"), search.strip("\n").split("\n")
     for tolerant in (_ends, _indents):
@@ -122,7 +123,8 @@ def _replaced(text: str, edit: Edit, file: str, exists: bool) -> str:
         ]
         if len(places) > 1:
             raise EditRefused(
-                f"The search text occurs {len(places)} times in {file}: give more lines around it: {_short(search)}"
+                f"The search text occurs {len(places)} times in {file}: give more lines around"
+                f" it: {_short(search)}"
             )
         if places:
             found = lines[places[0] : places[0] + len(wanted)]

@@ -1,5 +1,4 @@
-"""The branch of a pull request: pointed at the proven series by compare-and-swap, and at nothing that
-is not this tool's.
+"""The branch of a pull request: pointed at the proven series by compare-and-swap.
 
 A branch is moved only from the commit that this tool itself had put there; where a person has
 pushed, a fresh name is used. Makes no commits and opens no pull request.
@@ -19,8 +18,12 @@ from autoresearch_action.github.handover import HandedOver
 from autoresearch_action.github.outdated import marker
 
 SUFFIXES = ("", *(f"-{number}" for number in range(2, 100)))
-MOVE = """mutation($repository: ID!, $name: GitRefname!, $before: GitObjectID!, $after: GitObjectID!) {
-  updateRefs(input: {repositoryId: $repository, refUpdates: [{name: $name, beforeOid: $before, afterOid: $after, force: true}]}) {
+MOVE = """mutation(
+  $repository: ID!, $name: GitRefname!, $before: GitObjectID!, $after: GitObjectID!
+) {
+  updateRefs(input: {repositoryId: $repository, refUpdates: [
+    {name: $name, beforeOid: $before, afterOid: $after, force: true}
+  ]}) {
     clientMutationId
   }
 }"""
@@ -29,7 +32,9 @@ NO_MOVE = re.compile(r"doesn't exist on type|isn't a defined", re.IGNORECASE)
 
 
 class SeriesBranch:
-    """Where one run's proven series goes. `notes`: what a reader of the pull request should know."""
+    """Where one run's proven series goes. `notes`: what a reader of the pull request should
+    know.
+    """
 
     def __init__(self, api: Api, handed: HandedOver, name: str) -> None:
         self.api, self.repository, self.handed, self.run = api, api.repository, handed, handed.run

@@ -1,5 +1,5 @@
-"""What a research job handed over, taken in once: copied into a folder of our own, bounded, and held
-against its shape.
+"""What a research job handed over, taken in once: bounded, copied into a folder of our own, and
+held against its shape.
 
 The job ran a model's code, so its state folder is untrusted as a whole. Nothing is read here by a
 link, from a device or beyond its limit, and nothing is read twice: whoever publishes works on the

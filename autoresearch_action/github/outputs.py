@@ -64,7 +64,8 @@ def write(run_state: RunState, environ: Mapping[str, str]) -> None:
     for number in sorted(kept, key=lambda number: number not in proven)[: MOST_NOTICES - 1]:
         annotate(
             "notice",
-            f"{'Proven' if number in proven else 'Kept, not proven'}: {run_state.experiments[number].description}",
+            f"{'Proven' if number in proven else 'Kept, not proven'}:"
+            f" {run_state.experiments[number].description}",
         )
 
 

@@ -245,7 +245,8 @@ class Publisher:
             if name == self.wishes.base:
                 break
         raise InputError(
-            f"base: there is no branch {self.wishes.base or self.run.branch} to open a pull request onto."
+            f"base: there is no branch {self.wishes.base or self.run.branch} to open a pull"
+            " request onto."
         )
 
     def _behind(self, target: str) -> str:
@@ -255,7 +256,8 @@ class Publisher:
         compared = self.api.ask("compare the base", self.repository.compare, self.run.base, target)
         if compared is None or compared.status not in ("identical", "ahead"):
             raise InputError(
-                f"The commit that was measured ({self.run.base[:12]}) is not on {target}: give the branch it is on as `base`."
+                f"The commit that was measured ({self.run.base[:12]}) is not on {target}: give"
+                " the branch it is on as `base`."
             )
         if not compared.ahead_by:
             return ""

@@ -72,13 +72,15 @@ def settle(environ: Mapping[str, str]) -> str:
             left = Dispatch.model_validate_json(branch.blob(tickets[path]))
         except ValueError:
             told.append(
-                f"The ticket {FOLDER}/{path} of the memory branch cannot be read: dispatch its checkpoint anew, and delete it."
+                f"The ticket {FOLDER}/{path} of the memory branch cannot be read: dispatch its"
+                " checkpoint anew, and delete it."
             )
             continue
         if left.attempt >= ATTEMPTS:
             branch.write({f"{FOLDER}/{path}": None}, f"Give up the checkpoint of run {_run(path)}")
             told.append(
-                f"The checkpoint {left.checkpoint} of run {_run(path)} was left behind and is not sent again: dispatch it anew."
+                f"The checkpoint {left.checkpoint} of run {_run(path)} was left behind and is"
+                " not sent again: dispatch it anew."
             )
             continue
         _send(api, left.model_copy(update={"attempt": left.attempt + 1}))

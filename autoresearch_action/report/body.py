@@ -105,7 +105,10 @@ def verdict_line(run_state: RunState) -> str:
         )
     if not confirmation.held:
         return confirmation.reason or "Nothing held."
-    over = f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh seeds{' on held-out data' if run.holdout else ''}"
+    over = (
+        f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh"
+        f" seeds{' on held-out data' if run.holdout else ''}"
+    )
     if run.seeds == "exact" or confirmation.test == "exact":
         over = "an exact count on this instance"
     return f"{_change(run, confirmation)}, over {over}, re-measured on this head."
@@ -134,7 +137,10 @@ def _change(run: Run, confirmation: Confirmation) -> str:
     ):
         ends = sorted((confirmation.low, confirmation.high), key=lambda gain: sign * gain)
         inside += f", 95 % interval {percent(ends[0])} to {percent(ends[1])}"
-    return f"{run.metric} {text.number(confirmation.baseline)} → {text.number(confirmation.best)} ({inside})"
+    return (
+        f"{run.metric} {text.number(confirmation.baseline)} → {text.number(confirmation.best)}"
+        f" ({inside})"
+    )
 
 
 def _facts(
@@ -209,11 +215,13 @@ def warnings(run_state: RunState) -> list[str]:
     level = run.environment.get("sandbox", "")
     if level != "full":
         found.append(
-            f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}: a candidate could have cheated."
+            f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}:"
+            " a candidate could have cheated."
         )
     if not run.contract.get("evaluate"):
         found.append(
-            "The metric is self-reported: the changed program printed it itself. Give the brief a scorer (evaluate)."
+            "The metric is self-reported: the changed program printed it itself. Give the"
+            " brief a scorer (evaluate)."
         )
     if run.seeds == "blind" or (run_state.facts.get("noise") or {}).get("blind"):
         found.append("Seeds have no effect on this program, so luck cannot be told from a gain.")
@@ -229,7 +237,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
     found = [
         (
             "frozen",
-            f"everything but {', '.join(run.contract.get('edit', ['train.py']))}; sha256 {run.frozen[:16]}",
+            f"everything but {', '.join(run.contract.get('edit', ['train.py']))}; sha256"
+            f" {run.frozen[:16]}",
         )
     ]
     if run.data:
@@ -238,14 +247,16 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(
             (
                 "checkpoint",
-                f"{checkpoint.shown(run.checkpoint.get('uri', ''))}, sha256 {run.checkpoint.get('sha256', '')[:16]}",
+                f"{checkpoint.shown(run.checkpoint.get('uri', ''))}, sha256"
+                f" {run.checkpoint.get('sha256', '')[:16]}",
             )
         )
     if "time-budget" in run.contract:
         found.append(
             (
                 "time",
-                f"{run.contract['time-budget']:g} s of training for every run, measured from outside",
+                f"{run.contract['time-budget']:g} s of training for every run, measured from"
+                " outside",
             )
         )
     if noise:
@@ -266,7 +277,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(
             (
                 "test",
-                f"{confirmation.test} over {confirmation.pairs} pairs, base and head in random order{level}",
+                f"{confirmation.test} over {confirmation.pairs} pairs, base and head in random"
+                f" order{level}",
             )
         )
         found.append(("interval", f"over {confirmation.over or 'seeds'}"))
@@ -278,7 +290,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(
             (
                 "early stops",
-                f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']} winners would have been lost",
+                f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']}"
+                " winners would have been lost",
             )
         )
     base = run_state.experiments[0].verdict if 0 in run_state.experiments else None
@@ -319,7 +332,10 @@ def cost(run_state: RunState) -> list[tuple[str, str]]:
         )
     ]
     if usage.calls:
-        tokens = f"{usage.input_tokens:,} in, {usage.output_tokens:,} out, {usage.cache_read_tokens:,} read from the cache"
+        tokens = (
+            f"{usage.input_tokens:,} in, {usage.output_tokens:,} out,"
+            f" {usage.cache_read_tokens:,} read from the cache"
+        )
         found.append(("model", f"{usage.calls} calls, {tokens}, {run_state.usd:.2f} dollars"))
     else:
         found.append(("model", "none"))
@@ -360,7 +376,8 @@ def _chart(rows: list[Row], run: Run) -> str:
             "xychart-beta",
             f'  title "{text.label(run.metric)} of the incumbent, search estimates"',
             f'  x-axis "experiment" {points[0][0]} --> {points[-1][0]}',
-            f'  y-axis "{text.label(run.metric)}" {min(values) - margin:.6g} --> {max(values) + margin:.6g}',
+            f'  y-axis "{text.label(run.metric)}" {min(values) - margin:.6g} -->'
+            f" {max(values) + margin:.6g}",
             f"  line [{', '.join(f'{value:.6g}' for value in values)}]",
         ]
     )
@@ -370,19 +387,23 @@ def _next(run_state: RunState, proven: list[Change], waits: bool) -> list[str]:
     if not run_state.improved:
         return [
             "Read the table for what was tried; the next run's agents are shown it.",
-            "Say in the brief what to try instead, or give it more time: `autoresearch measure` says what a gain of 1 % needs.",
+            "Say in the brief what to try instead, or give it more time: `autoresearch"
+            " measure` says what a gain of 1 % needs.",
         ]
     advice = ["Read the diff: it is all that this pull request changes."]
     if waits:
         advice.append(
-            "Approve its checks: opened with `GITHUB_TOKEN`, it has them wait for that; with an App token they start by themselves."
+            "Approve its checks: opened with `GITHUB_TOKEN`, it has them wait for that; with"
+            " an App token they start by themselves."
         )
     if len(proven) > 1:
         advice.append(
-            "Each change is one commit, so that you can drop one; measure what is left by running again before you merge it."
+            "Each change is one commit, so that you can drop one; measure what is left by"
+            " running again before you merge it."
         )
     advice.append(
-        "Merge it, and the next run starts from here. Close it, and say in the brief what was wrong with it."
+        "Merge it, and the next run starts from here. Close it, and say in the brief what was"
+        " wrong with it."
     )
     advice.append("Push to the branch, and the next run leaves it alone and opens another.")
     return advice

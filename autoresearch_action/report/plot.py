@@ -83,7 +83,9 @@ def _values(rows: list[Row]) -> list[float]:
 
 
 def _window(rows: list[Row]) -> tuple[float, float]:
-    """Axis limits that show every kept value and most others: an outlier must not flatten the rest."""
+    """Axis limits that show every kept value and most others: an outlier must not flatten the
+    rest.
+    """
     kept = sorted(r.value for r in rows if r.value is not None and r.status == "keep")
     values = sorted(r.value for r in rows if r.value is not None)
     if not values:
