@@ -84,6 +84,9 @@ FILES = {
     "src/b.py": "no end",
     "src/empty.py": "",
     "score.py": "score\n",
+    # Lines that look like headers once they are removed or added
+    "src/tricky.py": "-- a/score.py\n++ b/score.py\ndiff --git a/score.py b/score.py\n@@ -1 +1 @@\n\\ No newline at end of file\n-- \n"
+    "deleted file mode 100644\n\n- x\n+ y\n",
 }
 HEADERS = [
     "diff --git a/src/a.py b/src/a.py", "diff --git i/src/x w/src/x", "diff --git a/src/a.py b/score.py", "diff --git src/a.py src/a.py",
@@ -120,6 +123,8 @@ def seeds(home: Path) -> list[str]:
         {"src/b.py": "an end\n", "src/a.py": None},
         {"src/empty.py": None, "score.py": "better\n"},
         {"src/a.py": None, "src/a.py/b.py": "within\n"},
+        {"src/tricky.py": "".join(reversed(FILES["src/tricky.py"].splitlines(keepends=True)))},
+        {"src/tricky.py": None, "src/more.py": FILES["src/tricky.py"]},
     ]
     found = []
     for change in changes:

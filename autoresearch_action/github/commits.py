@@ -137,8 +137,9 @@ class Base:
         if entry is None:
             return None
         blob = self.api.call(f"read {shown(path)}", self.api.repository.get_git_blob, entry.sha)
-        raw = base64.b64decode(blob.content) if blob.encoding == "base64" else None
-        return blob.content.encode() if raw is None else raw
+        if blob.encoding == "base64":
+            return base64.b64decode(blob.content)
+        return blob.content.encode()
 
 
 def brief_of(base: Base, run: Run, where: str) -> Brief:
@@ -245,8 +246,8 @@ class Replay:
 
     def _difference(self, before: str, after: str) -> Iterator[tuple[str, Entry | None]]:
         words = ("diff-tree", "-r", "--raw", "-z", "--no-renames", "--no-abbrev", before, after)
-        shown_ = self._git(*words).decode("utf-8", "surrogateescape").split("\0")
-        for facts, path in zip(shown_[::2], shown_[1::2], strict=False):
+        told = self._git(*words).decode("utf-8", "surrogateescape").split("\0")
+        for facts, path in zip(told[::2], told[1::2], strict=False):
             _, mode, _, sha, _ = facts.removeprefix(":").split(" ")
             yield path, None if mode == NOBODY else Entry(mode, "blob", sha)
 
