@@ -23,6 +23,7 @@ from autoresearch_action.errors import InputError
 from autoresearch_action.github import commits, handover, memory
 from autoresearch_action.github.api import Api, connect
 from autoresearch_action.github.pull_request import publish
+from autoresearch_action.records import Run
 from autoresearch_action.workspace.patch import Touched
 
 SECRET = "ghs_what_the_publishing_job_may_write_with"
@@ -393,6 +394,22 @@ def test_what_changes_after_the_check_is_not_used(run: Delivery) -> None:
     done = publish(run.state, run.environ, remember=swap)
     assert done.operation == "created"
     assert run.fake.git("diff", "--name-only", "main", done.head).split() == ["train.py"]
+
+
+def test_a_plain_checkout_s_brief_is_read_from_its_files(fake: FakeGitHub) -> None:
+    for name, content in (
+        ("program.md", "Lower it.\n"),
+        ("prepare.py", "TIME_BUDGET = 60\n"),
+        ("uv.lock", "\n"),
+    ):
+        fake.human_commit("main", f"plain/{name}", content)
+    base = commits.Base(api(fake), fake.sha("main") or "")
+    run = Run(id="x", started=1.0, base=base.commit.sha, working_directory="plain")
+    found = commits.brief_of(base, run, "there")
+    assert found.informal
+    assert found.id == "plain--program"
+    assert found.contract["time-budget"] == 60
+    assert found.contract["run"] == "uv run train.py"
 
 
 def test_no_picture_of_the_research_job_is_shown(run: Delivery) -> None:
