@@ -12,12 +12,15 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from autoresearch_action import brief as briefs
+from autoresearch_action import text
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError, UserError
 from autoresearch_action.github import event, outputs
+from autoresearch_action.ledger import RunState
 
 PREFIX = "AUTORESEARCH_IN_"
 
@@ -83,7 +86,9 @@ class Inputs:
 
 
 def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -> Path:
-    """Where the ledger lives: as given, else outside the workspace, by repository, brief and shard."""
+    """Where the ledger lives: as given, else outside the workspace, by repository, brief and
+    shard.
+    """
     given, shard = inputs.text("state-directory"), inputs.text("shard")
     if shard and not shard.isdecimal():
         raise InputError(f"shard: {shard[:60]!r} is not a number.")
@@ -111,7 +116,8 @@ def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | Non
     directory = Path(environ.get("GITHUB_WORKSPACE", ".")) / inputs.text("working-directory", ".")
     if not directory.is_dir():
         raise InputError(
-            f"working-directory: {inputs.text('working-directory')} is not there; was the repository checked out?"
+            f"working-directory: {inputs.text('working-directory')} is not there; was the"
+            " repository checked out?"
         )
     os.chdir(directory)
     prose = inputs.text("brief") or event.read(environ).brief
@@ -187,7 +193,8 @@ def _merged(inputs: Inputs, brief: Brief, state: Path) -> list[str]:
         lambda text: outputs.annotate("warning", text),
     )
     print(
-        f"{count} kept change{'s' * (count != 1)} of {len(list(folder.glob('*/ledger.jsonl')))} shards to measure again."
+        f"{count} kept change{'s' * (count != 1)} of"
+        f" {len(list(folder.glob('*/ledger.jsonl')))} shards to measure again."
     )
     return [f"patches:{target}"] if count else []
 
@@ -214,30 +221,35 @@ def publish(environ: Mapping[str, str]) -> None:
     try:
         if not given or not (Path(given) / "ledger.jsonl").exists():
             raise InputError(
-                f"state-directory: {given or 'nothing'} holds no ledger; did the research job upload its artifact?"
+                f"state-directory: {given or 'nothing'} holds no ledger; did the research job"
+                " upload its artifact?"
             )
         state = Path(given).resolve()
-        done = deliver(state, environ, dry_run, "" if dry_run else _remember(state, environ))
-        print(done.describe())
+        done = deliver(state, environ, dry_run, partial(_remember, environ))
+        with outputs.fenced():
+            print(done.describe())
         outputs.annotate("notice", done.words)
-        outputs.summarize(done.describe(), environ)
+        outputs.summarize(done.summary(), environ)
     finally:
         if not dry_run:
             settle(environ)
 
 
-def _remember(state: Path, environ: Mapping[str, str]) -> str:
+def _remember(environ: Mapping[str, str], run_state: RunState) -> str:
     """The run on the memory branch: the address of its picture. What is proven is published even
     where that cannot be written.
     """
     from autoresearch_action.github import memory
 
     try:
-        return memory.save(state, environ)
+        return memory.save(run_state, environ)
     except EnvironmentFault as error:
-        kept = "The ledger and the state of the claims are in this job's artifact alone: the next run will not know of them."
+        kept = (
+            "The ledger and the state of the claims are in this job's artifact alone: the"
+            " next run will not know of them."
+        )
         outputs.annotate("warning", told := f"{error} {kept}")
-        outputs.summarize(f"> [!WARNING]\n> {told}\n", environ)
+        outputs.summarize(f"> [!WARNING]\n> {text.inline(told, 1_000)}\n", environ)
         return ""
 
 
@@ -252,7 +264,8 @@ def enqueue(environ: Mapping[str, str]) -> None:
         # The research goes on all the same
         outputs.annotate(
             "warning",
-            f"Not queued: should this run be cancelled while it waits, dispatch its checkpoint again. {error}",
+            "Not queued: should this run be cancelled while it waits, dispatch its checkpoint"
+            f" again. {error}",
         )
 
 

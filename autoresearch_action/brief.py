@@ -240,6 +240,12 @@ class Brief(Record):
         return bool(_TIMING.search(self.metric))
 
     @property
+    def contract(self) -> dict[str, Any]:
+        """The front matter that differs from the defaults, and what all are equal in."""
+        told = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return told | ({"time-budget": self.time_budget} if self.fixed_time else {})
+
+    @property
     def hash(self) -> str:
         """sha256 over contract and prose."""
         return hashlib.sha256((self.model_dump_json() + "\0" + self.prose).encode()).hexdigest()

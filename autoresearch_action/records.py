@@ -2,14 +2,17 @@
 for them.
 
 Plain frozen data, safe to write to the ledger and to send to another machine. No behaviour beyond
-small derived facts; nothing here reads a clock, a file or a process.
+small derived facts; nothing here reads a clock, a file or a process. What names something (ids,
+objects of git, branches, metrics) has its shape here, for every reader; how long texts may be and
+what is finite is judged where a ledger is handed over (github/handover.py).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Split = Literal["val", "holdout"]
 Side = Literal["base", "head"]
@@ -17,6 +20,31 @@ Outcome = Literal["ok", "crash", "discard", "stopped", "lost"]
 Status = Literal["keep", "discard", "crash"]
 # Among a proposal's details: the run whose whole stack it is
 INHERITED = "inherited"
+# What a branch may not be called (git-check-ref-format)
+_NO_BRANCH = re.compile(
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|\A[-/.]|[/.]\Z|\A@\Z"
+)
+
+
+def _slug(value: str) -> str:
+    """A file's or a branch's name, or a part of it."""
+    if not re.fullmatch(r"(?:[\w-][\w.-]{0,399})?", value) or _NO_BRANCH.search(f"x/{value}x"):
+        raise ValueError("must be letters, digits, _ . and -")
+    return value
+
+
+def _branch(value: str) -> str:
+    if len(value) > 400 or _NO_BRANCH.search(value):
+        raise ValueError("must be a branch's name")
+    return value
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+Branch = Annotated[str, AfterValidator(_branch)]
+MetricName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w./@-]{0,99}$")]
+# A commit, a tree: git's hexadecimal names, in tests shorter words
+ObjectName = Annotated[str, Field(pattern=r"^[\w.-]{0,64}$")]
+Hexadecimal = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 
 
 class Record(BaseModel):
@@ -28,7 +56,9 @@ class Record(BaseModel):
 
 
 class Usage(Record):
-    """What a proposal cost: tokens as the model's reply reports them, dollars from the price list."""
+    """What a proposal cost: tokens as the model's reply reports them, dollars from the price
+    list.
+    """
 
     calls: int = 0
     input_tokens: int = 0
@@ -48,7 +78,7 @@ class Proposal(Record):
     `parent`.
     """
 
-    parent: str
+    parent: ObjectName
     patch: str
     agent: str
     # One line, what was changed
@@ -84,7 +114,7 @@ class Trial(Record):
 
     # Of the experiment; 0 is the baseline
     number: int
-    commit: str
+    commit: ObjectName
     seed: int
     split: Split = "val"
     # Hold-out slice; meaningful for split == "holdout"
@@ -167,9 +197,9 @@ class Verdict(Record):
     seconds: float = 0.0
     usd: float = 0.0
     # The candidate's commit
-    commit: str = ""
+    commit: ObjectName = ""
     # The incumbent that it was judged against
-    parent: str = ""
+    parent: ObjectName = ""
     # Improvement in the metric's unit, > 0 is better; a search estimate, biased
     estimate: float | None = None
     # Its standard error
@@ -208,9 +238,9 @@ class Confirmation(Record):
     over: str = ""
     reason: str = ""
     # The confirmed commit
-    head: str = ""
+    head: ObjectName = ""
     # Its git tree: what is published must have this tree
-    tree: str = ""
+    tree: ObjectName = ""
     # Experiments that make up the head, in order
     numbers: list[int] = Field(default_factory=list)
     # "hold-out use 14 of 20", "equal time: base got 0.3 s more"
@@ -223,8 +253,8 @@ class Experiment(Record):
     number: int
     # None for the baseline
     proposal: Proposal | None = None
-    commit: str = ""
-    parent: str = ""
+    commit: ObjectName = ""
+    parent: ObjectName = ""
     runs: list[Measurement] = Field(default_factory=list)
     verdict: Verdict | None = None
     origin: int | None = None
@@ -236,31 +266,33 @@ class Experiment(Record):
 
 
 class Run(Record):
-    """What is true of a whole run: written once at its start, read by the report and by `publish`."""
+    """What is true of a whole run: written once at its start, read by the report and by
+    `publish`.
+    """
 
-    id: str
+    id: Slug
     started: float
     # Commit that everything is measured against
-    base: str
+    base: ObjectName
     # Branch the base was on
-    branch: str = ""
+    branch: Branch = ""
     # Owner/name where known
     repository: str = ""
     working_directory: str = "."
     program: str = "program.md"
-    brief_id: str = ""
-    brief_hash: str = ""
+    brief_id: Slug = ""
+    brief_hash: Hexadecimal = ""
     prose: str = ""
-    metric: str = "val_bpb"
+    metric: MetricName = "val_bpb"
     goal: Literal["minimize", "maximize"] = "minimize"
     # Front matter that differs from the defaults
     contract: dict[str, Any] = Field(default_factory=dict)
     agents: list[str] = Field(default_factory=list)
     budget: dict[str, float | None] = Field(default_factory=dict)
     # Hash over the frozen files
-    frozen: str = ""
+    frozen: Hexadecimal = ""
     # Hash of the data manifest or of setup's outputs
-    data: str = ""
+    data: Hexadecimal = ""
     # Hardware, versions, sandbox level
     environment: dict[str, str] = Field(default_factory=dict)
     # Uri, sha256

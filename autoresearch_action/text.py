@@ -1,14 +1,18 @@
-"""Text that a model or a program wrote, made harmless before it stands in a pull request, a summary
-or a page.
+"""Text that a model, a program or a ledger wrote, made harmless for the place where it is shown.
 
-Covers Markdown only; HTML is escaped by the template engine. Secrets are scrubbed earlier
-(trials/secrets.py).
+One function a context: Markdown (inline, cells, quotations, fenced blocks, images), Mermaid labels,
+HTML comments, commit messages with their trailers, workflow commands and outputs, single lines.
+Templates put out nothing that is not inert (`finalized`); HTML text and attributes are escaped by
+the template engine. Secrets are scrubbed earlier (isolation/secrets.py).
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 # Zero width: ends a mention or a reference without being seen
 JOINER = "\u2060"
@@ -16,10 +20,18 @@ _MARKS = re.compile(r"([\\`*_\[\]|$~])")
 # What would begin a heading, a list or a rule
 _BLOCK = re.compile(r"^(\d*)([#+=.)-])")
 _REFERENCES = re.compile(r"([@#]|\bGH-|://|\bwww)(?=[\w.])|(?<=\w)(@)(?=\w)", re.IGNORECASE)
+# In a commit message these keep a push from starting the checks
+_SKIPS = re.compile(r"\[(?=\s*(?:skip|no|ci|actions)\b)|\bskip-checks(?=:)", re.IGNORECASE)
+
+
+class Inert(str):
+    """Markdown that does no more than it shows: what a template lets through as it is."""
 
 
 def visible(text: str) -> str:
-    """`text` without control, invisible and direction-changing characters; newlines and tabs stay."""
+    """`text` without control, invisible and direction-changing characters; newlines and tabs
+    stay.
+    """
     kept = (
         c
         for c in text
@@ -28,33 +40,86 @@ def visible(text: str) -> str:
     return "".join(kept)
 
 
-def inline(text: str, most: int = 300) -> str:
+def line(text: str) -> str:
+    """One line of visible characters: for a terminal, a picture, a table's cell in a file."""
+    return " ".join(visible(text).split())
+
+
+def inline(text: str, most: int = 300) -> Inert:
     """One line of Markdown that shows `text` literally: no mentions, references, links, images,
     HTML or table cells.
     """
-    text = clip(" ".join(visible(text).split()), most)
+    text = clip(line(text), most)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _BLOCK.sub(r"\1\\\2", _MARKS.sub(r"\\\1", text))
-    return _REFERENCES.sub(lambda found: found[0] + JOINER, text)
+    return Inert(_unreferred(text))
 
 
-def plain(text: str) -> str:
-    """Plain text that mentions nobody and refers to nothing, for commit messages."""
-    return _REFERENCES.sub(lambda found: found[0] + JOINER, visible(text)).strip()
+def finalized(value: Any) -> Any:
+    """What a Markdown template may put out: text that is not inert yet is shown literally."""
+    if not isinstance(value, str) or isinstance(value, Inert):
+        return value
+    begin, end = value[: len(value) - len(value.lstrip())], value[len(value.rstrip()) :]
+    return f"{begin and ' '}{inline(value, 10_000)}{end and ' '}"
 
 
-def quote(text: str, most: int = 2_000) -> str:
+def image(words: str, address: str) -> Inert:
+    """A picture in Markdown; "" where there is none."""
+    safe = re.sub(r"[^!#$%&'*+,./:;=?@\w~-]", "", address, flags=re.ASCII)
+    return Inert(f"![{inline(words)}]({safe})" if safe else "")
+
+
+def quote(text: str, most: int = 2_000) -> Inert:
     """Several lines as a Markdown quotation, each of them literal."""
-    lines = [inline(line, most) for line in clip(visible(text), most).splitlines()]
-    return "\n".join(f"> {line}".rstrip() for line in lines if line) or "> "
+    lines = [inline(part, most) for part in clip(visible(text), most).splitlines()]
+    return Inert("\n".join(f"> {part}".rstrip() for part in lines if part) or "> ")
 
 
-def fence(text: str, language: str = "", most: int = 100_000) -> str:
+def fence(text: str, language: str = "", most: int = 100_000) -> Inert:
     """`text` as a fenced block that nothing in it can close."""
     text = clip(visible(text).strip("\n"), most)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     mark = "`" * max(3, longest + 1)
-    return f"{mark}{language}\n{text}\n{mark}"
+    return Inert(f"{mark}{language}\n{text}\n{mark}")
+
+
+def label(text: str, most: int = 100) -> str:
+    """A name in a chart (Mermaid, between quotes) or a picture: letters and plain signs alone."""
+    return clip(re.sub(r"[^\w ./@+-]", "", line(text)), most)
+
+
+def comment(json_: str) -> Inert:
+    """JSON within an HTML comment that nothing in it ends."""
+    return Inert(json_.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"}))
+
+
+def plain(text: str) -> str:
+    """A line of plain text that mentions nobody and refers to nothing, for titles."""
+    return _unreferred(line(text))
+
+
+def message(title: str, words: str, trailers: Mapping[str, str]) -> str:
+    """A commit's message. The words are one paragraph and no trailers; they hold no check back."""
+    parts = [clip(plain(title), 72) or "Change", clip(plain(words), 1_000)]
+    tail = "\n".join(f"{name}: {line(value)}" for name, value in trailers.items())
+    return "\n\n".join(
+        [*(_SKIPS.sub(lambda found: found[0] + JOINER, part) for part in parts if part), tail]
+    )
+
+
+def command(words: str) -> str:
+    """The message of a workflow command: an annotation."""
+    return visible(words).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def output(name: str, value: str) -> str:
+    """An entry of GITHUB_OUTPUT that no value can end."""
+    mark = f"end-{secrets.token_hex(8)}"
+    return f"{name}<<{mark}\n{value}\n{mark}\n"
+
+
+def _unreferred(text: str) -> str:
+    return _REFERENCES.sub(lambda found: found[0] + JOINER, text)
 
 
 def clip(text: str, most: int) -> str:

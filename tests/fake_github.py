@@ -261,7 +261,7 @@ class FakeGitHub(Repository):
                     "sha": sha,
                     "url": f"{self._at}/git/trees/{sha}",
                     "tree": entries,
-                    "truncated": False,
+                    "truncated": self.settings.get("truncated", False),
                 }
                 return 201 if call == "POST trees" else 200, tree
             case "POST commits":

@@ -13,16 +13,17 @@ import tiny
 from delivery import Delivery
 
 from autoresearch_action import action
+from autoresearch_action import ledger as ledgers
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github import memory, queue
 from autoresearch_action.github.api import allowed, connect
 
 
 def test_memory_is_one_file_a_run_and_comes_back(run: Delivery, tmp_path: Path) -> None:
-    address = memory.save(run.state, run.environ)
+    address = memory.save(ledgers.read(run.state), run.environ)
     assert address.startswith("https://github.example/octo/repo/raw/autoresearch-memory/program/")
     writes = len([w for w in run.fake.writes if "blobs" not in w[1]])
-    memory.save(run.state, run.environ)
+    memory.save(ledgers.read(run.state), run.environ)
     assert (
         len([w for w in run.fake.writes if "blobs" not in w[1]]) <= writes + 1
     )  # the tree that turns out to be the same
@@ -49,7 +50,7 @@ def test_memory_is_one_file_a_run_and_comes_back(run: Delivery, tmp_path: Path) 
     assert any("Raise the rate" in name for name in first), (
         "the last stack is measured first on the newer base"
     )
-    memory.save(run.state, run.environ)
+    memory.save(ledgers.read(run.state), run.environ)
     assert run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).count(".jsonl") == 2
 
 
@@ -58,7 +59,7 @@ def test_two_writers_of_the_memory_lose_nothing(run: Delivery) -> None:
     run.fake.hook(
         "POST", r"/git/refs$", lambda: other.write({"other/a.jsonl": b"{}\n"}, "Another run")
     )
-    memory.save(run.state, run.environ)
+    memory.save(ledgers.read(run.state), run.environ)
     run.fake.hook(
         "PATCH", r"/git/refs", lambda: other.write({"other/b.jsonl": b"{}\n"}, "Another run")
     )

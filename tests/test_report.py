@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Literal, get_origin
 
 import pytest
 import studies
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from pydantic import BaseModel
 
 from autoresearch_action import brief as briefs
 from autoresearch_action import report, text
@@ -20,7 +27,8 @@ from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.commands import run as run_command
 from autoresearch_action.github import outputs
-from autoresearch_action.report import body
+from autoresearch_action.ledger import RunState
+from autoresearch_action.report import body, html, plot, tables
 from autoresearch_action.report.live import View
 from autoresearch_action.workspace.trees import Workspace
 
@@ -77,6 +85,299 @@ def test_the_words_of_a_model_do_nothing_in_a_pull_request(tmp_path: Path) -> No
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}, (
         "a cell broke out of its row"
     )
+
+
+# -- every field of a ledger at once, whoever adds one, in every place where it is shown
+
+EVIL = (
+    "`code` ``` ~~~ -->\n\n<img src=x onerror=alert(1)> @octocat fixes #1 GH-4 [y](https://evil.example) ![x](http://evil.example/p.png)"
+    " | cell | ${{ secrets.X }} \u200b\u202e\x1b[31m $x$ \" ' --> <script>x</script>\n# Heading\n```\n~~~\n</details></pre></title>\n::set-output name=improved::true\n"
+    "##[error]x\n::add-mask::a\nCo-authored-by: Eve <eve@evil.example>\n\n- [ ] task\n1. one\n[ref]: https://evil.example\n| a |\n| - |\nAutoresearch-Run: other\n[skip ci]"
+)
+GRAMMAR = {"details", "summary"}
+
+
+def spoilt(value: Any, evil: str) -> Any:
+    """`value` with every text in it replaced, names of entries too; a word of a fixed list stays, as its type does not take another."""
+    if isinstance(value, BaseModel):
+        fixed = {
+            name
+            for name, field in type(value).model_fields.items()
+            if get_origin(field.annotation) is Literal
+        }
+        update = {
+            name: spoilt(getattr(value, name), evil)
+            for name in type(value).model_fields
+            if name not in fixed
+        }
+        if hasattr(value, "metrics"):
+            update["metrics"] = {evil: 1.0, "val_bpb": 1.0}
+        return value.model_copy(update=update)
+    if isinstance(value, str):
+        return evil
+    if isinstance(value, dict):
+        return {key: spoilt(inner, evil) for key, inner in value.items()} | {evil: evil}
+    if isinstance(value, list):
+        return [spoilt(inner, evil) for inner in value]
+    return value
+
+
+def poisoned(folder: Path, evil: str, monkeypatch: pytest.MonkeyPatch) -> RunState:
+    """A run as no reader would let it in: each text of each record says `evil`."""
+    run_state = studies.make(folder)
+    experiments = {
+        number: spoilt(run_state.experiments[number], evil) for number in run_state.experiments
+    }
+    run = run_state.run
+    assert run is not None
+    filled = run.model_copy(
+        update={
+            "agents": ["x"],
+            "checkpoint": {"uri": "x", "sha256": "x"},
+            "data": "x",
+            "repository": "o/r",
+        }
+    )
+    contract = {
+        "edit": [evil],
+        "setup": evil,
+        "check": evil,
+        "run": evil,
+        "evaluate": evil,
+        "time-budget": 5.0,
+    }
+    run_state.run = spoilt(filled, evil).model_copy(update={"contract": contract, "budget": {}})
+    run_state.experiments = experiments  # type: ignore[assignment]
+    run_state.confirmations = [spoilt(one, evil) for one in run_state.confirmations]
+    run_state.facts |= {
+        "claims": evil,
+        "branch": {"name": evil, "commits": {"1": evil}},
+        "audit": {"looks": 3, "kept": 2, "lost": 0},
+    }
+    run_state.stop_reason, run_state.messages = evil, [evil]
+    monkeypatch.setattr(run_state, "verdicts", lambda: (e.verdict for e in experiments.values()))
+    return run_state
+
+
+class Page(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: set[str] = set()
+        self.comments: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags[f"/{tag}"] += 1
+
+    def handle_comment(self, data: str) -> None:
+        self.comments.append(data)
+
+
+def tokens(markdown: str) -> list[Token]:
+    found = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+    return [inner for token in found for inner in (token, *(token.children or []))]
+
+
+def harmless(markdown: str, pictures: int = 0) -> list[Token]:
+    """What a reader of Markdown finds in it holds nothing that works by itself."""
+    found = tokens(markdown)
+    kinds = Counter(token.type for token in found)
+    assert kinds["image"] == pictures
+    assert not kinds["link_open"]
+    assert not [token for token in found if token.type == "code_block"]
+    pages = [Page(token.content) for token in found if token.type in ("html_block", "html_inline")]
+    assert {tag.removeprefix("/") for page in pages for tag in page.tags} <= GRAMMAR
+    assert not {name for page in pages for name in page.attributes}
+    assert sum(len(page.comments) for page in pages) == 1, "the marker"
+    shown = "\n".join(token.content for token in found if token.type in ("text", "html_block"))
+    assert not re.search(
+        r"[@#]\w|\bGH-\d|://\w|[\u200b\u202e\x1b]",
+        re.sub(r"<!--.*?-->", "", shown, flags=re.DOTALL),
+    )
+    return found
+
+
+def test_no_field_of_a_ledger_does_anything_in_a_pull_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_state = poisoned(tmp_path, EVIL, monkeypatch)
+    told = body.body(
+        run_state,
+        notes=(EVIL,),
+        picture=f"https://github.example/{EVIL}.png",
+        commits={1: EVIL},
+        head=EVIL,
+        limit=10**6,
+    )
+    found = harmless(told, pictures=1)
+    assert [token.info for token in found if token.type == "fence"] == ["mermaid", "sh", "markdown"]
+    chart, commands, _ = (token.content for token in found if token.type == "fence")
+    assert [len(re.findall('"', line)) for line in chart.splitlines()] == [0, 2, 2, 2, 0]
+    assert "octocat" in commands, "shown, not removed"
+    heads = [
+        token.content
+        for before, token in zip(found, found[1:], strict=False)
+        if before.type == "heading_open"
+    ]
+    assert heads == [
+        "Scope",
+        "Kept changes",
+        "All experiments",
+        "Why it works",
+        "How it was judged",
+        "Reproduce",
+        "Cost",
+        "The brief",
+        "What you can do next",
+    ]
+    cells = [sum(1 for token in row if token.type == "td_open") for row in rows(found)]
+    assert set(cells) == {3, 5, 7}
+    assert outdated_marker(told) == {
+        "brief": EVIL,
+        "run": EVIL,
+        "base": EVIL,
+        "tree": EVIL,
+        "head": EVIL,
+    }
+    assert "\n" not in body.title(run_state)
+    assert not re.search(r"[@#]\w", body.title(run_state))
+
+
+def rows(found: list[Token]) -> list[list[Token]]:
+    """The tokens of each row below a table's head."""
+    parts: list[list[Token]] = []
+    for token in found:
+        if token.type == "tr_open":
+            parts.append([])
+        elif parts:
+            parts[-1].append(token)
+    return [part for part in parts if any(token.type == "td_open" for token in part)]
+
+
+def outdated_marker(told: str) -> dict[str, str]:
+    from autoresearch_action.github.outdated import marker
+
+    return marker(SimpleNamespace(body=told))  # type: ignore[arg-type]
+
+
+def test_no_field_of_a_ledger_does_anything_in_a_page_a_picture_or_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page(folder: str, evil: str) -> Page:
+        run_state = poisoned(tmp_path / folder, evil, monkeypatch)
+        experiments = run_state.recent()
+        shown = tables.rows(experiments, "val_bpb", 1)
+        picture = plot.progress(shown, evil, True, True)
+        assert picture.startswith(b"\x89PNG")
+        told = html.page(run_state, experiments, shown, picture)
+        assert not re.search("[\u200b\u202e\x1b]", told)
+        lines = tables.results_tsv(run_state).splitlines()
+        assert {line.count("\t") for line in lines} == {4}
+        assert len(lines) == 22
+        return Page(told)
+
+    evil, plain = page("evil", EVIL), page("plain", "x\n" * (EVIL.count("\n") + 1))
+    assert evil.tags == plain.tags
+    assert evil.attributes == plain.attributes
+    assert evil.comments == plain.comments == []
+
+
+def test_no_field_of_a_ledger_does_anything_in_a_commit_or_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_state = poisoned(tmp_path, EVIL, monkeypatch)
+    (change,) = tables.changes(run_state)
+    trailers = {
+        "Autoresearch-Brief": EVIL,
+        "Autoresearch-Run": EVIL,
+        "Autoresearch-Experiment": "1",
+    }
+    message = text.message(change.description, change.hypothesis, trailers)
+    parsed = subprocess.run(
+        ["git", "interpret-trailers", "--parse"],
+        input=message,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert [line.partition(":")[0] for line in parsed.splitlines()] == list(trailers)
+    assert len(message.split("\n")[0]) <= 80
+    words = message.rpartition("\n\n")[0]
+    assert not re.search(r"[@#]\w|\[skip ci|://\w", words)
+
+    environ = {
+        "GITHUB_OUTPUT": str(tmp_path / "out"),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+    }
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    outputs.write(run_state, environ)
+    names, lines = [], iter((tmp_path / "out").read_text().splitlines())
+    for line in lines:
+        name, _, mark = line.partition("<<")
+        names.append(name)
+        while next(lines) != mark:
+            pass
+    assert names == list(outputs.research(run_state))
+    told = capsys.readouterr().out.splitlines()
+    assert all(re.match(r"::(notice|warning) title=autoresearch::", line) for line in told)
+    harmless((tmp_path / "summary").read_text())
+    assert not re.search(r"[\r\n]", text.command(EVIL))
+
+
+CONTEXTS: dict[str, Callable[[str], str]] = {
+    "inline": text.inline,
+    "quotation": text.quote,
+    "image": lambda words: text.image(words, "https://github.example/x.png"),
+    "fence": text.fence,
+    "template": lambda words: str(text.finalized(words)),
+    "cell": lambda words: f"| a | b |\n| - | - |\n| {text.inline(words)} | y |",
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *"`~*_[]()<>!#@|$\\&-+=.:/\"'{}\n\r\t 1aw\u200b\u202e\u2028\x00\x1b",
+                "://",
+                "<!--",
+                "-->",
+                "![",
+                "](",
+                "@a",
+                "#1",
+                "www.",
+            ]
+        ),
+        max_size=40,
+    ).map("".join)
+)
+def test_each_context_holds_any_text(words: str) -> None:
+    for name, shown in CONTEXTS.items():
+        found = Counter(
+            token.type for token in tokens(f"before\n\n{shown(words)}\n\nafter <!-- -->")
+        )
+        assert found["image"] == (name == "image"), name
+        assert found["fence"] == (name == "fence"), name
+        assert found["html_inline"] == 1, name
+        for kind in (
+            "link_open",
+            "html_block",
+            "heading_open",
+            "hr",
+            "code_block",
+            "bullet_list_open",
+            "ordered_list_open",
+            "code_inline",
+        ):
+            assert not found[kind], (name, kind)
+    assert Page(f"<!-- {text.comment(words)} -->").comments == [f" {text.comment(words)} "]
 
 
 @settings(max_examples=150, deadline=None)

@@ -11,7 +11,8 @@ import tiny
 from autoresearch_action import brief as briefs
 from autoresearch_action.errors import InputError
 from autoresearch_action.workspace.git import merge
-from autoresearch_action.workspace.patch import PatchRefused, matches
+from autoresearch_action.workspace.patch import PatchRefused
+from autoresearch_action.workspace.patterns import matches
 from autoresearch_action.workspace.trees import Workspace, remove
 
 

@@ -13,10 +13,11 @@ import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from autoresearch_action.records import Record
+from autoresearch_action.workspace.patch import ordinary
+from autoresearch_action.workspace.patterns import matches
 
 # Editable files that are looked at
 MAX_LISTED = 200
@@ -110,7 +111,8 @@ def _replaced(text: str, edit: Edit, file: str, exists: bool) -> str:
         return text.replace(search, new)
     if text.count(search) > 1:
         raise EditRefused(
-            f"The search text occurs {text.count(search)} times in {file}: give more lines around it: {_short(search)}"
+            f"The search text occurs {text.count(search)} times in {file}: give more lines"
+            f" around it: {_short(search)}"
         )
     lines, wanted = text.split("\n"), search.strip("\n").split("\n")
     for tolerant in (_ends, _indents):
@@ -121,7 +123,8 @@ def _replaced(text: str, edit: Edit, file: str, exists: bool) -> str:
         ]
         if len(places) > 1:
             raise EditRefused(
-                f"The search text occurs {len(places)} times in {file}: give more lines around it: {_short(search)}"
+                f"The search text occurs {len(places)} times in {file}: give more lines around"
+                f" it: {_short(search)}"
             )
         if places:
             found = lines[places[0] : places[0] + len(wanted)]
@@ -165,17 +168,8 @@ def _nearest(lines: list[str], wanted: list[str]) -> str:
 
 
 def allowed(name: str, patterns: Sequence[str]) -> bool:
-    """Whether gitignore `patterns`, anchored at the working directory, select the file `name`; the
-    last match decides.
-    """
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or ".git" in parts or not name or name == ".":
-        return False
-    chosen = False
-    for pattern in patterns:
-        if _regex(pattern.removeprefix("!")).match(name):
-            chosen = not pattern.startswith("!")
-    return chosen
+    """Whether `patterns` select the file `name`, relative to the working directory."""
+    return ordinary(name) and matches(name, patterns)
 
 
 def editable(directory: Path, patterns: Sequence[str]) -> list[str]:
@@ -190,7 +184,7 @@ def editable(directory: Path, patterns: Sequence[str]) -> list[str]:
 def _files(directory: Path, patterns: Sequence[str]) -> Iterator[str]:
     plain = [pattern.strip("/") for pattern in patterns]
     if not any(
-        re.search(r"[*?\[!]", pattern) or (directory / pattern).is_dir() for pattern in plain
+        re.search(r"[*?\[!\\]", pattern) or (directory / pattern).is_dir() for pattern in plain
     ):
         yield from {name for name in plain if (directory / name).is_file()}
         return
@@ -204,18 +198,3 @@ def _files(directory: Path, patterns: Sequence[str]) -> Iterator[str]:
             path = Path(folder, file)
             if not path.is_symlink():
                 yield path.relative_to(directory).as_posix()
-
-
-@lru_cache(maxsize=256)
-def _regex(pattern: str) -> re.Pattern[str]:
-    """gitignore's wildcards: `**` any folders, `*` and `?` within a name; a folder selects what is
-    below it.
-    """
-    parts = re.split(r"(\*\*/|/\*\*$|\*\*|\*|\?|\[[^\]]+\])", pattern.strip("/"))
-    known = {"**/": "(?:.*/)?", "/**": "/.*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    body = "".join(
-        known.get(p)
-        or (p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p))
-        for p in parts
-    )
-    return re.compile(f"{body}(?:/.*)?$" if not pattern.endswith("/") else f"{body}/.*$")

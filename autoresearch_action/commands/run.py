@@ -382,9 +382,7 @@ def _describe(options: Options, brief: Brief, workspace: Workspace, machine: _Ma
         prose=brief.prose,
         metric=brief.metric,
         goal=brief.goal,
-        contract=brief.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        # What all are equal in, default or not
-        | ({"time-budget": brief.time_budget} if brief.fixed_time else {}),
+        contract=brief.contract,
         agents=list(options.agents),
         budget={
             name: getattr(options, name)

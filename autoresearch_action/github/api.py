@@ -28,10 +28,15 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 # Seconds of one request
 TIMEOUT = 30
-LATER = "Nothing is lost: the state folder (in a job, the artifact) holds everything, and `autoresearch publish --state DIR` does it later."
+LATER = (
+    "Nothing is lost: the state folder (in a job, the artifact) holds everything, and"
+    " `autoresearch publish --state DIR` does it later."
+)
 ALLOW = (
-    "let Actions open pull requests: repository Settings > Actions > General > Workflow permissions >"
-    " 'Allow GitHub Actions to create and approve pull requests' (an organisation may have to allow it first), or give an App token"
+    "let Actions open pull requests: repository Settings > Actions > General > Workflow"
+    " permissions >"
+    " 'Allow GitHub Actions to create and approve pull requests' (an organisation may have to"
+    " allow it first), or give an App token"
 )
 RULE = re.compile(
     r"rule violation|protected branch|force-push|creations being restricted", re.IGNORECASE
@@ -52,11 +57,15 @@ class Refused(EnvironmentFault):
             return ALLOW
         if RULE.search(self.words):
             return (
-                f"a rule of the repository refuses it ('{self.words}'): under Settings > Rules > Rulesets (or Branches) take the branches"
+                f"a rule of the repository refuses it ('{self.words}'): under Settings > Rules"
+                " > Rulesets (or Branches) take the branches"
                 " autoresearch* out of that rule, or let this job's token bypass it"
             )
         if self.status in (403, 404):
-            needed = "`permissions: contents: write`, `pull-requests: write` and, for queued checkpoints, `actions: read`"
+            needed = (
+                "`permissions: contents: write`, `pull-requests: write` and, for queued"
+                " checkpoints, `actions: read`"
+            )
             return f"GitHub says '{self.words}'; give the job {needed}"
         return f"GitHub answers {self.status}: {self.words}"
 
@@ -71,12 +80,14 @@ class Api:
     # Set by `connect`
     repository: Repository = field(init=False)
 
-    def call(self, what: str, work: Callable[[], T]) -> T:
-        """`work()`, tried again where that can help. Raises EnvironmentFault; of a 4xx, Refused."""
+    def call(self, what: str, work: Callable[..., T], *words: Any, **more: Any) -> T:
+        """`work(*words, **more)`, tried again where that can help. Raises EnvironmentFault; of a
+        4xx, Refused.
+        """
         pause = self.pause
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return work()
+                return work(*words, **more)
             except (requests.RequestException, OSError) as error:
                 trouble = f"GitHub cannot be reached ({type(error).__name__})"
             except GithubException as error:
@@ -90,7 +101,8 @@ class Api:
                 trouble = f"GitHub answers {error.status}: {said(error)}"
                 if wait is not None and wait > LONGEST_PAUSE:
                     raise EnvironmentFault(
-                        f"Could not {what}: the rate limit is used up for {wait / 60:.0f} minutes. {LATER}"
+                        f"Could not {what}: the rate limit is used up for {wait / 60:.0f}"
+                        f" minutes. {LATER}"
                     ) from None
                 pause = max(pause, wait or 0.0)
             if attempt < ATTEMPTS:
@@ -98,10 +110,10 @@ class Api:
                 pause *= 2
         raise EnvironmentFault(f"Could not {what}: {trouble}, {ATTEMPTS} times. {LATER}")
 
-    def ask(self, what: str, work: Callable[[], T]) -> T | None:
+    def ask(self, what: str, work: Callable[..., T], *words: Any, **more: Any) -> T | None:
         """`call`, with None where GitHub says that there is no such thing."""
         try:
-            return self.call(what, work)
+            return self.call(what, work, *words, **more)
         except Refused as refused:
             if refused.status == 404 or (
                 refused.status == 409 and "empty" in refused.words.lower()
@@ -115,12 +127,15 @@ class Api:
 
 
 def connect(environ: Mapping[str, str], repository: str = "") -> Api:
-    """The repository of the job, or the one named. Raises EnvironmentFault naming what is missing."""
+    """The repository of the job, or the one named. Raises EnvironmentFault naming what is
+    missing.
+    """
     token = environ.get("GITHUB_TOKEN") or environ.get("GH_TOKEN") or ""
     name = environ.get("GITHUB_REPOSITORY") or repository
     if not token.strip():
         raise EnvironmentFault(
-            f"Set GITHUB_TOKEN to a token with `contents: write` and `pull-requests: write`. {LATER}"
+            "Set GITHUB_TOKEN to a token with `contents: write` and `pull-requests: write`."
+            f" {LATER}"
         )
     if not re.fullmatch(r"[!-~]+", token.strip()):
         raise EnvironmentFault("GITHUB_TOKEN holds characters that no token has: set it anew.")
@@ -143,10 +158,11 @@ def connect(environ: Mapping[str, str], repository: str = "") -> Api:
     )
     server = environ.get("GITHUB_SERVER_URL", "https://github.com").rstrip("/")
     api = Api(server, pause=0.01 if quick else FIRST_PAUSE)
-    found = api.ask("read the repository", lambda: github.get_repo(name))
+    found = api.ask("read the repository", github.get_repo, name)
     if found is None:
         raise EnvironmentFault(
-            f"{name} is not there, or the token may not see it: give it `contents: write` on this repository."
+            f"{name} is not there, or the token may not see it: give it `contents: write` on"
+            " this repository."
         )
     api.repository = found
     return api

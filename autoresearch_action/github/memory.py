@@ -12,14 +12,14 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from github import InputGitTreeElement
 from github.GitTree import GitTree
 
-from autoresearch_action import ledger as ledgers
+from autoresearch_action import report
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github.api import Api, Refused, connect
 from autoresearch_action.ledger import RunState
@@ -49,16 +49,12 @@ class Branch:
     def tip(self) -> tuple[str, GitTree] | None:
         """(commit, root tree), or None where there is no such branch yet."""
         repository = self.api.repository
-        ref = self.api.ask(
-            "read the memory branch", lambda: repository.get_git_ref(f"heads/{BRANCH}")
-        )
+        ref = self.api.ask("read the memory branch", repository.get_git_ref, f"heads/{BRANCH}")
         if ref is None or ref.ref != f"refs/heads/{BRANCH}":
             return None
-        commit = self.api.call(
-            "read the memory branch", lambda: repository.get_git_commit(ref.object.sha)
-        )
+        commit = self.api.call("read the memory branch", repository.get_git_commit, ref.object.sha)
         return commit.sha, self.api.call(
-            "read the memory branch", lambda: repository.get_git_tree(commit.tree.sha)
+            "read the memory branch", repository.get_git_tree, commit.tree.sha
         )
 
     def listing(self, folder: str) -> dict[str, str]:
@@ -73,14 +69,14 @@ class Branch:
             return {}
         tree = self.api.call(
             "read the memory branch",
-            lambda: self.api.repository.get_git_tree(top.sha, recursive=True),
+            self.api.repository.get_git_tree,
+            top.sha,
+            recursive=True,
         )
         return {element.path: element.sha for element in tree.tree if element.type == "blob"}
 
     def blob(self, sha: str) -> bytes:
-        blob = self.api.call(
-            "read the memory branch", lambda: self.api.repository.get_git_blob(sha)
-        )
+        blob = self.api.call("read the memory branch", self.api.repository.get_git_blob, sha)
         return (
             base64.b64decode(blob.content) if blob.encoding == "base64" else blob.content.encode()
         )
@@ -99,13 +95,16 @@ class Branch:
                     element for element, sha in zip(elements, shas.values(), strict=True) if sha
                 ]
                 tree = self.api.call(
-                    "write the memory branch", partial(repository.create_git_tree, elements)
+                    "write the memory branch", repository.create_git_tree, elements
                 )
                 if not elements:
                     return False
                 commit = self.api.call(
                     "write the memory branch",
-                    partial(repository.create_git_commit, message, tree, []),
+                    repository.create_git_commit,
+                    message,
+                    tree,
+                    [],
                 )
             else:
                 sha, root = found
@@ -114,16 +113,19 @@ class Branch:
                     return False
                 tree = self.api.call(
                     "write the memory branch",
-                    partial(repository.create_git_tree, elements, root),
+                    repository.create_git_tree,
+                    elements,
+                    root,
                 )
                 if tree.sha == root.sha:
                     return False
-                parent = self.api.call(
-                    "write the memory branch", partial(repository.get_git_commit, sha)
-                )
+                parent = self.api.call("write the memory branch", repository.get_git_commit, sha)
                 commit = self.api.call(
                     "write the memory branch",
-                    partial(repository.create_git_commit, message, tree, [parent]),
+                    repository.create_git_commit,
+                    message,
+                    tree,
+                    [parent],
                 )
             if self._point(commit.sha, found[0] if found else ""):
                 return True
@@ -137,7 +139,9 @@ class Branch:
         encoded = base64.b64encode(data).decode()
         return self.api.call(
             "write the memory branch",
-            lambda: self.api.repository.create_git_blob(encoded, "base64"),
+            self.api.repository.create_git_blob,
+            encoded,
+            "base64",
         ).sha
 
     def _present(
@@ -149,7 +153,9 @@ class Branch:
             return elements
         tree = self.api.call(
             "read the memory branch",
-            lambda: self.api.repository.get_git_tree(root.sha, recursive=True),
+            self.api.repository.get_git_tree,
+            root.sha,
+            recursive=True,
         )
         there = {element.path for element in tree.tree}
         return [e for e in elements if e not in gone or e._identity["path"] in there]
@@ -163,13 +169,15 @@ class Branch:
             if not before:
                 self.api.call(
                     "write the memory branch",
-                    lambda: repository.create_git_ref(f"refs/heads/{BRANCH}", sha),
+                    repository.create_git_ref,
+                    f"refs/heads/{BRANCH}",
+                    sha,
                 )
             else:
                 ref = self.api.call(
-                    "read the memory branch", lambda: repository.get_git_ref(f"heads/{BRANCH}")
+                    "read the memory branch", repository.get_git_ref, f"heads/{BRANCH}"
                 )
-                self.api.call("write the memory branch", lambda: ref.edit(sha, force=False))
+                self.api.call("write the memory branch", ref.edit, sha, force=False)
         except Refused:
             found = self.tip()
             if found is None or found[0] == before:
@@ -179,16 +187,16 @@ class Branch:
         return True
 
 
-def save(state: Path, environ: Mapping[str, str]) -> str:
-    """Put the run on the memory branch. Returns the address of its picture. Raises
-    EnvironmentFault.
+def save(run_state: RunState, environ: Mapping[str, str]) -> str:
+    """Put the run, as it was handed over and taken in, on the memory branch. Returns the address of
+    its picture. Raises EnvironmentFault.
     """
-    run_state = ledgers.read(state)
-    if run_state.run is None:
-        return ""
-    api = connect(environ, run_state.run.repository)
+    assert run_state.run is not None
+    state, api = run_state.state, connect(environ, run_state.run.repository)
     branch, folder, name = Branch(api), run_state.run.brief_id, run_state.run.id
     files: dict[str, bytes | None] = {f"{folder}/{name}.jsonl": _compact(state / "ledger.jsonl")}
+    # Made here: those of the research job could show anything
+    report.write(state, run_state)
     for part in ("report.html", "progress.png"):
         if (state / part).is_file() and (state / part).stat().st_size <= MOST_BYTES:
             files[f"{folder}/{name}/{part}"] = (state / part).read_bytes()
@@ -205,7 +213,7 @@ def save(state: Path, environ: Mapping[str, str]) -> str:
         files[f"{folder}/claims.json"] = claims
     branch.write(files, f"Remember {folder}, run {name}")
     return (
-        api.web(f"raw/{BRANCH}/{folder}/{name}/progress.png")
+        api.web(quote(f"raw/{BRANCH}/{folder}/{name}/progress.png"))
         if f"{folder}/{name}/progress.png" in files
         else ""
     )

@@ -57,7 +57,7 @@ def pointless(api: Api, run_state: RunState, run: Run, pull: PullRequest) -> str
 def _ahead(api: Api, older: str, newer: str) -> bool:
     if not re.fullmatch(r"[0-9a-f]{40,64}", older):
         return False
-    compared = api.ask("compare the bases", lambda: api.repository.compare(older, newer))
+    compared = api.ask("compare the bases", api.repository.compare, older, newer)
     return compared is not None and compared.status == "ahead"
 
 
@@ -92,7 +92,7 @@ def _measured(experiment: Experiment) -> bool:
 
 def _contained(api: Api, older: str, head: str, newer: str) -> bool:
     """Whether every file that `head` changes on `older` is at `newer` as it is at `head`."""
-    compared = api.ask("compare the change", lambda: api.repository.compare(older, head))
+    compared = api.ask("compare the change", api.repository.compare, older, head)
     base = commits.Base(api, newer)
     there = [(file, base.entry(file.filename)) for file in compared.files] if compared else []
     return bool(there) and all(

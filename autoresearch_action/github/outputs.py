@@ -64,7 +64,8 @@ def write(run_state: RunState, environ: Mapping[str, str]) -> None:
     for number in sorted(kept, key=lambda number: number not in proven)[: MOST_NOTICES - 1]:
         annotate(
             "notice",
-            f"{'Proven' if number in proven else 'Kept, not proven'}: {run_state.experiments[number].description}",
+            f"{'Proven' if number in proven else 'Kept, not proven'}:"
+            f" {run_state.experiments[number].description}",
         )
 
 
@@ -130,13 +131,9 @@ def _incumbent(run_state: RunState, metric: str) -> float | None:
 def put(environ: Mapping[str, str], **values: str) -> None:
     """Set outputs of the present step."""
     _append(
-        environ.get("GITHUB_OUTPUT"), "".join(_entry(name, value) for name, value in values.items())
+        environ.get("GITHUB_OUTPUT"),
+        "".join(text.output(name, value) for name, value in values.items()),
     )
-
-
-def _entry(name: str, value: str) -> str:
-    mark = f"end-{secrets.token_hex(8)}"
-    return f"{name}<<{mark}\n{value}\n{mark}\n"
 
 
 def summarize(markdown: str, environ: Mapping[str, str]) -> None:
@@ -152,12 +149,7 @@ def _append(path: str | None, more: str) -> None:
 def annotate(kind: str, words: str) -> None:
     """An annotation on the job's page; nothing outside a job."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        print(f"::{kind} title=autoresearch::{escape(words)}", flush=True)
-
-
-def escape(words: str) -> str:
-    """Words for a workflow command's message."""
-    return text.visible(words).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        print(f"::{kind} title=autoresearch::{text.command(words)}", flush=True)
 
 
 @contextmanager

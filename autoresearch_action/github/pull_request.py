@@ -1,16 +1,15 @@
 """Publishing: what was proven becomes one pull request, opened or brought up to date. Idempotent;
 runs no candidate code.
 
-Covers the branch, the pull request and its furniture. The commits are commits.py's, which pull
-requests have had their day outdated.py's, the ledger's own branch memory.py's. A branch is moved
-only from the commit that this tool itself had put there, by compare-and-swap; where a person has
-pushed, a fresh branch is used. Nothing is ever rebased: what is published is the tree that was
+Covers the pull request and its furniture. What is handed over is taken in by handover.py, the
+commits are commits.py's, the branch they go to branch.py's, which pull requests have had their day
+outdated.py's, the ledger's own branch memory.py's. What the brief says is read from the base
+commit. Nothing is ever rebased: what is published is the tree that was
 confirmed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,30 +18,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from github.PullRequest import PullRequest
-from pydantic import ValidationError
 
-from autoresearch_action import ledger as ledgers
 from autoresearch_action import text
+from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.github import commits, outdated, outputs
+from autoresearch_action.github import commits, handover, outdated, outputs
 from autoresearch_action.github.api import Api, Refused, connect
+from autoresearch_action.github.branch import SeriesBranch
 from autoresearch_action.github.outdated import marker
 from autoresearch_action.ledger import RunState
-from autoresearch_action.records import Confirmation, Run
+from autoresearch_action.records import Run
 from autoresearch_action.report import body as bodies
 from autoresearch_action.report import tables
 
 # Characters of a body that is not shortened further
 SHORTEST = 600
+# Keys of the brief that a reviewer is shown, and that decide what was measured
+MEASURED_BY = ("edit", "setup", "check", "run", "evaluate", "time-budget")
 LABEL = "Proposed and measured by autoresearch"
-SUFFIXES = ("", *(f"-{number}" for number in range(2, 100)))
-MOVE = """mutation($repository: ID!, $name: GitRefname!, $before: GitObjectID!, $after: GitObjectID!) {
-  updateRefs(input: {repositoryId: $repository, refUpdates: [{name: $name, beforeOid: $before, afterOid: $after, force: true}]}) {
-    clientMutationId
-  }
-}"""
-# A server that is older than updateRefs
-NO_MOVE = re.compile(r"doesn't exist on type|isn't a defined", re.IGNORECASE)
 
 Operation = Literal["created", "updated", "closed", "none"]
 
@@ -106,6 +99,11 @@ class Published:
     def describe(self) -> str:
         return "\n".join([self.words, *(f"Note: {note}" for note in self.notes)])
 
+    def summary(self) -> str:
+        """The same in Markdown."""
+        lines = [text.inline(line, 1_000) for line in self.describe().splitlines()]
+        return "\n\n".join(lines) + (f"\n\n[Pull request]({self.url})" if self.url else "")
+
     def outputs(self) -> dict[str, str]:
         return {
             "branch": self.branch,
@@ -117,33 +115,23 @@ class Published:
 
 
 def publish(
-    state: Path, environ: Mapping[str, str], dry_run: bool = False, picture: str = ""
+    state: Path,
+    environ: Mapping[str, str],
+    dry_run: bool = False,
+    remember: Callable[[RunState], str] | None = None,
 ) -> Published:
-    """Bring the brief's pull request in line with the run in `state`. Raises InputError,
+    """Bring the brief's pull request in line with the run in `state`. `remember` stores the run
+    first, unless this is a dry run, and gives its picture's address. Raises InputError,
     EnvironmentFault.
     """
-    wishes, run_state = PullRequestOptions.of(environ), _study(state)
-    run = run_state.run
-    assert run is not None
-    _expected(run, wishes)
-    publisher = Publisher(
-        connect(environ, run.repository), run_state, run, wishes, dry_run or wishes.dry_run, picture
-    )
-    done = publisher.publish()
+    wishes = PullRequestOptions.of(environ)
+    with handover.taken(state) as handed:
+        _expected(handed.run, wishes)
+        api, dry_run = connect(environ, handed.run.repository), dry_run or wishes.dry_run
+        picture = remember(handed.run_state) if remember and not dry_run else ""
+        done = Publisher(api, handed, wishes, dry_run, picture).publish()
     outputs.put(environ, **done.outputs())
     return done
-
-
-def _study(state: Path) -> RunState:
-    try:
-        run_state = ledgers.read(state)
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{state} does not hold a ledger of this version ({type(error).__name__})."
-        ) from None
-    if run_state.run is None:
-        raise InputError(f"The ledger in {state} has no run yet: there is nothing to publish.")
-    return run_state
 
 
 def _expected(run: Run, wishes: PullRequestOptions) -> None:
@@ -156,8 +144,32 @@ def _expected(run: Run, wishes: PullRequestOptions) -> None:
     ):
         if wanted and Path(told) != Path(wanted):
             raise InputError(
-                f"{name}: the run says {told[:100]!r}, this job expects {wanted!r}; nothing is published."
+                f"{name}: the run says {told[:100]!r}, this job expects {wanted!r};"
+                " nothing is published."
             )
+
+
+def _as_briefed(run: Run, brief: Brief) -> Run:
+    """The run with what the brief says, which the ledger does not get to say. Raises InputError
+    where they differ.
+    """
+    answers = brief
+    if run.brief_id != brief.id:
+        # Its prose came with the event
+        answers = brief.model_copy(update={"prose": run.prose, "dispatched": True})
+    told: dict[str, Any] = {"metric": run.metric, "goal": run.goal, "name": run.brief_id}
+    wanted: dict[str, Any] = {"metric": brief.metric, "goal": brief.goal, "name": answers.id}
+    # A plain checkout's setup depends on what the machine had already
+    for key in MEASURED_BY if not brief.informal else set(MEASURED_BY) - {"setup"}:
+        told[key], wanted[key] = run.contract.get(key), brief.contract.get(key)
+    wrong = next((key for key, value in wanted.items() if told[key] != value), "")
+    if wrong:
+        raise InputError(
+            f"{run.program} says another `{wrong}` at the commit that was measured than the ledger:"
+            " nothing is published."
+        )
+    update = {"contract": brief.contract, "prose": answers.prose, "visibility": brief.visibility}
+    return run.model_copy(update=update)
 
 
 class Publisher:
@@ -166,43 +178,50 @@ class Publisher:
     def __init__(
         self,
         api: Api,
-        run_state: RunState,
-        run: Run,
+        handed: handover.HandedOver,
         wishes: PullRequestOptions,
         dry_run: bool,
         picture: str,
     ) -> None:
-        self.api, self.run_state, self.run, self.wishes, self.dry_run, self.picture = (
-            api,
-            run_state,
-            run,
-            wishes,
-            dry_run,
-            picture,
-        )
+        self.api, self.handed, self.run_state, self.run = api, handed, handed.run_state, handed.run
+        self.wishes, self.dry_run, self.picture = wishes, dry_run, picture
         self.repository = api.repository
-        self.name = wishes.branch or f"autoresearch/{run.brief_id}"
-        self.notes: list[str] = []
+        self.name = wishes.branch or f"autoresearch/{self.run.brief_id}"
+        self.branch = SeriesBranch(api, handed, self.name)
+        self.notes = self.branch.notes
 
     def publish(self) -> Published:
         confirmation = self.run_state.confirmation
-        if confirmation is None or not confirmation.held or not self.run_state.proven():
+        if confirmation is None or not confirmation.held or not self.handed.patches:
             return self._nothing()
         base = commits.Base(self.api, self.run.base)
-        patches = [
-            path.read_bytes().decode("utf-8", "surrogateescape") for path in self.run_state.proven()
-        ]
-        touched = commits.check(patches, self.run, commits.brief_of(base, self.run))
-        steps = commits.applied({path: base.read(path) for path in touched}, patches)
         target = self._base_branch()
         behind = self._behind(target)
-        if self.dry_run:
-            return self._told(target, len(steps))
-        branch, head, shas = self._branch(base, steps, confirmation)
+        briefs = self._briefs(base, target)
+        self.run = self.run_state.run = _as_briefed(self.run, briefs[0])
+        place = "" if self.run.working_directory == "." else self.run.working_directory
+        with commits.replayed(base, self.handed.patches, place, briefs, confirmation.tree) as (
+            steps,
+            content,
+        ):
+            if self.dry_run:
+                return self._told(target, len(steps))
+            branch, head, shas = self.branch.put(
+                confirmation.tree, partial(self._commits, base, steps, content)
+            )
         notes = (behind,) if behind else ()
-        return self._pull(
-            target, branch, head, notes, dict(zip(self._numbers(), shas, strict=True))
-        )
+        numbered = dict(zip(self.handed.numbers, shas, strict=True))
+        return self._pull(target, branch, head, notes, numbered)
+
+    def _briefs(self, base: commits.Base, target: str) -> list[Brief]:
+        """The brief at the base and, where the branch has moved on, as it is there today."""
+        measured = f"the commit that was measured ({self.run.base[:12]})"
+        found = [commits.brief_of(base, self.run, measured)]
+        today = self.branch.ref(target)
+        if today and today != self.run.base:
+            now = commits.Base(self.api, today)
+            found.append(commits.brief_of(now, self.run, f"{target} any more"))
+        return found
 
     def _told(self, target: str, commits: int) -> Published:
         found = next((pull for pull in self._open_pulls() if outdated.ours(pull)), None)
@@ -218,34 +237,28 @@ class Publisher:
             self.name,
         )
 
-    def _numbers(self) -> list[int]:
-        return [int(path.stem[-4:]) for path in self.run_state.proven()]
-
-    # -- where it goes
-    # -------------------------------------------------------------------------------------------
-
     def _base_branch(self) -> str:
         for name in filter(
             None, (self.wishes.base, self.run.branch, self.repository.default_branch)
         ):
-            if self._ref(name):
+            if self.branch.ref(name):
                 return name
             if name == self.wishes.base:
                 break
         raise InputError(
-            f"base: there is no branch {self.wishes.base or self.run.branch} to open a pull request onto."
+            f"base: there is no branch {self.wishes.base or self.run.branch} to open a pull"
+            " request onto."
         )
 
     def _behind(self, target: str) -> str:
         """What is said where the base has moved since it was measured. Raises InputError where it
         is not on the branch.
         """
-        compared = self.api.ask(
-            "compare the base", lambda: self.repository.compare(self.run.base, target)
-        )
+        compared = self.api.ask("compare the base", self.repository.compare, self.run.base, target)
         if compared is None or compared.status not in ("identical", "ahead"):
             raise InputError(
-                f"The commit that was measured ({self.run.base[:12]}) is not on {target}: give the branch it is on as `base`."
+                f"The commit that was measured ({self.run.base[:12]}) is not on {target}: give"
+                " the branch it is on as `base`."
             )
         if not compared.ahead_by:
             return ""
@@ -253,124 +266,21 @@ class Publisher:
         told = f"Measured on {self.run.base[:7]}, {many} behind {target}."
         return f"{told} It was not rebased; the next run measures it on the newer base first."
 
-    def _ref(self, branch: str) -> str | None:
-        found = self.api.ask(
-            f"read the branch {branch}", lambda: self.repository.get_git_ref(f"heads/{branch}")
-        )
-        return found.object.sha if found and found.ref == f"refs/heads/{branch}" else None
-
-    def _branch(
-        self, base: commits.Base, steps: Sequence[commits.Contents], confirmation: Confirmation
-    ) -> tuple[str, str, list[str]]:
-        """(branch, head, commits) with the proven series on it: found there, put there, or put on a
-        fresh name.
-        """
-        made: list[str] = []
-        for suffix in SUFFIXES:
-            name = f"{self.name}{suffix}"
-            now = self._ref(name)
-            if now:
-                there = self._there(now, confirmation)
-                if there:
-                    return name, now, there
-                if not self._untouched(name, now):
-                    self.notes.append(
-                        f"{name} holds commits that are not this tool's: it is left alone"
-                    )
-                    continue
-            made = made or self._commits(base, steps, confirmation)
-            if self._move(name, now, made[-1]):
-                return name, made[-1], made
-        raise EnvironmentFault(f"There are a hundred branches {self.name}-…: delete some.")
-
-    def _there(self, head: str, confirmation: Confirmation) -> list[str] | None:
-        """The commits up to `head` where they are this very run's, published before; else None."""
-        shas: list[str] = []
-        for _ in self._numbers():
-            commit = self.api.call("read the branch", partial(self.repository.get_git_commit, head))
-            if f"Autoresearch-Run: {self.run.id}" not in commit.message or len(commit.parents) != 1:
-                return None
-            if not shas and commit.tree.sha != confirmation.tree:
-                return None
-            shas.append(head)
-            head = commit.parents[0].sha
-        return shas[::-1] if head == self.run.base else None
-
-    def _untouched(self, branch: str, now: str) -> bool:
-        """Whether the branch is where this tool left it: some pull request from it says so."""
-        pulls = self._pulls_from(branch, "all")
-        return any(
-            marker(pull).get("head") == now and marker(pull).get("brief") == self.run.brief_id
-            for pull in pulls
-        )
-
     def _commits(
-        self, base: commits.Base, steps: Sequence[commits.Contents], confirmation: Confirmation
+        self,
+        base: commits.Base,
+        steps: Sequence[commits.Step],
+        content: Callable[[str], bytes],
     ) -> list[str]:
         messages = [self._message(change) for change in tables.changes(self.run_state)]
-        made = commits.write(self.api, base, steps, messages)
-        if made[-1].tree.sha != confirmation.tree:
-            raise InputError(
-                "The changes do not add up to the code that was confirmed: nothing is published."
-            )
-        return [commit.sha for commit in made]
+        return commits.write(self.api, base, steps, messages, content)
 
     def _message(self, change: tables.Change) -> str:
-        why = text.clip(text.plain(change.hypothesis), 1_000)
-        trailers = {"Brief": self.run.brief_id, "Run": self.run.id, "Experiment": change.number}
-        tail = "\n".join(f"Autoresearch-{key}: {value}" for key, value in trailers.items())
-        return "\n\n".join(
-            filter(None, (text.clip(text.plain(change.description), 72) or "Change", why, tail))
-        )
-
-    def _move(self, branch: str, now: str | None, head: str) -> bool:
-        """Point the branch at `head`: made anew, or moved from `now` and from nothing else. False:
-        somebody was faster.
-        """
-        try:
-            if now is None:
-                self.api.call(
-                    "create the branch",
-                    lambda: self.repository.create_git_ref(f"refs/heads/{branch}", head),
-                )
-            else:
-                self._swap(branch, now, head)
-        except Refused as refused:
-            there = self._ref(branch)
-            if there == now:
-                # Nobody was faster: it may not be moved
-                raise
-            # Else an earlier try that was answered too late, or another run
-            if there != head:
-                self.notes.append(
-                    f"{branch} was moved by somebody else meanwhile ({refused.words})"
-                )
-            return there == head
-        return True
-
-    def _swap(self, branch: str, now: str, head: str) -> None:
-        values = {
-            "repository": self.repository.node_id,
-            "name": f"refs/heads/{branch}",
-            "before": now,
-            "after": head,
-        }
-        try:
-            self.api.call(
-                "move the branch", lambda: self.repository.requester.graphql_query(MOVE, values)
-            )
-        except Refused as refused:
-            old = refused.status == 404 or NO_MOVE.search(refused.words)
-            # Looked at once more: as near to a compare-and-swap as such a server comes
-            if not old or self._ref(branch) != now:
-                raise
-            self.api.call(
-                "move the branch",
-                lambda: self.repository.get_git_ref(f"heads/{branch}").edit(head, force=True),
-            )
+        told = {"Brief": self.run.brief_id, "Run": self.run.id, "Experiment": str(change.number)}
+        trailers = {f"Autoresearch-{name}": value for name, value in told.items()}
+        return text.message(change.description, change.hypothesis, trailers)
 
     # -- the pull request
-    # ----------------------------------------------------------------------------------------
 
     def _open_pulls(self) -> Iterator[PullRequest]:
         """Open pull requests of this brief, from this repository."""
@@ -425,14 +335,7 @@ class Publisher:
         )
 
     def _from(self, branch: str) -> PullRequest | None:
-        return next(iter(self._pulls_from(branch, "open")), None)
-
-    def _pulls_from(self, branch: str, state: str) -> list[PullRequest]:
-        head = f"{self.repository.owner.login}:{branch}"
-        return self.api.call(
-            "list pull requests",
-            lambda: list(islice(self.repository.get_pulls(state=state, head=head), 20)),
-        )
+        return next(iter(self.branch.pulls(branch, "open")), None)
 
     def _create(
         self, target: str, branch: str, title: str, write: Callable[..., str]
@@ -443,7 +346,10 @@ class Publisher:
             try:
                 made = self.api.call(
                     "open the pull request",
-                    partial(self.repository.create_pull, target, branch, **facts),
+                    self.repository.create_pull,
+                    target,
+                    branch,
+                    **facts,
                 )
                 return made, "created"
             except Refused as refused:
@@ -466,7 +372,7 @@ class Publisher:
         body = write()
         while True:
             try:
-                self.api.call("update the pull request", partial(pull.edit, title=title, body=body))
+                self.api.call("update the pull request", pull.edit, title=title, body=body)
                 return
             except Refused as refused:
                 if "too long" not in refused.words.lower() or len(body) < SHORTEST:
@@ -481,7 +387,7 @@ class Publisher:
             for name in missing:
                 self._label(name)
             if missing:
-                self.api.call("label the pull request", lambda: pull.add_to_labels(*missing))
+                self.api.call("label the pull request", pull.add_to_labels, *missing)
         except Refused as refused:
             self.notes.append(f"labels could not be set ({refused.words})")
         try:
@@ -511,20 +417,17 @@ class Publisher:
                 [] if done else teams,
             )
         if people or teams:
-            self.api.call("ask for reviews", lambda: pull.create_review_request(people, teams))
+            self.api.call("ask for reviews", pull.create_review_request, people, teams)
 
     def _label(self, name: str) -> None:
-        if self.api.ask("read the labels", lambda: self.repository.get_label(name)) is None:
+        if self.api.ask("read the labels", self.repository.get_label, name) is None:
             try:
-                self.api.call(
-                    "make the label", lambda: self.repository.create_label(name, "1f6feb", LABEL)
-                )
+                self.api.call("make the label", self.repository.create_label, name, "1f6feb", LABEL)
             except Refused as refused:
                 if "already_exists" not in refused.words:
                     raise
 
     # -- what has had its day
-    # ------------------------------------------------------------------------------------
 
     def _supersede(self, kept: PullRequest) -> None:
         """One open pull request per brief and base: another one that holds this tool's commits
@@ -565,10 +468,8 @@ class Publisher:
         return Published("none", f"No pull request: {told}")
 
     def _close(self, pull: PullRequest, words: str) -> None:
-        self.api.call(
-            "comment", lambda: pull.create_issue_comment(f"Closed: {text.inline(words, 600)}")
-        )
-        self.api.call("close the pull request", lambda: pull.edit(state="closed"))
+        self.api.call("comment", pull.create_issue_comment, f"Closed: {text.inline(words, 600)}")
+        self.api.call("close the pull request", pull.edit, state="closed")
 
 
 def _plain(body: str | None) -> str:

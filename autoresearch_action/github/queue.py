@@ -72,13 +72,15 @@ def settle(environ: Mapping[str, str]) -> str:
             left = Dispatch.model_validate_json(branch.blob(tickets[path]))
         except ValueError:
             told.append(
-                f"The ticket {FOLDER}/{path} of the memory branch cannot be read: dispatch its checkpoint anew, and delete it."
+                f"The ticket {FOLDER}/{path} of the memory branch cannot be read: dispatch its"
+                " checkpoint anew, and delete it."
             )
             continue
         if left.attempt >= ATTEMPTS:
             branch.write({f"{FOLDER}/{path}": None}, f"Give up the checkpoint of run {_run(path)}")
             told.append(
-                f"The checkpoint {left.checkpoint} of run {_run(path)} was left behind and is not sent again: dispatch it anew."
+                f"The checkpoint {left.checkpoint} of run {_run(path)} was left behind and is"
+                " not sent again: dispatch it anew."
             )
             continue
         _send(api, left.model_copy(update={"attempt": left.attempt + 1}))
@@ -101,7 +103,7 @@ def _run(ticket: str) -> str:
 
 def _status(api: Api, run: str) -> str:
     """queued, in_progress, completed, …; a run that is gone is completed."""
-    found = api.ask("read a run", lambda: api.repository.get_workflow_run(int(run)))
+    found = api.ask("read a run", api.repository.get_workflow_run, int(run))
     return str(found.status) if found else "completed"
 
 
@@ -109,5 +111,7 @@ def _send(api: Api, left: Dispatch) -> None:
     payload = json.loads(left.model_dump_json(exclude_none=True))
     api.call(
         "send the checkpoint again",
-        lambda: api.repository.create_repository_dispatch("checkpoint", payload),
+        api.repository.create_repository_dispatch,
+        "checkpoint",
+        payload,
     )

@@ -7,6 +7,7 @@ details, last ones first; the verdict always stays.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,8 +52,8 @@ def title(run_state: RunState) -> str:
     """One line without Markdown: what was claimed, or that nothing was."""
     run, confirmation = _run(run_state), run_state.confirmation
     if confirmation is None or not confirmation.held:
-        return f"autoresearch: no confirmed change of {run.metric}"
-    return f"autoresearch: {_change(run, confirmation)}"
+        return text.plain(f"autoresearch: no confirmed change of {run.metric}")
+    return text.plain(f"autoresearch: {_change(run, confirmation)}")
 
 
 def body(
@@ -104,7 +105,10 @@ def verdict_line(run_state: RunState) -> str:
         )
     if not confirmation.held:
         return confirmation.reason or "Nothing held."
-    over = f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh seeds{' on held-out data' if run.holdout else ''}"
+    over = (
+        f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh"
+        f" seeds{' on held-out data' if run.holdout else ''}"
+    )
     if run.seeds == "exact" or confirmation.test == "exact":
         over = "an exact count on this instance"
     return f"{_change(run, confirmation)}, over {over}, re-measured on this head."
@@ -133,7 +137,10 @@ def _change(run: Run, confirmation: Confirmation) -> str:
     ):
         ends = sorted((confirmation.low, confirmation.high), key=lambda gain: sign * gain)
         inside += f", 95 % interval {percent(ends[0])} to {percent(ends[1])}"
-    return f"{run.metric} {text.number(confirmation.baseline)} → {text.number(confirmation.best)} ({inside})"
+    return (
+        f"{run.metric} {text.number(confirmation.baseline)} → {text.number(confirmation.best)}"
+        f" ({inside})"
+    )
 
 
 def _facts(
@@ -162,7 +169,7 @@ def _facts(
         "adjusted": _adjusted(run, confirmation),
         "warnings": warnings(run_state),
         "notes": notes,
-        "picture": picture,
+        "picture": text.image(f"{run.metric} by experiment", picture),
         "stats": stats,
         "added": sum(added for _, added, _ in stats),
         "removed": sum(removed for _, _, removed in stats),
@@ -176,16 +183,17 @@ def _facts(
         "commands": _commands(run),
         "environment": {key: value for key, value in run.environment.items() if value},
         "cost": cost(run_state),
-        "prose": _prose(run, detail.prose),
+        "prose": "" if run.visibility == "hash" else run.prose or "(empty)",
         "detail": detail,
         "marker": marker(run, confirmation, head),
     }
 
 
-def marker(run: Run, confirmation: Confirmation | None, head: str) -> str:
+def marker(run: Run, confirmation: Confirmation | None, head: str) -> text.Inert:
     """What `publish` reads back from a body: which brief, run, base, tree and head it speaks of."""
     tree = confirmation.tree if confirmation else ""
-    return f"<!-- autoresearch {json.dumps({'brief': run.brief_id, 'run': run.id, 'base': run.base, 'tree': tree, 'head': head})} -->"
+    told = {"brief": run.brief_id, "run": run.id, "base": run.base, "tree": tree, "head": head}
+    return text.Inert(f"<!-- autoresearch {text.comment(json.dumps(told))} -->")
 
 
 def _adjusted(run: Run, confirmation: Confirmation | None) -> str:
@@ -207,11 +215,13 @@ def warnings(run_state: RunState) -> list[str]:
     level = run.environment.get("sandbox", "")
     if level != "full":
         found.append(
-            f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}: a candidate could have cheated."
+            f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}:"
+            " a candidate could have cheated."
         )
     if not run.contract.get("evaluate"):
         found.append(
-            "The metric is self-reported: the changed program printed it itself. Give the brief a scorer (evaluate)."
+            "The metric is self-reported: the changed program printed it itself. Give the"
+            " brief a scorer (evaluate)."
         )
     if run.seeds == "blind" or (run_state.facts.get("noise") or {}).get("blind"):
         found.append("Seeds have no effect on this program, so luck cannot be told from a gain.")
@@ -227,7 +237,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
     found = [
         (
             "frozen",
-            f"everything but {', '.join(run.contract.get('edit', ['train.py']))}; sha256 {run.frozen[:16]}",
+            f"everything but {', '.join(run.contract.get('edit', ['train.py']))}; sha256"
+            f" {run.frozen[:16]}",
         )
     ]
     if run.data:
@@ -236,14 +247,16 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(
             (
                 "checkpoint",
-                f"{checkpoint.shown(run.checkpoint.get('uri', ''))}, sha256 {run.checkpoint.get('sha256', '')[:16]}",
+                f"{checkpoint.shown(run.checkpoint.get('uri', ''))}, sha256"
+                f" {run.checkpoint.get('sha256', '')[:16]}",
             )
         )
     if "time-budget" in run.contract:
         found.append(
             (
                 "time",
-                f"{run.contract['time-budget']:g} s of training for every run, measured from outside",
+                f"{run.contract['time-budget']:g} s of training for every run, measured from"
+                " outside",
             )
         )
     if noise:
@@ -264,7 +277,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(
             (
                 "test",
-                f"{confirmation.test} over {confirmation.pairs} pairs, base and head in random order{level}",
+                f"{confirmation.test} over {confirmation.pairs} pairs, base and head in random"
+                f" order{level}",
             )
         )
         found.append(("interval", f"over {confirmation.over or 'seeds'}"))
@@ -276,7 +290,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(
             (
                 "early stops",
-                f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']} winners would have been lost",
+                f"audited on {audit['looks']} first looks, {audit['lost']} of {audit['kept']}"
+                " winners would have been lost",
             )
         )
     base = run_state.experiments[0].verdict if 0 in run_state.experiments else None
@@ -317,7 +332,10 @@ def cost(run_state: RunState) -> list[tuple[str, str]]:
         )
     ]
     if usage.calls:
-        tokens = f"{usage.input_tokens:,} in, {usage.output_tokens:,} out, {usage.cache_read_tokens:,} read from the cache"
+        tokens = (
+            f"{usage.input_tokens:,} in, {usage.output_tokens:,} out,"
+            f" {usage.cache_read_tokens:,} read from the cache"
+        )
         found.append(("model", f"{usage.calls} calls, {tokens}, {run_state.usd:.2f} dollars"))
     else:
         found.append(("model", "none"))
@@ -339,19 +357,13 @@ def cost(run_state: RunState) -> list[tuple[str, str]]:
     return found
 
 
-def _prose(run: Run, most: int) -> str:
-    if run.visibility == "hash":
-        return ""
-    return text.fence(run.prose or "(empty)", "markdown", most)
-
-
 def _chart(rows: list[Row], run: Run) -> str:
     """The incumbent's search value by experiment, as Mermaid; the table says the same."""
     best, points = None, []
     for r in rows:
         if r.status == "keep" and r.value is not None:
             best = r.value
-        if best is not None:
+        if best is not None and math.isfinite(best):
             points.append((r.number, best))
     if len(points) < 2:
         return ""
@@ -362,9 +374,10 @@ def _chart(rows: list[Row], run: Run) -> str:
     return "\n".join(
         [
             "xychart-beta",
-            f'  title "{run.metric} of the incumbent, search estimates"',
+            f'  title "{text.label(run.metric)} of the incumbent, search estimates"',
             f'  x-axis "experiment" {points[0][0]} --> {points[-1][0]}',
-            f'  y-axis "{run.metric}" {min(values) - margin:.6g} --> {max(values) + margin:.6g}',
+            f'  y-axis "{text.label(run.metric)}" {min(values) - margin:.6g} -->'
+            f" {max(values) + margin:.6g}",
             f"  line [{', '.join(f'{value:.6g}' for value in values)}]",
         ]
     )
@@ -374,19 +387,23 @@ def _next(run_state: RunState, proven: list[Change], waits: bool) -> list[str]:
     if not run_state.improved:
         return [
             "Read the table for what was tried; the next run's agents are shown it.",
-            "Say in the brief what to try instead, or give it more time: `autoresearch measure` says what a gain of 1 % needs.",
+            "Say in the brief what to try instead, or give it more time: `autoresearch"
+            " measure` says what a gain of 1 % needs.",
         ]
     advice = ["Read the diff: it is all that this pull request changes."]
     if waits:
         advice.append(
-            "Approve its checks: opened with `GITHUB_TOKEN`, it has them wait for that; with an App token they start by themselves."
+            "Approve its checks: opened with `GITHUB_TOKEN`, it has them wait for that; with"
+            " an App token they start by themselves."
         )
     if len(proven) > 1:
         advice.append(
-            "Each change is one commit, so that you can drop one; measure what is left by running again before you merge it."
+            "Each change is one commit, so that you can drop one; measure what is left by"
+            " running again before you merge it."
         )
     advice.append(
-        "Merge it, and the next run starts from here. Close it, and say in the brief what was wrong with it."
+        "Merge it, and the next run starts from here. Close it, and say in the brief what was"
+        " wrong with it."
     )
     advice.append("Push to the branch, and the next run leaves it alone and opens another.")
     return advice
@@ -396,12 +413,13 @@ def _next(run_state: RunState, proven: list[Change], waits: bool) -> list[str]:
 def _template() -> Any:
     from autoresearch_action.report.templates import environment
 
-    made = environment(autoescape=False)
+    made = environment(html=False)
     made.filters |= {
         "inline": text.inline,
         "quote": text.quote,
-        "number": text.number,
-        "signed": text.signed,
-        "duration": text.duration,
+        "fence": text.fence,
+        "number": lambda value: text.Inert(text.number(value)),
+        "signed": lambda value, digits=4: text.Inert(text.signed(value, digits)),
+        "duration": lambda seconds: text.Inert(text.duration(seconds)),
     }
     return made.get_template("pull_request.md.j2")

@@ -76,11 +76,10 @@ def _kind(line: str) -> str:
 def _template() -> Any:
     from autoresearch_action.report.templates import environment
 
-    made = environment(autoescape=True)
+    made = environment(html=True)
     made.filters |= {
         "number": text.number,
         "signed": text.signed,
         "duration": text.duration,
-        "visible": text.visible,
     }
     return made.get_template("report.html.j2")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from io import BytesIO
 
 from autoresearch_action.report.tables import Row
-from autoresearch_action.text import clip, visible
+from autoresearch_action.text import clip, label, line
 
 MOST_LABELS = 12
 KEEP, DISCARD, CRASH = "#1a7f37", "#8c959f", "#cf222e"
@@ -19,6 +19,7 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    metric = label(metric)
     figure = Figure(figsize=(10, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -45,9 +46,8 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
             label=f"kept ({len(kept) - 1})",
         )
         for r in kept[1:][-MOST_LABELS:]:
-            label = clip(" ".join(visible(r.description).split()), 44).replace("$", r"\$")
             axes.annotate(
-                label,
+                clip(line(r.description), 44).replace("$", r"\$"),
                 (r.number, r.value or 0.0),
                 xytext=(4, 8),
                 textcoords="offset points",
@@ -83,7 +83,9 @@ def _values(rows: list[Row]) -> list[float]:
 
 
 def _window(rows: list[Row]) -> tuple[float, float]:
-    """Axis limits that show every kept value and most others: an outlier must not flatten the rest."""
+    """Axis limits that show every kept value and most others: an outlier must not flatten the
+    rest.
+    """
     kept = sorted(r.value for r in rows if r.value is not None and r.status == "keep")
     values = sorted(r.value for r in rows if r.value is not None)
     if not values:

@@ -5,13 +5,13 @@ Reads the run state only. No layout (body.py, html.py) and no picture (plot.py).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment, Verdict
-from autoresearch_action.text import visible
+from autoresearch_action.text import line
+from autoresearch_action.workspace.patch import PatchRefused, Touched, read
 
 # Of the latest experiments in a report; results.tsv has them all
 MOST_ROWS = 300
@@ -86,7 +86,7 @@ def changes(run_state: RunState) -> list[Change]:
     commits = (run_state.facts.get("branch") or {}).get("commits", {})
     found = []
     for path in run_state.proven():
-        number = int(path.stem[-4:])
+        number = int(path.stem.partition("-")[2])
         experiment = run_state.experiments[number]
         proposal, verdict = experiment.proposal, experiment.verdict
         patch = path.read_text("utf-8", "surrogateescape")
@@ -109,21 +109,12 @@ def changes(run_state: RunState) -> list[Change]:
     return found
 
 
-def diffstat(patch: str) -> list[tuple[str, int, int]]:
-    """(path, lines added, lines removed) of every file in a git-format diff."""
-    found: list[tuple[str, int, int]] = []
-    inside = False
-    for line in patch.split("\n"):
-        header = re.match(r'diff --git "?a/.* "?b/(.*?)"?$', line)
-        if header:
-            found.append((header[1], 0, 0))
-            inside = False
-        elif line.startswith("@@"):
-            inside = True
-        elif inside and line[:1] in "+-" and line and found:
-            path, added, removed = found[-1]
-            found[-1] = (path, added + (line[0] == "+"), removed + (line[0] == "-"))
-    return found
+def diffstat(patch: str) -> list[Touched]:
+    """The files of a diff; none where it is no diff as git writes it."""
+    try:
+        return read(patch)
+    except PatchRefused:
+        return []
 
 
 def total(stats: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
@@ -141,14 +132,18 @@ def results_tsv(run_state: RunState) -> str:
     """
     assert run_state.run is not None
     metric, sign = run_state.run.metric, 1 if run_state.run.goal == "maximize" else -1
-    lines = [f"commit\t{metric}\tmemory_gb\tstatus\tdescription"]
+    lines = [f"commit\t{line(metric)}\tmemory_gb\tstatus\tdescription"]
     for verdict in run_state.verdicts():
         shown = row(verdict, metric, sign)
         # Stopped before a value; a crash, as autoresearch writes it
         value = "nan" if shown.status == "discard" else "0.000000"
         value = value if shown.value is None else f"{shown.value:.6f}"
-        description = " ".join(visible(shown.description).split())
-        lines.append(
-            f"{shown.commit}\t{value}\t{shown.memory_gb:.1f}\t{shown.status}\t{description}"
+        cells = (
+            shown.commit,
+            value,
+            f"{shown.memory_gb:.1f}",
+            shown.status,
+            shown.description,
         )
+        lines.append("\t".join(map(line, cells)))
     return "\n".join(lines) + "\n"
