@@ -17,14 +17,14 @@ import pytest
 import tiny
 
 from autoresearch_action.errors import EnvironmentFault
-from autoresearch_action.isolation import device, interpreters, sandbox
+from autoresearch_action.isolation import bubblewrap, device, interpreters
 from autoresearch_action.isolation.device import Slot
 from autoresearch_action.ledger import Ledger
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.research.scheduler import Scheduler
 from autoresearch_action.trials import pool
 from autoresearch_action.trials.pool import LocalPool
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 
 SMI = """#!/bin/sh
 next() { head -1 PLACE/$1; [ $(wc -l < PLACE/$1) -lt 2 ] || sed -i 1d PLACE/$1; }  # the last answer stays
@@ -73,13 +73,13 @@ def test_a_trial_sees_its_own_card_alone(
         "GPU-b",
         "nvidia0",
     )
-    monkeypatch.setattr(sandbox, "card", lambda gpu: device.card(gpu, tmp_path))
+    monkeypatch.setattr(bubblewrap, "card", lambda gpu: device.card(gpu, tmp_path))
     exists = os.path.exists
     monkeypatch.setattr(
-        sandbox.os.path, "exists", lambda path: path == "/dev/nvidiactl" or exists(path)
+        bubblewrap.os.path, "exists", lambda path: path == "/dev/nvidiactl" or exists(path)
     )
     assert {
-        name for name in sandbox._devices("0") if name[:11] == "/dev/nvidia" and name[11:].isdigit()
+        name for name in bubblewrap._devices("0") if name[:11] == "/dev/nvidia" and name[11:].isdigit()
     } == {"/dev/nvidia5"}
     (smi / "cards").write_text("0, GPU-a, 00000000:3B:00.0\n")
     device.card.cache_clear()
@@ -158,7 +158,7 @@ def crew(tmp_path: Path, start: float, score: float) -> Scheduler:
             tmp_path / "r", train__py=train, score__py=SCORES.replace("SCORE", str(score))
         )
     )
-    workers = LocalPool(at.brief, at.workspace, at.sandbox, [GPU], at.state)
+    workers = LocalPool(at.brief, at.workspace, at.isolation, [GPU], at.state)
     return Scheduler(workers, Ledger(at.state), str, lambda: None)
 
 

@@ -17,9 +17,9 @@ import tiny
 from test_loop import patience
 
 from autoresearch_action.errors import InputError
-from autoresearch_action.isolation import process
+from autoresearch_action.isolation import proc, process
+from autoresearch_action.isolation.fallback import unshares
 from autoresearch_action.isolation.process import Process
-from autoresearch_action.isolation.sandbox import unshares
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement
 from autoresearch_action.trials.metrics import Printed
@@ -404,7 +404,7 @@ def test_output_without_end_puts_no_limit_off(tmp_path: Path) -> None:
 def test_a_slow_look_at_memory_puts_no_limit_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_memory", lambda *_: time.sleep(10) or 0)
+    monkeypatch.setattr(proc, "memory", lambda *_: time.sleep(10) or 0)
     at = bench.make(tiny.repository(tmp_path / "r"))
     at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=1 << 20)
     measured = bench.candidate(at, "import time; time.sleep(60)", limits={"run": 1.0})

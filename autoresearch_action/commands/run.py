@@ -28,9 +28,8 @@ from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
-from autoresearch_action.isolation import device
+from autoresearch_action.isolation import device, sandbox
 from autoresearch_action.isolation.process import end_all
-from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.records import Run
@@ -242,9 +241,9 @@ class _Machine:
         self._local: list[device.Slot] = []
         if where == "local":
             self._local = device.find_slots(slots, exclusive=brief.measures_time)
-            self._sandbox = Sandbox(wanted)
-            self.slots, self.told = [slot.name for slot in self._local], self._sandbox.describe()
-            self.environment = device.environment(self._local) | {"sandbox": self._sandbox.level}
+            self._isolation = sandbox.choose(wanted)
+            self.slots, self.told = [slot.name for slot in self._local], self._isolation.describe()
+            self.environment = device.environment(self._local) | {"sandbox": self._isolation.strength}
             self.cuda = any(slot.gpu for slot in self._local)
         else:
             from autoresearch_action.trials.cluster import RayPool
@@ -290,7 +289,7 @@ class _Machine:
         path = Path(checkpoint["path"]) if checkpoint else None
         if self._remote:
             return self._remote.open(workspace, path, scrub)
-        return LocalPool(brief, workspace, self._sandbox, self._local, state, path, scrub)
+        return LocalPool(brief, workspace, self._isolation, self._local, state, path, scrub)
 
 
 def recorded(given: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.isolation.process import descendants
+from autoresearch_action.isolation.proc import descendants
 
 LOCKS = Path("/var/tmp/autoresearch-locks")
 # Seconds between looks at a card in use

@@ -19,8 +19,6 @@ from pathlib import Path
 
 from autoresearch_action.workspace.trees import remove
 
-# Where a trial sees its copy
-INSIDE = Path("/tmp/compiled")
 ENVIRONMENT = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",

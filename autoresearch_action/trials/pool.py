@@ -12,12 +12,12 @@ from queue import Queue
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import UserError
-from autoresearch_action.isolation import device
+from autoresearch_action.isolation import Isolation, device
 from autoresearch_action.isolation.device import Slot
-from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.trials.overlap import Turns
-from autoresearch_action.trials.trial import SlotContext, TrialRun
+from autoresearch_action.trials.slot import SlotContext
+from autoresearch_action.trials.trial import TrialRun
 from autoresearch_action.workspace.trees import Workspace
 
 # Times that a trial is measured again because something disturbed it
@@ -33,7 +33,7 @@ class LocalPool:
         self,
         brief: Brief,
         workspace: Workspace,
-        sandbox: Sandbox,
+        isolation: Isolation,
         slots: Sequence[Slot],
         state: Path,
         checkpoint: Path | None = None,
@@ -41,20 +41,21 @@ class LocalPool:
     ) -> None:
         self.slots = [slot.name for slot in slots]
         overlap = bool(brief.run and brief.evaluate) and not brief.measures_time
-        self._turns = {slot.name: Turns(overlap and bool(slot.gpu)) for slot in slots}
+        turns = {slot.name: Turns(overlap and bool(slot.gpu)) for slot in slots}
+        self._turns = turns
         self._benches: list[SlotContext] = []
         self._idle = {slot.name: Queue[SlotContext]() for slot in slots}
         for slot in slots:
-            for lane in LANES if self._turns[slot.name].overlap else LANES[:1]:
+            for lane in LANES if turns[slot.name].overlap else LANES[:1]:
                 bench = SlotContext(
                     brief,
                     workspace,
-                    sandbox,
+                    isolation,
                     slot,
                     state,
                     checkpoint,
                     scrub,
-                    self._turns[slot.name],
+                    turns[slot.name],
                     lane,
                 )
                 self._benches.append(bench)

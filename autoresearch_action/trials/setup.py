@@ -10,29 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets as dice
 import shutil
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError, Interrupted
-from autoresearch_action.isolation.process import Limits, Log, Process
+from autoresearch_action.isolation.log import Log
+from autoresearch_action.isolation.process import Limits, Process, Start
 from autoresearch_action.isolation.secrets import Secrets
-from autoresearch_action.trials.trial import PASSED
+from autoresearch_action.trials.variables import passed
 from autoresearch_action.workspace.trees import Workspace, remove
 
 # Seconds
 LIMIT = 6 * 3600.0
 # In the state's folder of trials
 SETUP_LOG = "setup.log"
-NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
-           "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "HOME", "USER", "XDG_CACHE_HOME",
-           # By the last one a runner's own cleanup finds what is left
-           "RUNNER_TRACKING_ID")  # fmt: skip
+# By the last one a runner's own cleanup finds what is left
+NETWORK = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL",
+    "HOME", "USER", "XDG_CACHE_HOME", "RUNNER_TRACKING_ID",
+)  # fmt: skip
 
 
 def run_setup(
@@ -57,21 +56,19 @@ def run_setup(
         given = secrets.for_setup(brief.setup_env)
         log = Log(workspace.state / "trials" / SETUP_LOG, Secrets(secrets.values | given).scrub)
         log.path.unlink(missing_ok=True)
-        mark = f"AUTORESEARCH_SETUP={dice.token_hex(8)}"
+        # Trials cannot write bytecode, and without it every start compiles its imports
         env = {
-            name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ
-        } | given
-        env |= {"PYTHONDONTWRITEBYTECODE": "1", "AUTORESEARCH_SETUP": mark.partition("=")[2]}
-        # Trials cannot write it, and without it every start compiles its imports
-        env |= {"UV_COMPILE_BYTECODE": "1"}
-        popen = subprocess.Popen(
-            ["/bin/sh", "-c", brief.setup], cwd=tree / workspace.prefix, env=env,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            **passed(brief),
+            **{name: os.environ[name] for name in NETWORK if name in os.environ},
+            **given,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "UV_COMPILE_BYTECODE": "1",
+        }
+        how = Start(
+            ["/bin/sh", "-c", brief.setup], env, tree / workspace.prefix, mark="AUTORESEARCH_SETUP"
+        )
         say(f"Setting up: {brief.setup}")
-        process = Process(popen, Limits(seconds=LIMIT), log, mark=mark)
-        with _ended_by(interrupted, process):
-            ended = process.wait()
+        ended = Process.start(how, Limits(seconds=LIMIT), log, until=interrupted).wait()
         log.close()
         if ended.code or ended.reason:
             if reason := interrupted():
@@ -95,26 +92,6 @@ def _data_where_trials_look(brief: Brief) -> None:
         raise InputError(
             f"AUTORESEARCH_DATA is {given}, but `data` names {named[0]}: unset the one, or change the other."
         )
-
-
-@contextmanager
-def _ended_by(interrupted: Callable[[], str], process: Process) -> Iterator[None]:
-    """End the process as soon as there is a reason to."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.1):
-            if reason := interrupted():
-                process.kill(reason)
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _collect(workspace: Workspace, tree: Path) -> None:

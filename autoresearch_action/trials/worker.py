@@ -23,12 +23,11 @@ from typing import IO, Any
 import autoresearch_action
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, UserError
-from autoresearch_action.isolation import device
-from autoresearch_action.isolation.sandbox import Sandbox
+from autoresearch_action.isolation import device, sandbox
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.trials.pool import measure
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 from autoresearch_action.workspace.git import git
 from autoresearch_action.workspace.trees import Workspace, remove
 
@@ -138,8 +137,8 @@ class Copy(Workspace):
 class Worker:
     """The actor. Answers with a sentence where the machine is at fault."""
 
-    def __init__(self, place: Place, sandbox: str, run: str) -> None:
-        self._place, self._wanted, self._run = place, sandbox, run
+    def __init__(self, place: Place, wanted: str, run: str) -> None:
+        self._place, self._wanted, self._run = place, wanted, run
         # Whoever started the cluster may have had some
         self._secrets = Secrets.take(os.environ)
         # As Ray shipped it: no trial's business
@@ -156,13 +155,13 @@ class Worker:
     def ready(self) -> dict[str, str]:
         """What this machine is, or {"fault": …}."""
         try:
-            self._sandbox = Sandbox(self._wanted)
+            self._isolation = sandbox.choose(self._wanted)
         except UserError as error:
             return {"fault": str(error)}
         slot = self._slot()
         return device.environment([slot]) | {
-            "sandbox": self._sandbox.level,
-            "told": self._sandbox.describe(),
+            "sandbox": self._isolation.strength,
+            "told": self._isolation.describe(),
         }
 
     def _slot(self) -> device.Slot:
@@ -246,7 +245,7 @@ class Worker:
         return SlotContext(
             kit.brief,
             Copy(kit, place, state),
-            self._sandbox,
+            self._isolation,
             self._slot(),
             state,
             checkpoint,
