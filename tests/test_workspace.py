@@ -307,3 +307,8 @@ def test_a_program_that_may_be_executed_is_carried_as_one(tmp_path: Path) -> Non
         edit(space, "PAUSE = 0.0", "PAUSE = 0.1"), edit(space, "NOISE = 0.01", "NOISE = 0.02")
     )
     assert carried and tiny.git(space.repo, "ls-tree", carried, "train.py").startswith("100755")
+
+
+def test_git_is_not_ended_by_a_terminals_interrupt_of_the_run() -> None:
+    group = git("-c", "alias.group=!ps -o pgid= -p $$", "group")
+    assert int(group) != os.getpgrp()

@@ -89,7 +89,7 @@ def at_once() -> NoReturn:
 
 
 class Signals:
-    """SIGINT and SIGTERM as a reason to stop; a second one ends the process at once."""
+    """SIGINT, SIGTERM and SIGHUP as a reason to stop; a second SIGINT ends the process at once."""
 
     def __init__(self) -> None:
         self.reason = ""
@@ -99,10 +99,11 @@ class Signals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        old = {
-            number: signal.signal(number, self._arrived)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # But under nohup
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        old = {number: signal.signal(number, self._arrived) for number in numbers}
         try:
             yield
         finally:
@@ -243,7 +244,9 @@ class _Machine:
             self._local = device.find_slots(slots, exclusive=brief.measures_time)
             self._isolation = sandbox.choose(wanted)
             self.slots, self.told = [slot.name for slot in self._local], self._isolation.describe()
-            self.environment = device.environment(self._local) | {"sandbox": self._isolation.strength}
+            self.environment = device.environment(self._local) | {
+                "sandbox": self._isolation.strength
+            }
             self.cuda = any(slot.gpu for slot in self._local)
         else:
             from autoresearch_action.trials.cluster import RayPool

@@ -35,6 +35,7 @@ from typing import Any
 import autoresearch_action
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.records import Measurement, Trial
+from autoresearch_action.trials import lost
 from autoresearch_action.trials.worker import Place, Worker, objects, pack
 from autoresearch_action.workspace.trees import Workspace
 
@@ -199,11 +200,10 @@ class RayPool:
 
     def _measure(self, name: str, trial: Trial) -> Measurement:
         """One trial on the slot's worker, from the slot's thread. Raises EnvironmentFault."""
-        lost = Measurement(trial=trial, outcome="lost", reason="cancelled", slot=name)
         actor, since = None, 0.0
         try:
             if self._cancelled.is_set():
-                return lost
+                return lost(trial, name)
             actor = self._worker(name)
             answer = actor.measure.remote(trial, [self._kit], self._news(trial.commit))
             while not self._ray.wait([answer], timeout=0.5)[0]:
@@ -218,9 +218,7 @@ class RayPool:
             # Else it was lent by another slot
             if actor is None or (name in self._hired and actor is self._hired[name][0]):
                 self._hired.pop(name, None)
-            return lost.model_copy(
-                update={"reason": f"The worker of {name} is gone: {_last(error)}"}
-            )
+            return lost(trial, name, f"The worker of {name} is gone: {_last(error)}")
         if isinstance(result, str):
             raise EnvironmentFault(f"On a worker of the cluster: {result}")
         # That trial will be asked again, under the same name

@@ -57,44 +57,52 @@ class TrialRun:
         self.notes: list[str] = []
         self.printed = {name: Printed() for name in ("check", "compile", "run", "evaluate")}
         self.watch = Watch(trial.stop) if trial.stop else None
-        self.clock = 0.0
+        self.value: float | None = None
+        self.failure: Failure | None = None
+        self.started, self.seconds, self.clock = time.time(), 0.0, 0.0
         self.peak = 0
         self.stopped = ""
         # By the scoring of the trial before it
         self.disturbed = False
 
     def measure(self) -> Measurement:
-        """Run the phases. Never raises for what a candidate can do."""
-        started, begin = time.time(), time.monotonic()
-        value, failure = None, None
+        """Run the phases and say what they gave. Never raises for what a candidate can do."""
+        begin = time.monotonic()
         try:
-            value = self._measured()
-        except Failure as said:
-            failure = said
+            self.value = self._measured()
+        except Failure as failure:
+            self.failure = failure
         finally:
             self.log.close()
         if self.bench.cancelled.is_set():
-            value, failure = None, Failure("lost", "cancelled")
+            self.failure = Failure("lost", "cancelled")
+        self.seconds = time.monotonic() - begin
+        return self.result()
+
+    def result(self, notes: Sequence[str] = (), spoilt: float = 0.0) -> Measurement:
+        """All that is known of it. `notes`, `spoilt`: what is to be said of attempts before it."""
+        bench, failure, scrub = self.bench, self.failure, self.bench.scrub
         return Measurement(
             trial=self.trial,
             outcome=failure.outcome if failure else "ok",
-            reason=self.bench.scrub(str(failure)) if failure else "",
-            value=value,
+            reason=scrub(str(failure)) if failure else "",
+            value=None if failure else self.value,
             metrics=self._metrics(scored=not failure),
             blocks=self.printed["evaluate"].blocks,
             self_reported=self.brief.evaluate is None,
             curve=self.printed["run"].curve,
-            started=started,
-            seconds=time.monotonic() - begin,
+            started=self.started,
+            seconds=self.seconds,
+            spoilt=spoilt,
             clock=self.clock,
-            pace=1.0 if self.bench.slot.gpu else float(cores(self.bench.slot)),
+            pace=1.0 if bench.slot.gpu else float(cores(bench.slot)),
             phases=self.phases,
-            slot=self.bench.slot.name,
-            sandbox=self.bench.isolation.strength,
-            log=str(self.log.path.relative_to(self.bench.state)),
-            tail=self.bench.scrub(failure.tail) if failure else "",
+            slot=bench.slot.name,
+            sandbox=bench.isolation.strength,
+            log=str(self.log.path.relative_to(bench.state)),
+            tail=scrub(failure.tail) if failure else "",
             hashes=self._hashes(),
-            notes=self.notes,
+            notes=[*self.notes, *notes],
         )
 
     def _measured(self) -> float:

@@ -65,6 +65,8 @@ def git(
             capture_output=True,
             env=environment() | dict(extra or {}),
             umask=0o022,
+            # A terminal's Ctrl-C is this process's to answer
+            process_group=0,
         )
     except (FileNotFoundError, NotADirectoryError):
         if cwd is not None and not cwd.is_dir():
@@ -115,7 +117,7 @@ def merge(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
             f"--marker-size={_MARK}",
             *map(str, files),
         ]
-        done = subprocess.run(words, capture_output=True, env=environment())
+        done = subprocess.run(words, capture_output=True, env=environment(), process_group=0)
     if done.returncode == 0:
         return done.stdout
     # Else git completes a last line that has no end
