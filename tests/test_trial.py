@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import bench
@@ -17,15 +18,20 @@ import tiny
 from test_loop import patience
 
 from autoresearch_action.errors import InputError
-from autoresearch_action.isolation import proc, process
+from autoresearch_action.isolation import Isolation, Job, proc, process
 from autoresearch_action.isolation.fallback import unshares
-from autoresearch_action.isolation.process import Process
+from autoresearch_action.isolation.process import Limits, Process, Start
 from autoresearch_action.isolation.secrets import Secrets
-from autoresearch_action.records import Measurement
+from autoresearch_action.ledger import Ledger
+from autoresearch_action.records import Measurement, Trial
+from autoresearch_action.research.scheduler import Scheduler
+from autoresearch_action.trials import Executor
 from autoresearch_action.trials.metrics import Printed
+from autoresearch_action.trials.pool import measure
 from autoresearch_action.trials.setup import digest, run_setup
+from autoresearch_action.trials.slot import SlotContext
 from autoresearch_action.workspace import rewrite
-from autoresearch_action.workspace.trees import remove
+from autoresearch_action.workspace.folders import remove
 
 LEVELS = ["full", "reduced", "none", *(["unshared"] if unshares() else [])]
 SCORE = 'open("model.txt","w").write("0.5")\n'
@@ -50,6 +56,62 @@ def test_the_base_is_measured_at_every_level_of_isolation(tmp_path: Path, level:
     assert one.hashes["frozen"] == at.workspace.frozen(at.workspace.base)
     held = bench.base(at, 1, split="holdout")
     assert held.value == pytest.approx((one.value or 0) + 0.001, abs=2e-6)
+
+
+class Bare:
+    """The least that shuts a command in: a backend of one's own."""
+
+    strength, relocates = "bare", False
+
+    def describe(self) -> str:
+        return "Sandbox: bare."
+
+    def prepare(self, folder: Path, whole: bool = False) -> None:
+        pass
+
+    def command(self, job: Job, limits: Limits) -> Start:
+        return Start(["/bin/sh", "-c", job.command], job.env, job.tree / job.directory)
+
+
+def test_a_new_backend_is_one_class(tmp_path: Path) -> None:
+    isolation: Isolation = Bare()
+    at = bench.make(tiny.repository(tmp_path / "r"), "none", isolation=isolation)
+    measured = bench.base(at)
+    assert measured.outcome == "ok", measured.reason + measured.tail
+    assert measured.sandbox == "bare"
+
+
+class Inline:
+    """The least that measures: an executor of one's own, one slot, in the caller's thread."""
+
+    slots = ("here",)
+
+    def __init__(self, slot: SlotContext) -> None:
+        self.slot = slot
+
+    def submit(self, trial: Trial, slot: str | None = None) -> Future[Measurement]:
+        done = Future[Measurement]()
+        done.set_result(measure(self.slot, trial))
+        return done
+
+    def takes_another(self, slot: str) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        self.slot.cancel()
+
+    def close(self) -> None:
+        self.cancel()
+
+
+def test_a_new_executor_is_one_class(tmp_path: Path) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"), "none")
+    executor: Executor = Inline(at)
+    scheduler = Scheduler(executor, Ledger(at.state), str, lambda: None)
+    scheduler.start(Trial(number=0, commit=at.workspace.base, seed=1), "here")
+    (measured,) = scheduler.wait()
+    scheduler.ledger.close()
+    assert measured.outcome == "ok", measured.reason + measured.tail
 
 
 TRICKS = {

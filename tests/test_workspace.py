@@ -10,9 +10,10 @@ import tiny
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.errors import InputError
-from autoresearch_action.workspace.git import merge
+from autoresearch_action.workspace.folders import remove
+from autoresearch_action.workspace.git import git, merge
 from autoresearch_action.workspace.patch import PatchRefused, matches
-from autoresearch_action.workspace.trees import Workspace, remove
+from autoresearch_action.workspace.trees import Workspace
 
 
 def workspace(directory: Path, inside: str = "", **keys: object) -> Workspace:

@@ -35,8 +35,11 @@ GUARD = """(cat /proc/self/fd/$1; kill -KILL -$$) >/dev/null 2>&1 & exec /bin/sh
 
 _WITHHELD = re.compile(r"(GITHUB|ACTIONS|RUNNER|INPUT|GH)_")
 
-TASK = """You are in the folder of the code, as it stands now. Make the change in the files themselves; do not run the \
-training, do not commit, and leave other files alone. End your output with one line that says what you changed."""
+TASK = (
+    "You are in the folder of the code, as it stands now. Make the change in the files themselves;"
+    " do not run the training, do not commit, and leave other files alone. End your output with one"
+    " line that says what you changed."
+)
 
 
 class CommandAgent:
@@ -53,7 +56,8 @@ class CommandAgent:
     ) -> None:
         if usd_per_call is None:
             raise InputError(
-                f"--agent command:{command[:80]}: give --usd-per-call, what one call costs (0 if nothing)."
+                f"--agent command:{command[:80]}: give --usd-per-call, what one call costs (0 if"
+                " nothing)."
             )
         self.command, self.limit = command, limit
         self.name = f"command:{_program(command)}"

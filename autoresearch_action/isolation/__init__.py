@@ -65,7 +65,7 @@ class Isolation(Protocol):
         ...
 
     def prepare(self, folder: Path, whole: bool = False) -> None:
-        """Let whoever the command runs as write into a folder; `whole`: and to all that is in it."""
+        """Let whoever the command runs as write into a folder; `whole`: to all that is in it."""
         ...
 
     def command(self, job: Job, limits: Limits) -> Start:

@@ -24,9 +24,11 @@ NOBODY = 65534
 # Bytes that a private folder in memory may hold, at most
 TMPFS = 8 << 30
 ETC = (
-    "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "nsswitch.conf", "protocols",
-    "services", "ssl", "pki", "ca-certificates", "OpenCL", "vulkan", "debian_version", "os-release", "lsb-release",
-    "passwd", "group", "mime.types", "fonts", "gai.conf", "python3", "python3.11", "python3.12", "python3.13", "magic", "R", "java",
+    "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone",
+    "nsswitch.conf", "protocols", "services", "ssl", "pki", "ca-certificates", "OpenCL",
+    "vulkan", "debian_version", "os-release", "lsb-release", "passwd", "group", "mime.types",
+    "fonts", "gai.conf", "python3", "python3.11", "python3.12", "python3.13", "magic", "R",
+    "java",
 )  # fmt: skip
 ETC_NETWORK = ("resolv.conf", "hosts", "host.conf")
 DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps")
@@ -34,18 +36,20 @@ SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 SYS_GPU = ("/sys/bus", "/sys/class", "/sys/devices", "/sys/module")
 HELD_OUT = str(Path(__file__).with_name("held_out.py"))
 _SPACES = (
-    "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "trial",
-    "--die-with-parent", "--new-session",
+    "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
+    "--hostname", "trial", "--die-with-parent", "--new-session",
 )  # fmt: skip
 _NEST = ("--unshare-user", "--disable-userns", "--cap-drop", "ALL")
 # Started by root: mounts are made as root, then the user is changed for real, so that nothing root
 # owns is in reach; a second, empty user namespace inside forbids further ones.
 _DROP = (
-    "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP",
-    "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
+    "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP", "setpriv",
+    f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all",
+    "--inh-caps=-all", "--no-new-privs",
 )  # fmt: skip
 _INNER = (
-    "bwrap", "--unshare-user", "--disable-userns", "--dev-bind", "/", "/", "--cap-drop", "ALL", "--die-with-parent",
+    "bwrap", "--unshare-user", "--disable-userns", "--dev-bind", "/", "/", "--cap-drop", "ALL",
+    "--die-with-parent",
 )  # fmt: skip
 
 
@@ -194,8 +198,12 @@ def _limited(limits: Limits) -> tuple[str, ...]:
     files = limits.open_files
     files = files if hard == resource.RLIM_INFINITY else min(files, hard)
     return (
-        "prlimit", f"--fsize={limits.file_bytes}", f"--nofile={files}", f"--nproc={4 * limits.processes}", "--core=0",
-    )  # fmt: skip
+        "prlimit",
+        f"--fsize={limits.file_bytes}",
+        f"--nofile={files}",
+        f"--nproc={4 * limits.processes}",
+        "--core=0",
+    )
 
 
 def _calls() -> int:

@@ -65,7 +65,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Let this process become the parent of strays below it, so that they can be found and ended."""
+    """Become the parent of strays below this process, so that they can be found and ended."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 

@@ -1,8 +1,8 @@
 """Devices: which there are, one slot each, a host-wide lock per GPU, and whether a stranger is on
 the card.
 
-What `nvidia-smi` says is taken as it is; of a card's parts (MIG) one is used, the first named. AMD cards are found by their device nodes, all shown to a
-trial, and not watched.
+What `nvidia-smi` says is taken as it is; of a card's parts (MIG) one is used, the first named. AMD
+cards are found by their device nodes, all shown to a trial, and not watched.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def find_slots(wanted: str, exclusive: bool = False) -> list[Slot]:
         lacking = [name for name in names if name.startswith("cuda:") and name[5:] not in cards]
         if lacking:
             raise EnvironmentFault(
-                f"--slots {wanted}: {lacking[0]} is not here (found: {', '.join(cards) or 'no GPU'})."
+                f"--slots {wanted}: {lacking[0]} is not here (found:"
+                f" {', '.join(cards) or 'no GPU'})."
             )
     else:
         raise InputError(f"--slots {wanted!r}: give auto, a number, or devices like cuda:0,cuda:1.")
@@ -83,7 +84,8 @@ def find_slots(wanted: str, exclusive: bool = False) -> list[Slot]:
     cores = len(os.sched_getaffinity(0))
     if len(names) > cores:
         raise InputError(
-            f"--slots {wanted!r}: {len(names)} slots need as many processor cores; there are {cores}."
+            f"--slots {wanted!r}: {len(names)} slots need as many processor cores; there are"
+            f" {cores}."
         )
     return [
         share(name, name[5:] if name.startswith("cuda:") else "", i, len(names))
@@ -198,7 +200,8 @@ class Locks:
                     if interrupted() or time.monotonic() > until:
                         self.release()
                         raise EnvironmentFault(
-                            f"Another run on this host has held {name} all the time: try again later."
+                            f"Another run on this host has held {name} all the time: try again"
+                            " later."
                         ) from None
                     time.sleep(0.5)
 
@@ -225,7 +228,8 @@ def _lock_file(path: Path) -> IO[bytes]:
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
     except OSError as error:
         raise EnvironmentFault(
-            f"The lock {path} cannot be opened ({error.strerror}): remove it, or let every account read it."
+            f"The lock {path} cannot be opened ({error.strerror}): remove it, or let every account"
+            " read it."
         ) from None
 
 
@@ -277,7 +281,7 @@ def throttled(slot: Slot) -> bool:
 
 
 class Watch:
-    """Looks at the card every few seconds while a trial is on it: was it `shared`, was it `slow`?"""
+    """Looks at the card every few seconds of a trial: was it `shared`, was it `slow`?"""
 
     def __init__(self, slot: Slot) -> None:
         self.shared = self.slow = False

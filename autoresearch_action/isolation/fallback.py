@@ -1,4 +1,5 @@
-"""Isolation without bubblewrap: Landlock, or no more than a cleaned environment and a process group.
+"""Isolation without bubblewrap: Landlock, or no more than a cleaned environment and a process
+group.
 
 Where user namespaces work, a command gets own ones for processes, network and IPC by util-linux's
 unshare; else other processes of the same user stay visible. The tree stands where it is and all of
@@ -16,11 +17,12 @@ from pathlib import Path
 from autoresearch_action.isolation import Job, confine
 from autoresearch_action.isolation.interpreters import SYSTEM, interpreters
 from autoresearch_action.isolation.process import Limits, Start
-from autoresearch_action.workspace.trees import remove
+from autoresearch_action.workspace.folders import remove
 
 MARK = "AUTORESEARCH_TRIAL"
 _UNSHARE = (
-    "unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--ipc", "--uts",
+    "unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child=KILL",
+    "--mount-proc", "--ipc", "--uts",
 )  # fmt: skip
 _WRITABLE_DEVICES = (
     "/dev/null", "/dev/shm", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random",

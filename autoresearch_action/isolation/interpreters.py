@@ -1,5 +1,5 @@
-"""Where interpreters live, the system's and the user's: the folders that a sandbox must show so that
-`python train.py` finds its own.
+"""Where interpreters live, the system's and the user's: the folders that a sandbox must show so
+that `python train.py` finds its own.
 
 Follows PATH, virtual environments (pyvenv.cfg), conda, pyenv and uv. Never a folder so wide that it
 would show more than an installation: not a home, not `/`, not the repository itself.
@@ -16,7 +16,8 @@ from autoresearch_action.isolation import Job
 
 # Of the system, where they are there
 SYSTEM = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt/rocm", "/nix/store", "/gnu/store",
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt/rocm", "/nix/store",
+    "/gnu/store",
 )  # fmt: skip
 COVERED = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store")
 MARKS = ("pyvenv.cfg", "conda-meta", "lib", "libexec", "shims", "versions")

@@ -118,7 +118,7 @@ def _fields(pid: int) -> list[bytes]:
 
 
 def shared_memory() -> int:
-    """Bytes that the whole machine holds in files in memory and in memory shared between processes."""
+    """Bytes that the whole machine holds in files in memory and in shared memory."""
     try:
         with open("/proc/meminfo") as file:
             return next(

@@ -270,7 +270,7 @@ class Process:
             )
 
     def _weigh(self, pids: list[int], shared: int) -> None:
-        """In a thread of its own: to read the memory of a process that is forking can take seconds."""
+        """In a thread of its own: to read the memory of what is forking can take seconds."""
         if proc.memory(pids, shared) > self._limits.memory:
             self.kill(
                 f"It used more than {self._limits.memory / 2**30:.1f} GiB of memory and was ended."

@@ -32,7 +32,7 @@ class Executor(Protocol):
         ...
 
     def takes_another(self, slot: str) -> bool:
-        """Whether a second trial may start on the slot while the first, trained, is being scored."""
+        """Whether a second trial may start on the slot while the first is being scored."""
         ...
 
     def cancel(self) -> None:

@@ -73,7 +73,8 @@ def fetch(
             for _, user, _, query in _SECRET.findall(uri):
                 said = said.replace(user, "").replace(query, "")
             raise EnvironmentFault(
-                f"--checkpoint {shown(uri)} cannot be fetched: {shown(' '.join(said.split()))[:300]}."
+                f"--checkpoint {shown(uri)} cannot be fetched:"
+                f" {shown(' '.join(said.split()))[:300]}."
             )
         partial.rename(target)
     return target, digest(target, interrupted)
@@ -109,9 +110,15 @@ def _run(
 ) -> tuple[int, str]:
     """(exit code, what it said on standard error)."""
     process = subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         while True:
             try:

@@ -17,7 +17,7 @@ import stat
 import zlib
 from pathlib import Path
 
-from autoresearch_action.workspace.trees import remove
+from autoresearch_action.workspace.folders import remove
 
 ENVIRONMENT = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",

@@ -13,17 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 NEVER_HANDED = {
-    ".py", ".pyi", ".pyc", ".pyo", ".pyd", ".pyx", ".pyz", ".pth", ".egg", ".whl", ".so", ".dll", ".dylib", ".o", ".a", ".exe",
-    ".com", ".bat", ".cmd", ".ps1", ".sh", ".bash", ".zsh", ".fish", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx",
-    ".node", ".wasm", ".rb", ".pl", ".pm", ".php", ".lua", ".r", ".jl", ".jar", ".class", ".war", ".go", ".rs", ".c", ".cc", ".cpp",
-    ".cxx", ".h", ".hpp", ".cu", ".cuh", ".awk", ".tcl", ".zip", ".ini", ".cfg", ".conf", ".config", ".toml", ".lock", ".mk",
-    ".cmake", ".gradle", ".properties",
+    ".py", ".pyi", ".pyc", ".pyo", ".pyd", ".pyx", ".pyz", ".pth", ".egg", ".whl", ".so",
+    ".dll", ".dylib", ".o", ".a", ".exe", ".com", ".bat", ".cmd", ".ps1", ".sh", ".bash",
+    ".zsh", ".fish", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx", ".node",
+    ".wasm", ".rb", ".pl", ".pm", ".php", ".lua", ".r", ".jl", ".jar", ".class", ".war", ".go",
+    ".rs", ".c", ".cc", ".cpp", ".cxx", ".h", ".hpp", ".cu", ".cuh", ".awk", ".tcl", ".zip",
+    ".ini", ".cfg", ".conf", ".config", ".toml", ".lock", ".mk", ".cmake", ".gradle",
+    ".properties",
 }  # fmt: skip
 NEVER_NAMED = {
-    "makefile", "gnumakefile", "justfile", "rakefile", "gemfile", "dockerfile", "procfile", "cmakelists.txt", "meson.build", "go.mod",
-    "go.sum", "go.work", "package.json", "package-lock.json", "npm-shrinkwrap.json", "pnpm-workspace.yaml", "tsconfig.json",
-    "jsconfig.json", "deno.json", "deno.jsonc", "composer.json", "requirements.txt", "constraints.txt", "environment.yml",
-    "environment.yaml", "matplotlibrc", "__pycache__",
+    "makefile", "gnumakefile", "justfile", "rakefile", "gemfile", "dockerfile", "procfile",
+    "cmakelists.txt", "meson.build", "go.mod", "go.sum", "go.work", "package.json",
+    "package-lock.json", "npm-shrinkwrap.json", "pnpm-workspace.yaml", "tsconfig.json",
+    "jsconfig.json", "deno.json", "deno.jsonc", "composer.json", "requirements.txt",
+    "constraints.txt", "environment.yml", "environment.yaml", "matplotlibrc", "__pycache__",
 }  # fmt: skip
 MOST_BYTES, MOST_FILES = 16 << 30, 10_000
 # Files or folders that are made read-only one by one: bubblewrap takes 9,000 words

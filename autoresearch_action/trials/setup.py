@@ -20,7 +20,8 @@ from autoresearch_action.isolation.log import Log
 from autoresearch_action.isolation.process import Limits, Process, Start
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.trials.variables import passed
-from autoresearch_action.workspace.trees import Workspace, remove
+from autoresearch_action.workspace.folders import remove
+from autoresearch_action.workspace.trees import Workspace
 
 # Seconds
 LIMIT = 6 * 3600.0
@@ -90,7 +91,8 @@ def _data_where_trials_look(brief: Brief) -> None:
         and (named := [path for path in brief.data if usual in path.parents])
     ):
         raise InputError(
-            f"AUTORESEARCH_DATA is {given}, but `data` names {named[0]}: unset the one, or change the other."
+            f"AUTORESEARCH_DATA is {given}, but `data` names {named[0]}: unset the one, or change"
+            " the other."
         )
 
 

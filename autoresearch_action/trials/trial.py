@@ -306,7 +306,8 @@ class TrialRun:
             self.disturbed = self.bench.turns.disturbed()
         if self.watch and self.watch.feed(clock, loss):
             self.stopped = (
-                f"Stopped after {clock:.0f} s: its loss of {loss:.3f} trails the incumbent's by more"
+                f"Stopped after {clock:.0f} s: its loss of {loss:.3f} trails the incumbent's by"
+                " more"
                 " than it would make up."
             )
             process.kill(self.stopped)

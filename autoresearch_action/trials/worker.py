@@ -28,8 +28,9 @@ from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.trials.pool import measure
 from autoresearch_action.trials.slot import SlotContext
+from autoresearch_action.workspace.folders import remove
 from autoresearch_action.workspace.git import git
-from autoresearch_action.workspace.trees import Workspace, remove
+from autoresearch_action.workspace.trees import Workspace
 
 SCRATCH = Path("/var/tmp")
 TRAVELS = (
@@ -217,7 +218,8 @@ class Worker:
         kit: Kit = ray.get(reference)
         if lacking := [path for path in kit.data if not path.exists()]:
             raise EnvironmentFault(
-                f"{lacking[0]} is not there, and the brief names it as data: put it there, or share it."
+                f"{lacking[0]} is not there, and the brief names it as data: put it there, or"
+                " share it."
             )
         top = SCRATCH / f"autoresearch-ray-{os.geteuid()}"
         top.mkdir(mode=0o700, exist_ok=True)
@@ -263,7 +265,7 @@ def _alone(lock: IO[bytes]) -> bool:
 
 
 def _valid(lock: IO[bytes], path: Path) -> bool:
-    """Whether the lock's file is still the one that others find: the last to leave takes it away."""
+    """Whether the lock's file is still the one that others find: the last one removes it."""
     return path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino
 
 

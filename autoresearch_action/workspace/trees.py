@@ -14,13 +14,14 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
+from autoresearch_action.workspace.folders import link, remove, remove_git
 from autoresearch_action.workspace.git import GitError, environment, git, line, merge
+from autoresearch_action.workspace.hydrate import hydrate, pointers, submodules
 from autoresearch_action.workspace.patch import PatchRefused, check_patch, editable
 
 __all__ = ["PatchRefused", "Workspace"]
@@ -32,7 +33,6 @@ FOLDER = "040000 "
 REPOSITORY = b"\nnew file mode 160000\n"
 # What each file of a patch was
 BEFORE = re.compile(rb"^index ([0-9a-f]{40,64})\.\.", re.MULTILINE)
-LFS_POINTER = b"version https://git-lfs"
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README.md"}
 
 
@@ -71,8 +71,9 @@ class Workspace:
         self._refuse_dirty()
         self._refuse_untracked()
         self._open()
-        self.submodules = self._submodules()
-        self.filtered = self._filtered()
+        entries = self._entries(self.base)
+        self.submodules = submodules(self.root, entries)
+        self.filtered = pointers(self.root, entries, self._git, self.base)
 
     def _symbolic(self) -> str:
         try:
@@ -93,7 +94,8 @@ class Workspace:
         if dirty:
             more = f" and {len(dirty) - 1} more" if len(dirty) > 1 else ""
             raise InputError(
-                f"{dirty[0]}{more} has changes that are not committed: commit or stash them, then run again."
+                f"{dirty[0]}{more} has changes that are not committed: commit or stash them, then"
+                " run again."
             )
 
     def _refuse_untracked(self) -> None:
@@ -104,7 +106,8 @@ class Workspace:
                 "ls-tree", "-z", self.base, "--", str(name), cwd=self.root
             ):
                 raise InputError(
-                    f"`edit` names {pattern}, which is not committed: git add it and commit, then run again."
+                    f"`edit` names {pattern}, which is not committed: git add it and commit, then"
+                    " run again."
                 )
 
     def _open(self) -> None:
@@ -140,8 +143,7 @@ class Workspace:
     def _line(self, *words: str) -> str:
         return self._git(*words).decode("utf-8", "surrogateescape").strip()
 
-    # -- checkouts
-    # -----------------------------------------------------------------------------------------------
+    # -- checkouts --
 
     def checkout(self, tree: Path, commit: str, sealed: bool = False) -> None:
         """Make `tree` the pristine checkout of `commit`, with setup's outputs; whatever was there
@@ -160,7 +162,7 @@ class Workspace:
         tree.mkdir(parents=True, exist_ok=True)
         try:
             self._git("clean", "-ffdxq", index=index, tree=tree)
-            _remove_git(tree)
+            remove_git(tree)
             self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
         except GitError:
             remove(tree)
@@ -168,62 +170,15 @@ class Workspace:
             tree.mkdir(parents=True)
             self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
         for path in (*self.submodules, *self.filtered):
-            self._hydrate(tree, path)
+            hydrate(self.hydrated / path, tree / path)
         if self.setup_folder.exists():
             shutil.copytree(
                 self.setup_folder,
                 tree,
                 dirs_exist_ok=True,
                 symlinks=True,
-                copy_function=_link if sealed else shutil.copy2,
+                copy_function=link if sealed else shutil.copy2,
             )
-
-    def _hydrate(self, tree: Path, path: str) -> None:
-        """Submodules and LFS files, as the user's checkout has them."""
-        source, target = self.hydrated / path, tree / path
-        if source.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(".git"))
-        elif source.is_file():
-            target.unlink(missing_ok=True)
-            shutil.copy2(source, target)
-
-    def _submodules(self) -> tuple[str, ...]:
-        found = tuple(
-            path for facts, path in self._entries(self.base) if facts.startswith("160000 ")
-        )
-        for path in found:
-            if not (self.root / path).is_dir() or not any((self.root / path).iterdir()):
-                raise InputError(
-                    f"The submodule {path} is empty: run `git submodule update --init --recursive` first."
-                )
-        return found
-
-    def _filtered(self) -> tuple[str, ...]:
-        """Files that a filter (LFS) turns into something else on checkout."""
-        if not any(path.endswith(".gitattributes") for _, path in self._entries(self.base)):
-            return ()
-        entries = (
-            self._git("ls-tree", "-r", "-z", "-l", self.base)
-            .decode("utf-8", "surrogateescape")
-            .split("\0")
-        )
-        small = [
-            e.split("\t", 1)
-            for e in entries
-            if e.startswith("100") and e.split("\t", 1)[0].split()[3].isdigit()
-        ]
-        pointers = []
-        for facts, path in small:
-            if int(facts.split()[3]) < 300 and self._git(
-                "cat-file", "blob", facts.split()[2]
-            ).startswith(LFS_POINTER):
-                if _begins(self.root / path, LFS_POINTER):
-                    raise InputError(
-                        f"{path} is a Git LFS pointer without its content: run `git lfs pull` first."
-                    )
-                pointers.append(path)
-        return tuple(pointers)
 
     @lru_cache(maxsize=2)  # noqa: B019 (one workspace a process; a large repository has many)
     def _entries(self, commit: str) -> tuple[tuple[str, str], ...]:
@@ -268,8 +223,7 @@ class Workspace:
             ]
         return tuple(dict.fromkeys(held))
 
-    # -- patches and commits
-    # -------------------------------------------------------------------------------------
+    # -- patches and commits --
 
     def diff(self, tree: Path, parent: str) -> str:
         """The edit made in `tree`, a checkout, as a git-format patch against `parent`. Raises
@@ -286,7 +240,8 @@ class Workspace:
         except GitError as error:
             # A repository inside, attributes that git cannot follow, no folder any more
             raise PatchRefused(
-                f"Git cannot read the edit: {str(error).splitlines()[0].removeprefix('error: ')[:200]}."
+                "Git cannot read the edit:"
+                f" {str(error).splitlines()[0].removeprefix('error: ')[:200]}."
             ) from None
         patch = self._git(
             "diff-index",
@@ -529,46 +484,3 @@ class Workspace:
             "log", "--format=%ce", f"{self.base}..refs/heads/{name}", cwd=self.root
         ).split()
         return set(authors) <= {environment()["GIT_COMMITTER_EMAIL"]}
-
-
-def remove(tree: Path) -> None:
-    """Delete a folder whatever modes were left in it; links are not followed."""
-
-    def mend(function: object, path: str, _: object) -> None:
-        parent = os.path.dirname(path)
-        os.chmod(parent, stat.S_IRWXU)
-        if not os.path.islink(path):
-            os.chmod(path, stat.S_IRWXU)
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, onerror=mend)
-        else:
-            os.unlink(path)
-
-    if tree.is_symlink() or tree.is_file():
-        tree.unlink()
-    elif tree.exists():
-        shutil.rmtree(tree, onerror=mend)
-
-
-def _remove_git(tree: Path) -> None:
-    """Whatever is named .git below `tree`: `git clean` passes it over."""
-    for folder, names, files in os.walk(tree):
-        for name in {".git"} & {*names, *files}:
-            remove(Path(folder) / name)
-        names[:] = [name for name in names if name != ".git"]
-
-
-def _link(source: str, target: str) -> None:
-    """The same file under a second name, or a copy where the file system cannot."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _begins(path: Path, start: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(start)) == start
-    except OSError:
-        return True
