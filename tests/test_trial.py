@@ -274,6 +274,24 @@ def test_a_trial_can_name_itself_and_read_what_links_of_the_system_lead_through(
     ), log
 
 
+TALKS = """
+import socket
+with socket.create_server(("localhost", 0)) as server:
+    socket.create_connection(("127.0.0.1", server.getsockname()[1])).close()
+if NAMED: socket.getaddrinfo(socket.gethostname(), 80)
+open("model.txt", "w").write("0.5")
+"""
+
+
+@pytest.mark.parametrize("level", [level for level in LEVELS if level in ("full", "unshared")])
+def test_a_trial_can_talk_to_itself(tmp_path: Path, level: str) -> None:
+    """By name and number, as torchrun and local servers do."""
+    at = bench.python(tmp_path / "r")
+    at.isolation = bench.isolation(level)
+    measured = bench.candidate(at, TALKS.replace("NAMED", str(level == "full")))
+    assert measured.outcome == "ok", measured.reason + measured.tail
+
+
 def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_PASSWORD", "hunter2hunter2")
     monkeypatch.setenv("GITHUB_ENV", "/tmp/x")
@@ -364,6 +382,19 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
         ), log
         assert log.count("Read-only") == (3 if level == "full" else 0)
         (at.state / measured.log).unlink()
+
+
+def test_what_setup_compiled_is_kept_and_its_folders_are_shown(tmp_path: Path) -> None:
+    """Not linked one by one into every checkout; no bytecode of what a candidate may change."""
+    words = "mkdir -p lib; echo X = 0.25 > lib/made.py; /usr/bin/python3 -m compileall -q . lib"
+    at = bench.python(tmp_path / "r", setup=words)
+    run_setup(at.workspace, Secrets())
+    compiled = {path.relative_to(at.workspace.setup_folder).parts[:-1] for path in at.workspace.setup_folder.rglob("*.pyc")}  # fmt: skip
+    assert compiled == {("lib", "__pycache__")}
+    uses = "from lib.made import X, __cached__\nimport os\nassert os.path.exists(__cached__)\n"
+    measured = bench.candidate(at, uses + "open('model.txt', 'w').write(str(X))")
+    assert measured.value == 0.25, measured.reason + measured.tail
+    assert not list((at.tree / "lib").iterdir())
 
 
 def test_setup_compiles_bytecode_and_prepares_data_where_trials_look(

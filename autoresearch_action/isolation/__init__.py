@@ -21,7 +21,7 @@ CACHE = Path("/tmp/compiled")
 @dataclass(frozen=True)
 class Job:
     """One command to start. `mount_at` is where the tree stands inside, if the backend relocates
-    it; paths of `readonly` are relative to it.
+    it.
     """
 
     command: str
@@ -30,7 +30,8 @@ class Job:
     # Working directory relative to the tree
     directory: Path
     env: Mapping[str, str] = field(default_factory=dict)
-    readonly: Sequence[str] = ()
+    # What stands at these paths of the tree, read-only
+    readonly: Mapping[str, Path] = field(default_factory=dict)
     # Read-only, at their own paths
     data: Sequence[Path] = ()
     # What stands there in place of a folder of `data`

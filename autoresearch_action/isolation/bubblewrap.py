@@ -34,6 +34,7 @@ ETC_NETWORK = ("resolv.conf", "hosts", "host.conf")
 DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps")
 SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 SYS_GPU = ("/sys/bus", "/sys/class", "/sys/devices", "/sys/module")
+HOSTS = str(Path(__file__).with_name("hosts"))
 HELD_OUT = str(Path(__file__).with_name("held_out.py"))
 _SPACES = (
     "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
@@ -127,10 +128,10 @@ def _mounts(job: Job) -> Iterator[str]:
     for path in beside:
         yield from (*_parents(path), *_binds("--ro-bind-try", path))
     yield from (*_parents(at), "--bind", str(job.tree), str(at))
-    for name in job.readonly:
+    for name, path in job.readonly.items():
         # But links: a mount would go to where they lead
         if not (job.tree / name).is_symlink():
-            yield from ("--ro-bind-try", str(job.tree / name), str(at / name))
+            yield from ("--ro-bind-try", str(path), str(at / name))
     yield from _binds("--ro-bind-try", *(path for path in found if path not in beside))
     for path in job.data:
         yield from _parents(path)
@@ -155,6 +156,8 @@ def _system(network: bool = False) -> Iterator[str]:
     yield from ("--perms", "0755", "--dir", "/etc")
     names = (*ETC, *(ETC_NETWORK if network else ()))
     yield from _binds("--ro-bind-try", *(f"/etc/{name}" for name in names))
+    if not network:
+        yield from ("--ro-bind", HOSTS, "/etc/hosts")
 
 
 def _devices(gpu: str) -> Iterator[str]:

@@ -21,8 +21,8 @@ from autoresearch_action.workspace.folders import remove
 
 MARK = "AUTORESEARCH_TRIAL"
 _UNSHARE = (
-    "unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child=KILL",
-    "--mount-proc", "--ipc", "--uts",
+    "unshare", "--user", "--map-current-user", "--keep-caps", "--pid", "--fork",
+    "--kill-child=KILL", "--mount-proc", "--ipc", "--uts",
 )  # fmt: skip
 _WRITABLE_DEVICES = (
     "/dev/null", "/dev/shm", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random",
@@ -71,7 +71,9 @@ class Unconfined:
             ],
             "write": [str(job.tree), str(_home(job.tree)), *_WRITABLE_DEVICES],
             "landlock": self._landlock,
-            "network": job.network,
+            # There is nothing but loopback in a network namespace of its own
+            "network": job.network or self.spaces,
+            "loopback": self.spaces and not job.network,
             "limits": {"fsize": limits.file_bytes, "nofile": limits.open_files, "core": 0},
         }
         spaces = [*_UNSHARE, *(() if job.network else ("--net",))] if self.spaces else []

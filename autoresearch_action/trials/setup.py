@@ -99,8 +99,11 @@ def _data_where_trials_look(brief: Brief) -> None:
 def _collect(workspace: Workspace, tree: Path) -> None:
     """Everything in the checkout that git does not know becomes the setup folder."""
     index = tree.with_name(f"{tree.name}.index")
-    listed = workspace.untracked(tree, index)
-    for name in listed:
+    # Bytecode beside what a candidate may change is no setup's to make
+    ours = {f"{folder}/__pycache__" for folder in workspace.folders(workspace.base)}
+    for name in workspace.untracked(tree, index):
+        if str(Path(name).parent) in {*ours, "__pycache__"}:
+            continue
         target = workspace.setup_folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(tree / name, target)

@@ -268,7 +268,8 @@ class TrialRun:
             mount_at=bench.workspace.root,
             directory=Path(bench.workspace.prefix),
             env=variables(name, brief, self.trial, bench.slot, bench.checkpoint, bool(cache)),
-            readonly=(*bench.workspace.frozen_entries(self.trial.commit), *handed),
+            readonly=bench.workspace.readonly(self.trial.commit, tree)
+            | {name: tree / name for name in handed},
             data=(*data, *checkpoint, *(brief.evaluate_data if scoring else ())),
             decoys=decoys,
             cache=cache,

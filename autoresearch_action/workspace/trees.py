@@ -149,8 +149,8 @@ class Workspace:
         """Make `tree` the pristine checkout of `commit`, with setup's outputs; whatever was there
         before is gone.
 
-        `sealed`: `frozen_entries` will be read-only to whoever works in it, so that setup's files
-        need not be copied. Cleaned before files are written: a .gitattributes left behind would
+        `sealed`: `readonly` will stand there for whoever works in it, so that setup's folders can
+        be left empty. Cleaned before files are written: a .gitattributes left behind would
         rule how git writes them.
         """
         index = tree.with_name(f"{tree.name}.index")
@@ -171,14 +171,14 @@ class Workspace:
             self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
         for path in (*self.submodules, *self.filtered):
             hydrate(self.hydrated / path, tree / path)
-        if self.setup_folder.exists():
-            shutil.copytree(
-                self.setup_folder,
-                tree,
-                dirs_exist_ok=True,
-                symlinks=True,
-                copy_function=link if sealed else shutil.copy2,
-            )
+        for name in self._made(commit) if sealed else ():
+            source, target = self.setup_folder / name, tree / name
+            folder = source.is_dir() and not source.is_symlink()
+            (target if folder else target.parent).mkdir(parents=True, exist_ok=True)
+            if not folder:
+                link(str(source), str(target))
+        if not sealed and self.setup_folder.exists():
+            shutil.copytree(self.setup_folder, tree, dirs_exist_ok=True, symlinks=True)
 
     @lru_cache(maxsize=2)  # noqa: B019 (one workspace a process; a large repository has many)
     def _entries(self, commit: str) -> tuple[tuple[str, str], ...]:
@@ -199,10 +199,9 @@ class Workspace:
         New files may appear beside them, and in folders that hold placeholders only.
         """
         way = PurePosixPath(self.prefix).parts
-        folders, within = {self.prefix, *self.submodules}, dict[str, set[str]]()
+        within = dict[str, set[str]]()
         for facts, path in self._entries(commit):
             if facts.startswith(FOLDER):
-                folders.add(path)
                 continue
             parts = path.split("/")
             depth = next(
@@ -211,17 +210,28 @@ class Workspace:
             )
             within.setdefault("/".join(parts[: depth + 1]), set()).add("/".join(parts[depth + 1 :]))
         held = [path for path, names in within.items() if not names <= PLACEHOLDERS]
+        return tuple(dict.fromkeys([*held, *self._made(commit)]))
+
+    def readonly(self, commit: str, tree: Path) -> dict[str, Path]:
+        """By each of `frozen_entries`, what is to stand there: setup's own, else the checkout's."""
+        tops = {self.setup_folder / name: name for name in self._made(commit)}
+        shown = {name: path for path, name in tops.items() if path.is_dir()}
+        return {name: shown.get(name, tree / name) for name in self.frozen_entries(commit)}
+
+    @lru_cache(maxsize=64)  # noqa: B019 (one workspace a process)
+    def _made(self, commit: str) -> tuple[str, ...]:
+        """The topmost of what setup made: files, and folders that hold nothing tracked."""
+        held, folders = [], {self.prefix, *self.submodules, *self.folders(commit)}
         for folder, names, files in os.walk(self.setup_folder):
             at = PurePosixPath(folder).relative_to(self.setup_folder)
-            held += [
-                (at / name).as_posix()
-                for name in (*names, *files)
-                if (at / name).as_posix() not in folders
-            ]
-            names[:] = [
-                name for name in names if (at / name).as_posix() in folders.difference(held)
-            ]
-        return tuple(dict.fromkeys(held))
+            below = {name: (at / name).as_posix() for name in (*names, *files)}
+            held += [path for path in below.values() if path not in folders]
+            names[:] = [name for name in names if below[name] in folders]
+        return tuple(held)
+
+    def folders(self, commit: str) -> set[str]:
+        """Folders that hold something tracked, below the root."""
+        return {path for facts, path in self._entries(commit) if facts.startswith(FOLDER)}
 
     # -- patches and commits --
 
@@ -236,7 +246,9 @@ class Workspace:
             raise PatchRefused("The folder of the code was replaced by a link.")
         index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
         try:
-            self._git("add", "-A", "--force", "--", ".", *self._not_ours(), index=index, tree=tree)
+            self._git(
+                "add", "-A", "--force", "--", ".", *self._not_ours(parent), index=index, tree=tree
+            )
         except GitError as error:
             # A repository inside, attributes that git cannot follow, no folder any more
             raise PatchRefused(
@@ -271,20 +283,12 @@ class Workspace:
             .decode("utf-8", "surrogateescape")
             .split("\0")
         )
-        return [name for name in names if name and "__pycache__" not in name]
+        return [name for name in names if name]
 
-    def _not_ours(self) -> list[str]:
-        skipped = [*self.submodules, *self.filtered, "__pycache__", "*.pyc"]
-        if self.setup_folder.exists():
-            skipped += [
-                p.relative_to(self.setup_folder).as_posix()
-                for p in self.setup_folder.rglob("*")
-                if p.is_symlink() or not p.is_dir()
-            ]
-        return [
-            f":(exclude,glob)**/{name}" if "/" not in name else f":(exclude){name}"
-            for name in skipped
-        ]
+    def _not_ours(self, parent: str) -> list[str]:
+        here = (*self.submodules, *self.filtered, *self._made(parent))
+        bytecode = [f":(exclude,glob)**/{name}" for name in ("__pycache__", "*.pyc")]
+        return [*bytecode, *(f":(exclude,literal){path}" for path in here)]
 
     def commit(self, parent: str, patch: str, message: str, three_way: bool = False) -> str:
         """A commit with `patch` applied on `parent`. Raises PatchRefused with a sentence."""

@@ -293,7 +293,7 @@ def account(
             Path("/srv/r"),
             Path(),
             {"PATH": "/usr/bin:/bin"},
-            readonly=("score.py", "program.md"),
+            readonly={name: tree / name for name in ("score.py", "program.md")},
         )
         env = {
             "PATH": "/usr/bin:/bin",
