@@ -384,6 +384,30 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
         (at.state / measured.log).unlink()
 
 
+@pytest.mark.parametrize("level", ["full", "reduced"])
+def test_programs_that_setup_made_are_found_where_they_were_made(
+    tmp_path: Path, level: str
+) -> None:
+    """As a virtual environment's scripts are; at full so is the candidate's own code (.pth)."""
+    words = (
+        "mkdir env; ln -s /usr/bin/python3 env/python; printf '#!%s/env/python\\nprint(0.25)' $PWD"
+        " > env/tool; chmod +x env/tool; printf %s/train.py $PWD > env/where"
+    )
+    at = bench.python(tmp_path / "r", setup=f"'{words.replace(chr(39), chr(39) * 2)}'")
+    at.isolation = bench.isolation(level)
+    run_setup(at.workspace, Secrets())
+    uses = (
+        "import os\nopen('model.txt', 'w').write(os.popen('env/tool').read())\n"
+        "try: print('found', open(open('env/where').read()).read().count('# mine'))\n"
+        "except OSError: print('found nothing')\n"
+    )
+    for _ in range(2):
+        measured = bench.candidate(at, uses + "# mine")
+        assert measured.value == 0.25, measured.reason + measured.tail
+    log = (at.state / measured.log).read_text()
+    assert ("found 2" if level == "full" else "found nothing") in log
+
+
 def test_what_setup_compiled_is_kept_and_its_folders_are_shown(tmp_path: Path) -> None:
     """Not linked one by one into every checkout; no bytecode of what a candidate may change."""
     words = "mkdir -p lib; echo X = 0.25 > lib/made.py; /usr/bin/python3 -m compileall -q . lib"

@@ -30,6 +30,8 @@ class Job:
     # Working directory relative to the tree
     directory: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    # Another path that leads to the tree, if the backend relocates it
+    alias: Path | None = None
     # What stands at these paths of the tree, read-only
     readonly: Mapping[str, Path] = field(default_factory=dict)
     # Read-only, at their own paths

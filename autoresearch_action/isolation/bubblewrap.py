@@ -128,6 +128,8 @@ def _mounts(job: Job) -> Iterator[str]:
     for path in beside:
         yield from (*_parents(path), *_binds("--ro-bind-try", path))
     yield from (*_parents(at), "--bind", str(job.tree), str(at))
+    if job.alias:
+        yield from (*_parents(job.alias), "--symlink", str(at), str(job.alias))
     for name, path in job.readonly.items():
         # But links: a mount would go to where they lead
         if not (job.tree / name).is_symlink():

@@ -2,8 +2,8 @@
 makes is shared.
 
 It is the user's own committed code, so it runs outside the sandbox, in a clean checkout with a
-cleaned environment. New files go to STATE/setup, read-only, and from there into every checkout;
-data folders are hashed.
+cleaned environment. New files go to STATE/setup, read-only, and are shown in every trial; the path
+at which they were made goes on leading to them. Data folders are hashed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run_setup(
     if brief.setup:
         for path in (*brief.data, *brief.evaluate_data):
             path.mkdir(parents=True, exist_ok=True)
-        tree = workspace.state / "slots" / "setup"
+        tree = workspace.setup_tree
         remove(tree)
         workspace.checkout(tree, workspace.base)
         given = secrets.for_setup(brief.setup_env)
@@ -110,6 +110,8 @@ def _collect(workspace: Workspace, tree: Path) -> None:
         if not target.is_symlink():
             target.chmod(target.stat().st_mode & 0o555 | 0o444)
     remove(tree)
+    # Programs remember where they were made; where trials see their tree there, it is that
+    tree.symlink_to(workspace.setup_folder)
     index.unlink(missing_ok=True)
 
 

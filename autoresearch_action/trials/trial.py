@@ -259,6 +259,7 @@ class TrialRun:
         """
         bench, brief, scoring = self.bench, self.brief, name == "evaluate"
         checkpoint = [bench.checkpoint] if bench.checkpoint else []
+        made = [bench.workspace.setup_folder] if bench.workspace.setup_folder.exists() else []
         data, decoys = brief.data, {}
         if name == "compile" and brief.decoy:
             data, decoys = brief.data[:1], {brief.data[0]: brief.decoy}
@@ -267,10 +268,16 @@ class TrialRun:
             tree=tree,
             mount_at=bench.workspace.root,
             directory=Path(bench.workspace.prefix),
+            alias=bench.workspace.setup_tree if made else None,
             env=variables(name, brief, self.trial, bench.slot, bench.checkpoint, bool(cache)),
             readonly=bench.workspace.readonly(self.trial.commit, tree)
             | {name: tree / name for name in handed},
-            data=(*data, *checkpoint, *(brief.evaluate_data if scoring else ())),
+            data=(
+                *data,
+                *checkpoint,
+                *(() if bench.isolation.relocates else made),
+                *(brief.evaluate_data if scoring else ()),
+            ),
             decoys=decoys,
             cache=cache,
             hidden=() if scoring else (*brief.evaluate_data, *_in_the_open(brief.evaluate_data)),

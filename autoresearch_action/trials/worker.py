@@ -40,6 +40,7 @@ TRAVELS = (
     "base",
     "branch_name",
     "setup_hash",
+    "setup_tree",
     "submodules",
     "filtered",
 )

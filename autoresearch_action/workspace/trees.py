@@ -66,6 +66,8 @@ class Workspace:
         # Where submodules and LFS files are taken from
         self.hydrated = self.root
         self.repo = self.state / "repo.git"
+        # Where setup works, and what it made
+        self.setup_tree = self.state / "slots" / "setup"
         self.setup_folder = self.state / "setup"
         self.setup_hash = ""
         self._refuse_dirty()
