@@ -92,8 +92,7 @@ class CommandAgent:
             "PWD": str(context.directory),
             "GIT_CEILING_DIRECTORIES": str(Path(context.tree).parent),
         }
-        with tempfile.TemporaryDirectory(prefix="autoresearch-agent-") as folder:
-            ended, out, err = self._started(text, context, environment, Path(folder))
+        ended, out, err = self._started(text, context, environment)
         if ended.reason:
             late = f"{self.name} did not end within {self.limit:g} s."
             raise AgentFailure(CANCELLED if ended.reason == CANCELLED else late, usage)
@@ -109,31 +108,33 @@ class CommandAgent:
         return Draft(description=_last_line(out) or f"an edit by {self.name}", usage=usage)
 
     def _started(
-        self, text: str, context: Context, environment: Mapping[str, str], folder: Path
+        self, text: str, context: Context, environment: Mapping[str, str]
     ) -> tuple[Ended, bytes, bytes]:
         """How the command ended, and the ends of its output and of its errors."""
-        task, errors, log = folder / "task", folder / "errors", Log(folder / "output")
-        task.write_bytes(text.encode(errors="replace"))
         watched, ours = os.pipe()
-        try:
-            with task.open("rb") as given, errors.open("wb") as said:
-                how = Start(
-                    ["/bin/sh", "-c", GUARD, self.command, str(watched)],
-                    environment,
-                    context.directory,
-                    files=(watched,),
-                    stdin=given.fileno(),
-                    stderr=said.fileno(),
-                    mark="AUTORESEARCH_AGENT",
-                )
-                limits = Limits(seconds=self.limit, processes=1 << 22)
-                ended = Process.start(how, limits, log, until=_cancelled(context)).wait()
-        finally:
-            os.close(watched)
-            os.close(ours)
-        with errors.open("rb") as said:
-            said.seek(max(0, errors.stat().st_size - OUTPUT))
-            return ended, bytes(log.tail), said.read()
+        # It may say what is secret
+        log = Log(Path(os.devnull))
+        with (
+            os.fdopen(ours, "wb"),
+            os.fdopen(watched, "rb"),
+            tempfile.TemporaryFile() as task,
+            tempfile.TemporaryFile() as errors,
+        ):
+            task.write(text.encode(errors="replace"))
+            task.seek(0)
+            how = Start(
+                ["/bin/sh", "-c", GUARD, self.command, str(watched)],
+                environment,
+                context.directory,
+                files=(watched,),
+                stdin=task.fileno(),
+                stderr=errors.fileno(),
+                mark="AUTORESEARCH_AGENT",
+            )
+            limits = Limits(seconds=self.limit, processes=1 << 22)
+            ended = Process.start(how, limits, log, until=_cancelled(context)).wait()
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - OUTPUT))
+            return ended, bytes(log.tail), errors.read()
 
 
 def _cancelled(context: Context) -> Callable[[], str]:

@@ -34,16 +34,9 @@ from autoresearch_action.workspace.trees import Workspace
 
 SCRATCH = Path("/var/tmp")
 TRAVELS = (
-    "root",
-    "directory",
-    "prefix",
-    "base",
-    "branch_name",
-    "setup_hash",
-    "setup_tree",
-    "submodules",
+    "root", "directory", "prefix", "base", "branch_name", "setup_hash", "setup_tree", "submodules",
     "filtered",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -257,16 +257,8 @@ class Workspace:
                 "Git cannot read the edit:"
                 f" {str(error).splitlines()[0].removeprefix('error: ')[:200]}."
             ) from None
-        patch = self._git(
-            "diff-index",
-            "-p",
-            "--cached",
-            "--no-renames",
-            "--no-color",
-            "--full-index",
-            parent,
-            index=index,
-        )
+        words = ("-p", "--cached", "--no-renames", "--no-color", "--full-index")
+        patch = self._git("diff-index", *words, parent, index=index)
         if REPOSITORY in patch:
             # No later checkout would clean what lies in it: the index has it as one entry
             remove(tree)
@@ -305,14 +297,8 @@ class Workspace:
         try:
             self._git("read-tree", parent, index=index)
             try:
-                self._git(
-                    "apply",
-                    "--cached",
-                    "--whitespace=nowarn",
-                    *(["--3way"] if three_way else []),
-                    stdin=raw,
-                    index=index,
-                )
+                words = ("--cached", "--whitespace=nowarn", *(["--3way"] if three_way else []))
+                self._git("apply", *words, stdin=raw, index=index)
             except GitError as error:
                 if not three_way or not self._merged(raw, paths, parent, index):
                     said = str(error).splitlines()[0].removeprefix("error: ")
@@ -382,15 +368,8 @@ class Workspace:
 
     def _commit_tree(self, tree: str, parent: str, message: str) -> str:
         text = " ".join(message.split())[:200] or "Edit"
-        done = git(
-            f"--git-dir={self.repo}",
-            "commit-tree",
-            tree,
-            "-p",
-            parent,
-            stdin=text.encode("utf-8", "replace"),
-        )
-        commit = done.decode().strip()
+        said = text.encode("utf-8", "replace")
+        commit = self._git("commit-tree", tree, "-p", parent, stdin=said).decode().strip()
         self._trees[commit] = tree
         self._git("update-ref", f"refs/trials/{commit}", commit)
         return commit
@@ -464,15 +443,8 @@ class Workspace:
         """
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
             if self._ours(f"{name}{suffix}"):
-                git(
-                    "fetch",
-                    "-q",
-                    "--no-tags",
-                    "--no-write-fetch-head",
-                    str(self.repo),
-                    f"+{tip}:refs/heads/{name}{suffix}",
-                    cwd=self.root,
-                )
+                words = ("-q", "--no-tags", "--no-write-fetch-head", str(self.repo))
+                git("fetch", *words, f"+{tip}:refs/heads/{name}{suffix}", cwd=self.root)
                 return f"{name}{suffix}"
         raise EnvironmentFault(f"There are a hundred branches {name}-…: delete some.")
 
