@@ -1,7 +1,7 @@
 """One command of a trial, watched: its output read, its whole process tree counted, limited and
 ended.
 
-Works on any started process; what it is confined by is sandbox.py's. Clocks count every process
+Works on any started process; what it is confined by is the isolation's. Clocks count every process
 below it, also those that were double-forked; a process tree is dead when `wait` returns.
 
 The kernel forgets the processor time of a child whose parent ignores it. So the clock also samples,
