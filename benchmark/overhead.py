@@ -28,8 +28,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from model_server import ModelServer, reply  # noqa: E402
 
-from autoresearch_action.isolation.process import Limits, Log  # noqa: E402
-from autoresearch_action.isolation.sandbox import Job, Sandbox  # noqa: E402
+from autoresearch_action.isolation import Job  # noqa: E402
+from autoresearch_action.isolation.log import Log  # noqa: E402
+from autoresearch_action.isolation.process import Limits  # noqa: E402
+from autoresearch_action.isolation.sandbox import choose, start  # noqa: E402
 
 # Per experiment (median), to the first trial, peak of the harness
 MOST_MS, MOST_START, MOST_MB = 60, 1, 120
@@ -169,7 +171,7 @@ def sandboxed() -> dict[str, float]:
     """Median milliseconds of /bin/sh that does nothing: bare, and as a trial is started, watched
     and ended.
     """
-    sandbox, taken = Sandbox(), {"bare": [], "sandboxed": []}  # type: ignore[var-annotated]
+    isolation, taken = choose(), {"bare": [], "sandboxed": []}  # type: ignore[var-annotated]
     with tempfile.TemporaryDirectory() as place:
         tree = Path(place) / "tree"
         tree.mkdir()
@@ -186,7 +188,7 @@ def sandboxed() -> dict[str, float]:
             subprocess.run(["/bin/sh", "-c", "true"], check=True)
             taken["bare"].append(time.perf_counter() - begin)
             begin = time.perf_counter()
-            sandbox.start(job, Limits(), Log(tree.with_name("log"))).wait()
+            start(isolation, job, Limits(), Log(tree.with_name("log"))).wait()
             taken["sandboxed"].append(time.perf_counter() - begin)
     told = {name: 1000 * statistics.median(seconds) for name, seconds in taken.items()}
     return told | {"own": told["sandboxed"] - told["bare"], "load": os.getloadavg()[0]}

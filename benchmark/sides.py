@@ -28,7 +28,7 @@ from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.agents import Context, Draft, Exhausted
 from autoresearch_action.budget import Budget
 from autoresearch_action.isolation.device import Slot
-from autoresearch_action.isolation.sandbox import Sandbox
+from autoresearch_action.isolation.sandbox import choose
 from autoresearch_action.ledger import Ledger, read
 from autoresearch_action.records import Usage
 from autoresearch_action.research.search import Loop, Parts
@@ -348,7 +348,7 @@ def search(
     brief = briefs.read(Path("program.md"), directory)
     ledger = Ledger(state)
     workspace = Workspace(directory, state, brief)
-    pool = LocalPool(brief, workspace, Sandbox("auto"), slots, state)
+    pool = LocalPool(brief, workspace, choose(), slots, state)
     budget = Budget(100_000, 240, 0, clock=time.monotonic)
     budget.slots = len(slots)
     loop = Loop(Parts(brief, workspace, agent, pool, ledger, budget, Silent(), 1, str, noise=known))

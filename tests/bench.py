@@ -8,23 +8,32 @@ from pathlib import Path
 import tiny
 
 from autoresearch_action import brief as briefs
+from autoresearch_action.isolation import Isolation
 from autoresearch_action.isolation.device import find_slots
-from autoresearch_action.isolation.sandbox import Sandbox
+from autoresearch_action.isolation.fallback import Reduced, Unconfined
+from autoresearch_action.isolation.sandbox import choose
 from autoresearch_action.records import Measurement, Trial
-from autoresearch_action.trials.trial import SlotContext, TrialRun
+from autoresearch_action.trials.slot import SlotContext
+from autoresearch_action.trials.trial import TrialRun
 from autoresearch_action.workspace.trees import Workspace
 
 
+def isolation(level: str) -> Isolation:
+    """full, reduced, unshared (reduced, in namespaces of its own) or none."""
+    if level == "full":
+        best = choose()
+        assert best.strength == "full", best.describe()
+        return best
+    kind = Unconfined if level == "none" else Reduced
+    return kind("a test", spaces=level == "unshared")
+
+
 def make(directory: Path, level: str = "full", **facts: object) -> SlotContext:
-    """A bench for the repository in `directory`. `level` is forced down from what the machine has; unshared: reduced, in
-    namespaces of its own."""
+    """A bench for the repository in `directory`. `level` is forced down from what the machine has."""
     brief = briefs.read(Path("program.md"), directory)
     state = directory / ".autoresearch"
-    sandbox = Sandbox("none" if level == "none" else "auto")
-    assert level in ("none", "reduced", "unshared") or sandbox.level == "full", sandbox.why
-    sandbox.level, sandbox.spaces = "reduced" if level == "unshared" else level, level == "unshared"
     bench = SlotContext(
-        brief, Workspace(directory, state, brief), sandbox, find_slots("1")[0], state
+        brief, Workspace(directory, state, brief), isolation(level), find_slots("1")[0], state
     )
     return dataclasses.replace(bench, **facts)
 

@@ -377,6 +377,28 @@ def test_a_command_that_fails_or_is_late_or_cancelled_is_ended_whole(context: Co
     assert not running(str(context.tree))
 
 
+def test_a_command_ends_with_the_run_that_is_killed(context: Context, tmp_path: Path) -> None:
+    code = (
+        "import sys; from test_agents import *; directory = Path(sys.argv[1])\n"
+        "brief = briefs.Brief(run='x', path=Path('program.md'), directory=directory)\n"
+        "place = Context(brief, directory, directory, 'x', 1, 1)\n"
+        "CommandAgent('touch begun; sleep 300', 0, dict(os.environ)).propose(place)"
+    )
+    environment = os.environ | {"MARK": str(tmp_path)}
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent, env=environment
+    )
+    while not (tmp_path / "begun").exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    until = time.monotonic() + 5
+    while running(str(tmp_path)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not running(str(tmp_path))
+
+
 class Scripted:
     """An agent whose behaviour a test sets."""
 

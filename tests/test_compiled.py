@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from autoresearch_action.trials.compiled import MOST_PACKED
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 
 COMPILES = """
 import os, pathlib, sys, time

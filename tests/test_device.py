@@ -17,20 +17,21 @@ import pytest
 import tiny
 
 from autoresearch_action.errors import EnvironmentFault
-from autoresearch_action.isolation import device, interpreters, sandbox
+from autoresearch_action.isolation import bubblewrap, device, interpreters
 from autoresearch_action.isolation.device import Slot
 from autoresearch_action.ledger import Ledger
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.research.scheduler import Scheduler
 from autoresearch_action.trials import pool
 from autoresearch_action.trials.pool import LocalPool
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 
 SMI = """#!/bin/sh
 next() { head -1 PLACE/$1; [ $(wc -l < PLACE/$1) -lt 2 ] || sed -i 1d PLACE/$1; }  # the last answer stays
 case "$*" in
 *query-gpu=index,uuid*) cat PLACE/cards;;
-*query-gpu=index*) cut -d, -f1 PLACE/cards;;
+*compute_mode*) cat PLACE/mode;;
+-L) cat PLACE/parts;;
 *compute-apps*) next apps;;
 *memory.used*) cat PLACE/used;;
 *clocks_event*) exit 2;;  # a driver from before 535
@@ -41,6 +42,8 @@ CALM = {
     "cards": "0, GPU-a, 00000000:3B:00.0\n1, GPU-b, 00000000:86:00.0\n",
     "apps": "\n",
     "used": "4\n",
+    "mode": "Default\n",
+    "parts": "GPU 0: A (UUID: GPU-a)\nGPU 1: A (UUID: GPU-b)\n  MIG 1g.10gb Device 0: (UUID: MIG-c)\n",
     "hot": "Not Active, Not Active\n",
 }
 GPU = Slot("cuda:0", "0")
@@ -73,13 +76,15 @@ def test_a_trial_sees_its_own_card_alone(
         "GPU-b",
         "nvidia0",
     )
-    monkeypatch.setattr(sandbox, "card", lambda gpu: device.card(gpu, tmp_path))
+    monkeypatch.setattr(bubblewrap, "card", lambda gpu: device.card(gpu, tmp_path))
     exists = os.path.exists
     monkeypatch.setattr(
-        sandbox.os.path, "exists", lambda path: path == "/dev/nvidiactl" or exists(path)
+        bubblewrap.os.path, "exists", lambda path: path == "/dev/nvidiactl" or exists(path)
     )
     assert {
-        name for name in sandbox._devices("0") if name[:11] == "/dev/nvidia" and name[11:].isdigit()
+        name
+        for name in bubblewrap._devices("0")
+        if name[:11] == "/dev/nvidia" and name[11:].isdigit()
     } == {"/dev/nvidia5"}
     (smi / "cards").write_text("0, GPU-a, 00000000:3B:00.0\n")
     device.card.cache_clear()
@@ -95,6 +100,19 @@ def test_a_trial_is_told_its_card(smi: Path, tmp_path: Path) -> None:
         "import os; print('card', os.environ['CUDA_VISIBLE_DEVICES']); open('model.txt', 'w').write('1')",
     )
     assert "card GPU-b" in (at.state / measured.log).read_text()
+
+
+@pytest.mark.parametrize(
+    ("visible", "cards"),
+    [("", []), ("-1", []), ("1", ["1"]), ("GPU-b", ["1"]), ("1,-1,0", ["1"]), ("MIG-c", ["1"]), ("GPU-x", [])],
+)  # fmt: skip
+def test_exactly_the_cards_that_are_named_are_used(
+    smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str, cards: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device.gpus() == cards
+    told = [device.card(index)[0] for index in cards]
+    assert told == ["MIG-c" if visible == "MIG-c" else "GPU-b" for _ in cards]
 
 
 def slow(tmp_path: Path) -> tuple[SlotContext, Trial]:
@@ -158,7 +176,7 @@ def crew(tmp_path: Path, start: float, score: float) -> Scheduler:
             tmp_path / "r", train__py=train, score__py=SCORES.replace("SCORE", str(score))
         )
     )
-    workers = LocalPool(at.brief, at.workspace, at.sandbox, [GPU], at.state)
+    workers = LocalPool(at.brief, at.workspace, at.isolation, [GPU], at.state)
     return Scheduler(workers, Ledger(at.state), str, lambda: None)
 
 
@@ -188,6 +206,14 @@ def test_a_trial_starts_while_the_last_one_is_scored(smi: Path, tmp_path: Path) 
     at = crew(tmp_path, start=4.0, score=2.0)
     first, second = two(at)
     assert told(at, second, "began")[0] < told(at, first, "scored")[0] and not second.notes
+
+
+def test_nothing_overlaps_on_a_card_that_takes_one_process(smi: Path, tmp_path: Path) -> None:
+    (smi / "mode").write_text("Exclusive_Process\n")
+    at = crew(tmp_path, start=0.5, score=0.5)
+    first, second = two(at)
+    assert told(at, second, "began")[0] > told(at, first, "scored")[0]
+    assert not second.notes
 
 
 def test_a_training_that_a_scoring_disturbed_is_measured_again_and_nothing_overlaps_any_more(

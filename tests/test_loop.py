@@ -289,7 +289,7 @@ def living(mark: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_trial_and_keeps_everything(tmp_path: Path, number: int) -> None:
     mark = f"sleep-{os.getpid()}-{number}"
     home = tiny.repository(

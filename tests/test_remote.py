@@ -26,7 +26,7 @@ import tiny
 from test_loop import HERE, PROGRAM, command, environment, events, patience, run
 
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.isolation.process import descendants
+from autoresearch_action.isolation.proc import descendants
 from autoresearch_action.trials.cluster import places
 from autoresearch_action.trials.worker import SCRATCH
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import bench
@@ -17,15 +18,20 @@ import tiny
 from test_loop import patience
 
 from autoresearch_action.errors import InputError
-from autoresearch_action.isolation import process
-from autoresearch_action.isolation.process import Process
-from autoresearch_action.isolation.sandbox import unshares
+from autoresearch_action.isolation import Isolation, Job, proc, process
+from autoresearch_action.isolation.fallback import unshares
+from autoresearch_action.isolation.process import Limits, Process, Start
 from autoresearch_action.isolation.secrets import Secrets
-from autoresearch_action.records import Measurement
+from autoresearch_action.ledger import Ledger
+from autoresearch_action.records import Measurement, Trial
+from autoresearch_action.research.scheduler import Scheduler
+from autoresearch_action.trials import Executor
 from autoresearch_action.trials.metrics import Printed
+from autoresearch_action.trials.pool import measure
 from autoresearch_action.trials.setup import digest, run_setup
+from autoresearch_action.trials.slot import SlotContext
 from autoresearch_action.workspace import rewrite
-from autoresearch_action.workspace.trees import remove
+from autoresearch_action.workspace.folders import remove
 
 LEVELS = ["full", "reduced", "none", *(["unshared"] if unshares() else [])]
 SCORE = 'open("model.txt","w").write("0.5")\n'
@@ -50,6 +56,62 @@ def test_the_base_is_measured_at_every_level_of_isolation(tmp_path: Path, level:
     assert one.hashes["frozen"] == at.workspace.frozen(at.workspace.base)
     held = bench.base(at, 1, split="holdout")
     assert held.value == pytest.approx((one.value or 0) + 0.001, abs=2e-6)
+
+
+class Bare:
+    """The least that shuts a command in: a backend of one's own."""
+
+    strength, relocates = "bare", False
+
+    def describe(self) -> str:
+        return "Sandbox: bare."
+
+    def prepare(self, folder: Path, whole: bool = False) -> None:
+        pass
+
+    def command(self, job: Job, limits: Limits) -> Start:
+        return Start(["/bin/sh", "-c", job.command], job.env, job.tree / job.directory)
+
+
+def test_a_new_backend_is_one_class(tmp_path: Path) -> None:
+    isolation: Isolation = Bare()
+    at = bench.make(tiny.repository(tmp_path / "r"), "none", isolation=isolation)
+    measured = bench.base(at)
+    assert measured.outcome == "ok", measured.reason + measured.tail
+    assert measured.sandbox == "bare"
+
+
+class Inline:
+    """The least that measures: an executor of one's own, one slot, in the caller's thread."""
+
+    slots = ("here",)
+
+    def __init__(self, slot: SlotContext) -> None:
+        self.slot = slot
+
+    def submit(self, trial: Trial, slot: str | None = None) -> Future[Measurement]:
+        done = Future[Measurement]()
+        done.set_result(measure(self.slot, trial))
+        return done
+
+    def takes_another(self, slot: str) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        self.slot.cancel()
+
+    def close(self) -> None:
+        self.cancel()
+
+
+def test_a_new_executor_is_one_class(tmp_path: Path) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"), "none")
+    executor: Executor = Inline(at)
+    scheduler = Scheduler(executor, Ledger(at.state), str, lambda: None)
+    scheduler.start(Trial(number=0, commit=at.workspace.base, seed=1), "here")
+    (measured,) = scheduler.wait()
+    scheduler.ledger.close()
+    assert measured.outcome == "ok", measured.reason + measured.tail
 
 
 TRICKS = {
@@ -212,6 +274,24 @@ def test_a_trial_can_name_itself_and_read_what_links_of_the_system_lead_through(
     ), log
 
 
+TALKS = """
+import socket
+with socket.create_server(("localhost", 0)) as server:
+    socket.create_connection(("127.0.0.1", server.getsockname()[1])).close()
+if NAMED: socket.getaddrinfo(socket.gethostname(), 80)
+open("model.txt", "w").write("0.5")
+"""
+
+
+@pytest.mark.parametrize("level", [level for level in LEVELS if level in ("full", "unshared")])
+def test_a_trial_can_talk_to_itself(tmp_path: Path, level: str) -> None:
+    """By name and number, as torchrun and local servers do."""
+    at = bench.python(tmp_path / "r")
+    at.isolation = bench.isolation(level)
+    measured = bench.candidate(at, TALKS.replace("NAMED", str(level == "full")))
+    assert measured.outcome == "ok", measured.reason + measured.tail
+
+
 def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_PASSWORD", "hunter2hunter2")
     monkeypatch.setenv("GITHUB_ENV", "/tmp/x")
@@ -302,6 +382,43 @@ def test_what_setup_made_is_the_same_for_every_trial(tmp_path: Path, level: str)
         ), log
         assert log.count("Read-only") == (3 if level == "full" else 0)
         (at.state / measured.log).unlink()
+
+
+@pytest.mark.parametrize("level", ["full", "reduced"])
+def test_programs_that_setup_made_are_found_where_they_were_made(
+    tmp_path: Path, level: str
+) -> None:
+    """As a virtual environment's scripts are; at full so is the candidate's own code (.pth)."""
+    words = (
+        "mkdir env; ln -s /usr/bin/python3 env/python; printf '#!%s/env/python\\nprint(0.25)' $PWD"
+        " > env/tool; chmod +x env/tool; printf %s/train.py $PWD > env/where"
+    )
+    at = bench.python(tmp_path / "r", setup=f"'{words.replace(chr(39), chr(39) * 2)}'")
+    at.isolation = bench.isolation(level)
+    run_setup(at.workspace, Secrets())
+    uses = (
+        "import os\nopen('model.txt', 'w').write(os.popen('env/tool').read())\n"
+        "try: print('found', open(open('env/where').read()).read().count('# mine'))\n"
+        "except OSError: print('found nothing')\n"
+    )
+    for _ in range(2):
+        measured = bench.candidate(at, uses + "# mine")
+        assert measured.value == 0.25, measured.reason + measured.tail
+    log = (at.state / measured.log).read_text()
+    assert ("found 2" if level == "full" else "found nothing") in log
+
+
+def test_what_setup_compiled_is_kept_and_its_folders_are_shown(tmp_path: Path) -> None:
+    """Not linked one by one into every checkout; no bytecode of what a candidate may change."""
+    words = "mkdir -p lib; echo X = 0.25 > lib/made.py; /usr/bin/python3 -m compileall -q . lib"
+    at = bench.python(tmp_path / "r", setup=words)
+    run_setup(at.workspace, Secrets())
+    compiled = {path.relative_to(at.workspace.setup_folder).parts[:-1] for path in at.workspace.setup_folder.rglob("*.pyc")}  # fmt: skip
+    assert compiled == {("lib", "__pycache__")}
+    uses = "from lib.made import X, __cached__\nimport os\nassert os.path.exists(__cached__)\n"
+    measured = bench.candidate(at, uses + "open('model.txt', 'w').write(str(X))")
+    assert measured.value == 0.25, measured.reason + measured.tail
+    assert not list((at.tree / "lib").iterdir())
 
 
 def test_setup_compiles_bytecode_and_prepares_data_where_trials_look(
@@ -404,7 +521,7 @@ def test_output_without_end_puts_no_limit_off(tmp_path: Path) -> None:
 def test_a_slow_look_at_memory_puts_no_limit_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_memory", lambda *_: time.sleep(10) or 0)
+    monkeypatch.setattr(proc, "memory", lambda *_: time.sleep(10) or 0)
     at = bench.make(tiny.repository(tmp_path / "r"))
     at.slot = type(at.slot)("cpu:0", cores=at.slot.cores, memory=1 << 20)
     measured = bench.candidate(at, "import time; time.sleep(60)", limits={"run": 1.0})

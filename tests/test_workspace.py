@@ -10,10 +10,11 @@ import tiny
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.errors import InputError
-from autoresearch_action.workspace.git import merge
+from autoresearch_action.workspace.folders import remove
+from autoresearch_action.workspace.git import git, merge
 from autoresearch_action.workspace.patch import PatchRefused
 from autoresearch_action.workspace.patterns import matches
-from autoresearch_action.workspace.trees import Workspace, remove
+from autoresearch_action.workspace.trees import Workspace
 
 
 def workspace(directory: Path, inside: str = "", **keys: object) -> Workspace:
@@ -308,3 +309,8 @@ def test_a_program_that_may_be_executed_is_carried_as_one(tmp_path: Path) -> Non
         edit(space, "PAUSE = 0.0", "PAUSE = 0.1"), edit(space, "NOISE = 0.01", "NOISE = 0.02")
     )
     assert carried and tiny.git(space.repo, "ls-tree", carried, "train.py").startswith("100755")
+
+
+def test_git_is_not_ended_by_a_terminals_interrupt_of_the_run() -> None:
+    group = git("-c", "alias.group=!ps -o pgid= -p $$", "group")
+    assert int(group) != os.getpgrp()

@@ -87,7 +87,7 @@ class Knob:
         )
 
     def half(self) -> int:
-        """Half of an integer, at least one; of a power of two written as one, the next lower power."""
+        """Half of an integer, at least one; of a power of two written as one, the one below it."""
         assert isinstance(self.value, int)
         return max(1, self.value - 1 if self.base else self.value // 2)
 
@@ -141,7 +141,7 @@ class Knob:
 
     @property
     def _bounded(self) -> bool:
-        """A share, a momentum or a beta: at home between 0 and 1, where the distance from 1 counts."""
+        """A share, a momentum or a beta: between 0 and 1, where the distance from 1 counts."""
         return (
             isinstance(self.value, float)
             and 0.5 <= self.value < 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -20,7 +19,7 @@ from autoresearch_action.agents import AgentFailure, Context, Draft, Exhausted
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment
-from autoresearch_action.workspace.git import merge
+from autoresearch_action.workspace.git import GitError, git, merge
 
 MAX_BYTES = 1_000_000
 
@@ -115,45 +114,27 @@ def _apply(patch: str, context: Context) -> None:
     """Bring `patch` into the incumbent's tree, or change nothing and raise AgentFailure (a half
     sentence).
     """
-    base = next((e.commit for e in context.history if e.number == 0 and e.commit), context.parent)
-    names = {
-        name
-        for line in re.findall(
-            r"^(?:---|\+\+\+|rename from|rename to|copy from) (.+)$", patch, re.MULTILINE
-        )
-        for name in _name(line)
-    }
+    names = _names(patch)
     if not names:
         raise AgentFailure("holds no diff")
-    root = context.tree
-    if not any((context.tree / name).exists() for name in names) and any(
-        (context.directory / name).exists() for name in names
-    ):
-        # Made with `git diff --relative` in the working directory
-        root = context.directory
-    prefix = root.relative_to(context.tree).as_posix()
+    # Else made with `git diff --relative` in the working directory
+    inside = any((context.directory / name).exists() for name in names)
+    whole = not inside or any((context.tree / name).exists() for name in names)
+    root = context.tree if whole else context.directory
+    for name in names:
+        if not (root / name).resolve().is_relative_to(context.tree.resolve()):
+            raise AgentFailure(f"touches {name}, which lies outside the repository")
     with tempfile.TemporaryDirectory(prefix="autoresearch-patch-") as scratch:
         before, after = Path(scratch, "base"), Path(scratch, "new")
         for name in names:
-            if not (root / name).resolve().is_relative_to(context.tree.resolve()):
-                raise AgentFailure(f"touches {name}, which lies outside the repository")
-            where = f"{base}:{name}" if prefix == "." else f"{base}:{prefix}/{name}"
-            shown = _git(
-                ["-C", str(_repository(context)), "cat-file", "blob", where],
-                context.brief.directory,
-            )
-            for folder in (before, after) if shown.returncode == 0 else ():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(shown.stdout)
+            _write_base(context, root.relative_to(context.tree) / name, before / name, after / name)
         after.mkdir(exist_ok=True)
-        applied = _git(["apply", "--whitespace=nowarn", "-"], after, patch.encode())
-        if applied.returncode:
-            reason = applied.stderr.decode("utf-8", "replace").strip().splitlines() or [
-                "git apply failed"
-            ]
-            raise AgentFailure(
-                f"does not apply to the base ({reason[0].removeprefix('error: ')[:200]})"
-            )
+        try:
+            alone = {"GIT_CEILING_DIRECTORIES": scratch}
+            git("apply", "--whitespace=nowarn", "-", cwd=after, stdin=patch.encode(), extra=alone)
+        except GitError as error:
+            said = str(error).splitlines()[0].removeprefix("error: ")[:200]
+            raise AgentFailure(f"does not apply to the base ({said})") from None
         merged = {
             name: _merge(root / name, before / name, after / name, name) for name in sorted(names)
         }
@@ -163,6 +144,18 @@ def _apply(patch: str, context: Context) -> None:
         else:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content)
+
+
+def _write_base(context: Context, path: Path, *targets: Path) -> None:
+    """Write a file as the run's base has it, from the user's repository; nothing if it has none."""
+    base = next((e.commit for e in context.history if e.number == 0 and e.commit), context.parent)
+    try:
+        text = git("cat-file", "blob", f"{base}:{path.as_posix()}", cwd=context.brief.directory)
+    except GitError:
+        return
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(text)
 
 
 def _merge(ours: Path, base: Path, theirs: Path, name: str) -> bytes | None:
@@ -182,34 +175,10 @@ def _merge(ours: Path, base: Path, theirs: Path, name: str) -> bytes | None:
     return merged
 
 
-def _name(line: str) -> list[str]:
-    """`a/train.py<TAB>date` → ["train.py"]; /dev/null → []."""
-    path = line.split("\t")[0].strip().strip('"')
-    if path == "/dev/null":
-        return []
-    return [path[2:] if path.startswith(("a/", "b/")) else path]
-
-
-def _repository(context: Context) -> Path:
-    """Where the base's objects are: the user's repository, only read."""
-    return context.brief.directory
-
-
-def _git(
-    arguments: list[str], directory: Path, stdin: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
-    """git outside any repository but the one named by -C, whatever the environment or the user's
-    settings say.
-    """
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    env |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-    if arguments[0] != "-C":
-        env["GIT_CEILING_DIRECTORIES"] = str(directory.parent)
-    return subprocess.run(
-        ["git", "-c", "safe.directory=*", *arguments],
-        cwd=directory,
-        input=stdin,
-        capture_output=True,
-        env=env,
-        check=False,
+def _names(patch: str) -> set[str]:
+    """The files that it names: `--- a/train.py<TAB>date` is train.py, /dev/null none."""
+    lines = re.findall(
+        r"^(?:---|\+\+\+|rename from|rename to|copy from) (.+)$", patch, re.MULTILINE
     )
+    paths = {line.split("\t")[0].strip().strip('"') for line in lines} - {"/dev/null"}
+    return {path[2:] if path.startswith(("a/", "b/")) else path for path in paths}

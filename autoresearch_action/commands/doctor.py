@@ -21,8 +21,8 @@ from autoresearch_action import brief as briefs
 from autoresearch_action.acceptance.noise import blind
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError, UserError
-from autoresearch_action.isolation import device
-from autoresearch_action.isolation.sandbox import Sandbox
+from autoresearch_action.isolation import Isolation, device
+from autoresearch_action.isolation.sandbox import choose
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.workspace.git import uncommitted
@@ -98,21 +98,21 @@ def _examine(directory: Path, program: Path, secrets: Secrets) -> Iterator[Findi
     yield _device()
     yield _key(secrets, brief)
     yield from _token(secrets.values, os.environ)
-    if isinstance(sandbox, Sandbox):
+    if not isinstance(sandbox, Finding):
         yield from _try_run(directory, brief, sandbox, secrets)
 
 
-def _sandbox(brief: Brief) -> Sandbox | Finding:
+def _sandbox(brief: Brief) -> Isolation | Finding:
     try:
-        return Sandbox(brief.sandbox)
+        return choose(brief.sandbox)
     except UserError as error:
         return Finding("sandbox", str(error), error.exit_code, "sudo apt install bubblewrap")
 
 
-def _level(sandbox: Sandbox) -> Finding:
+def _level(sandbox: Isolation) -> Finding:
     advice = (
         ""
-        if sandbox.level == "full"
+        if sandbox.strength == "full"
         else "sudo apt install bubblewrap; in a container, allow user namespaces."
     )
     return Finding("sandbox", sandbox.describe().removeprefix("Sandbox: "), advice=advice)
@@ -166,7 +166,7 @@ def _token(secret: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[Fi
 
 
 def _try_run(
-    directory: Path, brief: Brief, sandbox: Sandbox, secrets: Secrets
+    directory: Path, brief: Brief, sandbox: Isolation, secrets: Secrets
 ) -> Iterator[Finding]:
     """The brief's commands, once; where that is quick, with another seed, and with literal seeds
     replaced as a run would.

@@ -28,9 +28,8 @@ from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
-from autoresearch_action.isolation import device
+from autoresearch_action.isolation import device, sandbox
 from autoresearch_action.isolation.process import end_all
-from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.records import Run
@@ -90,7 +89,7 @@ def at_once() -> NoReturn:
 
 
 class Signals:
-    """SIGINT and SIGTERM as a reason to stop; a second one ends the process at once."""
+    """SIGINT, SIGTERM and SIGHUP as a reason to stop; a second SIGINT ends the process at once."""
 
     def __init__(self) -> None:
         self.reason = ""
@@ -100,10 +99,11 @@ class Signals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        old = {
-            number: signal.signal(number, self._arrived)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # But under nohup
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        old = {number: signal.signal(number, self._arrived) for number in numbers}
         try:
             yield
         finally:
@@ -242,9 +242,11 @@ class _Machine:
         self._local: list[device.Slot] = []
         if where == "local":
             self._local = device.find_slots(slots, exclusive=brief.measures_time)
-            self._sandbox = Sandbox(wanted)
-            self.slots, self.told = [slot.name for slot in self._local], self._sandbox.describe()
-            self.environment = device.environment(self._local) | {"sandbox": self._sandbox.level}
+            self._isolation = sandbox.choose(wanted)
+            self.slots, self.told = [slot.name for slot in self._local], self._isolation.describe()
+            self.environment = device.environment(self._local) | {
+                "sandbox": self._isolation.strength
+            }
             self.cuda = any(slot.gpu for slot in self._local)
         else:
             from autoresearch_action.trials.cluster import RayPool
@@ -290,7 +292,7 @@ class _Machine:
         path = Path(checkpoint["path"]) if checkpoint else None
         if self._remote:
             return self._remote.open(workspace, path, scrub)
-        return LocalPool(brief, workspace, self._sandbox, self._local, state, path, scrub)
+        return LocalPool(brief, workspace, self._isolation, self._local, state, path, scrub)
 
 
 def recorded(given: Mapping[str, str]) -> dict[str, str]:

@@ -29,6 +29,8 @@ import sys
     PR_SET_NO_NEW_PRIVS,
 ) = 1, 4, 22, 24, 36, 38
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+# ioctl on a network interface, and its flags
+SET_FLAGS, UP, RUNNING = 0x8914, 1, 64
 # Execute, read a file, read a folder
 READ = 0b1101
 # What a rule for a single file may hold: execute, write, read, truncate
@@ -65,13 +67,32 @@ def prctl(option: int, value: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Let this process become the parent of strays below it, so that they can be found and ended."""
+    """Become the parent of strays below this process, so that they can be found and ended."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def hide() -> None:
     """Close this process's environ, memory and ptrace to other processes of the same user."""
     prctl(PR_SET_DUMPABLE, 0)
+
+
+def loopback() -> None:
+    """Switch on the loopback of a network namespace of one's own. Raises OSError."""
+    handle = _libc.socket(2, 2, 0)
+    if _libc.ioctl(handle, SET_FLAGS, struct.pack("16sh14x", b"lo", UP | RUNNING)):
+        raise OSError(ctypes.get_errno(), "loopback")
+    os.close(handle)
+
+
+def keep_to_oneself() -> None:
+    """Let no capability that this process has, unshare left it some, pass to what it becomes."""
+    header, facts = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+    if _libc.capget(header, facts):
+        raise OSError(ctypes.get_errno(), "capget")
+    effective, permitted, _, effective2, permitted2, _ = struct.unpack("6I", facts.raw)
+    mine = struct.pack("6I", effective, permitted, 0, effective2, permitted2, 0)
+    if _libc.capset(header, mine):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def landlock_abi() -> int:
@@ -148,13 +169,16 @@ def main(rules: dict[str, object], command: list[str]) -> None:
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
+    if rules["loopback"]:
+        loopback()
+    keep_to_oneself()
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_PDEATHSIG, 9)
     if machine := CALLS.get(os.uname().machine):
         # An empty one of its own
         _libc.syscall(machine[2][2], JOIN_SESSION_KEYRING, None)
     if rules["landlock"]:
-        for capability in range(64 if os.geteuid() == 0 else 0):
+        for capability in range(64):
             # So that root has none after exec; the kernel has fewer than 64
             _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
         landlock(rules["read"], rules["write"], bool(rules["network"]))  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """Devices: which there are, one slot each, a host-wide lock per GPU, and whether a stranger is on
 the card.
 
-What `nvidia-smi` says is taken as it is; AMD cards are found by their device nodes, all shown to a
-trial, and not watched.
+What `nvidia-smi` says is taken as it is; of a card's parts (MIG) one is used, the first named. AMD
+cards are found by their device nodes, all shown to a trial, and not watched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.isolation.process import descendants
+from autoresearch_action.isolation.proc import descendants
 
 LOCKS = Path("/var/tmp/autoresearch-locks")
 # Seconds between looks at a card in use
@@ -73,7 +73,8 @@ def find_slots(wanted: str, exclusive: bool = False) -> list[Slot]:
         lacking = [name for name in names if name.startswith("cuda:") and name[5:] not in cards]
         if lacking:
             raise EnvironmentFault(
-                f"--slots {wanted}: {lacking[0]} is not here (found: {', '.join(cards) or 'no GPU'})."
+                f"--slots {wanted}: {lacking[0]} is not here (found:"
+                f" {', '.join(cards) or 'no GPU'})."
             )
     else:
         raise InputError(f"--slots {wanted!r}: give auto, a number, or devices like cuda:0,cuda:1.")
@@ -83,7 +84,8 @@ def find_slots(wanted: str, exclusive: bool = False) -> list[Slot]:
     cores = len(os.sched_getaffinity(0))
     if len(names) > cores:
         raise InputError(
-            f"--slots {wanted!r}: {len(names)} slots need as many processor cores; there are {cores}."
+            f"--slots {wanted!r}: {len(names)} slots need as many processor cores; there are"
+            f" {cores}."
         )
     return [
         share(name, name[5:] if name.startswith("cuda:") else "", i, len(names))
@@ -99,16 +101,58 @@ def share(name: str, gpu: str, index: int, count: int) -> Slot:
     return Slot(name, gpu, tuple(cores[index * size : (index + 1) * size]), memory)
 
 
+@dataclass(frozen=True)
+class Card:
+    """A GPU as nvidia-smi tells of it."""
+
+    index: str
+    uuid: str
+    bus: str = ""
+
+
 def gpus() -> list[str]:
     """Indices of the GPUs that this process may use."""
-    rows = _smi("--query-gpu=index", "--format=csv,noheader")
-    cards = [row.strip() for row in rows if row.strip().isdigit()]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and re.fullmatch(r"[\d,]*", visible):
-        cards = [card for card in cards if card in visible.split(",")]
-    if not rows and Path("/dev/kfd").exists():
-        cards = [str(i) for i, _ in enumerate(sorted(Path("/dev/dri").glob("renderD*")))]
-    return cards
+    cards, visible = _cards(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not cards and Path("/dev/kfd").exists():
+        return [str(i) for i, _ in enumerate(sorted(Path("/dev/dri").glob("renderD*")))]
+    named = None if visible is None else _named(visible, cards)
+    return [card.index for card in cards if named is None or card.index in named]
+
+
+def _cards() -> list[Card]:
+    rows = _smi("--query-gpu=index,uuid,pci.bus_id", "--format=csv,noheader")
+    told = [[word.strip() for word in row.split(",")] for row in rows]
+    return [Card(*words) for words in told if len(words) == 3 and words[0].isdigit()]
+
+
+def _named(visible: str, cards: Sequence[Card]) -> dict[str, str]:
+    """By index, the word of CUDA_VISIBLE_DEVICES that names a card or a part of it (MIG). As CUDA
+    reads it: nothing counts from the first word on that names none.
+    """
+    named: dict[str, str] = {}
+    parts = _parts() if "MIG-" in visible else {}
+    for word in map(str.strip, visible.split(",")):
+        found = [card.index for card in cards if _names(word, card)]
+        index = found[0] if len(found) == 1 else parts.get(word)
+        if index is None:
+            break
+        named.setdefault(index, word)
+    return named
+
+
+def _names(word: str, card: Card) -> bool:
+    return word == card.index or (word.startswith("GPU-") and card.uuid.startswith(word))
+
+
+def _parts() -> dict[str, str]:
+    """By the UUID of a MIG device, the index of the card that it is a part of."""
+    found, index = {}, ""
+    for row in _smi("-L"):
+        if card := re.match(r"GPU (\d+):", row):
+            index = card[1]
+        elif part := re.search(r"UUID: (MIG-[^)\s]+)", row):
+            found[part[1]] = index
+    return found
 
 
 def _smi(*words: str) -> list[str]:
@@ -156,7 +200,8 @@ class Locks:
                     if interrupted() or time.monotonic() > until:
                         self.release()
                         raise EnvironmentFault(
-                            f"Another run on this host has held {name} all the time: try again later."
+                            f"Another run on this host has held {name} all the time: try again"
+                            " later."
                         ) from None
                     time.sleep(0.5)
 
@@ -183,7 +228,8 @@ def _lock_file(path: Path) -> IO[bytes]:
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
     except OSError as error:
         raise EnvironmentFault(
-            f"The lock {path} cannot be opened ({error.strerror}): remove it, or let every account read it."
+            f"The lock {path} cannot be opened ({error.strerror}): remove it, or let every account"
+            " read it."
         ) from None
 
 
@@ -192,22 +238,26 @@ def card(gpu: str, facts: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str,
     """What CUDA_VISIBLE_DEVICES says for a card, and the name of its device node below /dev.
 
     Where there are several, a sandbox shows the node of one: what number CUDA gives it there
-    depends on the driver, its UUID does not. Nodes are numbered in the kernel's order, not in
-    nvidia-smi's.
+    depends on the driver, its UUID does not. Where this process was given a part of a card, so are
+    trials. Nodes are numbered in the kernel's order, not in nvidia-smi's.
     """
-    rows = [
-        [word.strip() for word in row.split(",")]
-        for row in _smi("--query-gpu=index,uuid,pci.bus_id", "--format=csv,noheader")
-    ]
-    uuid, bus = next(
-        ((row[1], row[2]) for row in rows if row[0] == gpu and len(row) == 3), (gpu, "")
-    )
+    cards = _cards()
+    mine = next((one for one in cards if one.index == gpu), Card(gpu, gpu))
     minor = gpu
     for file in facts.glob("*/information"):
-        if bus and bus.lower().endswith(file.parent.name.lower()):
+        if mine.bus and mine.bus.lower().endswith(file.parent.name.lower()):
             found = re.search(r"^Device Minor:\s*(\d+)", file.read_text(), re.MULTILINE)
             minor = found[1] if found else minor
-    return uuid if len(rows) > 1 else gpu, f"nvidia{minor}"
+    name = _named(os.environ.get("CUDA_VISIBLE_DEVICES", ""), cards).get(gpu, "")
+    if not name.startswith("MIG-"):
+        name = mine.uuid if len(cards) > 1 else gpu
+    return name, f"nvidia{minor}"
+
+
+def one_process(slot: Slot) -> bool:
+    """Whether the card is in exclusive-process mode: a second process finds it busy."""
+    rows = _smi(f"--id={slot.gpu}", "--query-gpu=compute_mode", "--format=csv,noheader")
+    return "Exclusive_Process" in "".join(rows)
 
 
 def occupants(slot: Slot) -> set[int]:
@@ -231,7 +281,7 @@ def throttled(slot: Slot) -> bool:
 
 
 class Watch:
-    """Looks at the card every few seconds while a trial is on it: was it `shared`, was it `slow`?"""
+    """Looks at the card every few seconds of a trial: was it `shared`, was it `slow`?"""
 
     def __init__(self, slot: Slot) -> None:
         self.shared = self.slow = False

@@ -1,5 +1,5 @@
-"""Where the user's interpreters live: the folders that a sandbox must show so that `python
-train.py` finds its own.
+"""Where interpreters live, the system's and the user's: the folders that a sandbox must show so
+that `python train.py` finds its own.
 
 Follows PATH, virtual environments (pyvenv.cfg), conda, pyenv and uv. Never a folder so wide that it
 would show more than an installation: not a home, not `/`, not the repository itself.
@@ -9,12 +9,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
+from autoresearch_action.isolation import Job
+
+# Of the system, where they are there
+SYSTEM = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt/rocm", "/nix/store",
+    "/gnu/store",
+)  # fmt: skip
 COVERED = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store")
 MARKS = ("pyvenv.cfg", "conda-meta", "lib", "libexec", "shims", "versions")
 
 
+def interpreters(job: Job) -> list[Path]:
+    """What the job's own programs need to see beside the system's folders."""
+    path, virtual = job.env.get("PATH", ""), job.env.get("VIRTUAL_ENV", "")
+    return prefixes(path, virtual, job.mount_at, job.mount_at / job.directory)
+
+
+@lru_cache(maxsize=64)
 def prefixes(path: str, virtual: str, root: Path, directory: Path) -> list[Path]:
     """Existing folders, outermost first. `path` is PATH, `virtual` VIRTUAL_ENV, `root` the
     repository.

@@ -1,4 +1,7 @@
-"""Where a candidate is measured: the one interface that every executor implements."""
+"""Where a candidate is measured: the one interface that every executor implements.
+
+pool.py is this machine, cluster.py a Ray cluster; both measure by pool.measure, on a slot each.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from autoresearch_action.records import Measurement, Trial
+
+
+def lost(trial: Trial, slot: str, reason: str = "cancelled") -> Measurement:
+    """What is said of a trial of which nothing is known; it will be asked again."""
+    return Measurement(trial=trial, outcome="lost", reason=reason, slot=slot)
 
 
 class Executor(Protocol):
@@ -24,7 +32,7 @@ class Executor(Protocol):
         ...
 
     def takes_another(self, slot: str) -> bool:
-        """Whether a second trial may start on the slot while the first, trained, is being scored."""
+        """Whether a second trial may start on the slot while the first is being scored."""
         ...
 
     def cancel(self) -> None:

@@ -9,16 +9,17 @@ the user's own Python, which has the drivers.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
+from autoresearch_action.isolation.log import Log
+from autoresearch_action.isolation.process import Limits, Process, Start
 
 # Exit code
 NO_DRIVER = 10
@@ -73,7 +74,8 @@ def fetch(
             for _, user, _, query in _SECRET.findall(uri):
                 said = said.replace(user, "").replace(query, "")
             raise EnvironmentFault(
-                f"--checkpoint {shown(uri)} cannot be fetched: {shown(' '.join(said.split()))[:300]}."
+                f"--checkpoint {shown(uri)} cannot be fetched:"
+                f" {shown(' '.join(said.split()))[:300]}."
             )
         partial.rename(target)
     return target, digest(target, interrupted)
@@ -107,23 +109,13 @@ def _fetch(
 def _run(
     command: list[str], env: Mapping[str, str], interrupted: Callable[[], str]
 ) -> tuple[int, str]:
-    """(exit code, what it said on standard error)."""
-    process = subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        while True:
-            try:
-                _, said = process.communicate(timeout=0.2)
-                return process.returncode, said
-            except subprocess.TimeoutExpired:
-                _go_on(interrupted)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stderr.close()  # type: ignore[union-attr]
+    """(exit code, what it said)."""
+    how, limits = Start(command, env, Path.cwd()), Limits(seconds=math.inf)
+    # It may say what is secret
+    nowhere = Log(Path(os.devnull))
+    ended = Process.start(how, limits, nowhere, until=interrupted).wait()
+    _go_on(interrupted)
+    return ended.code, ended.tail.decode("utf-8", "replace")
 
 
 def _go_on(interrupted: Callable[[], str]) -> None:

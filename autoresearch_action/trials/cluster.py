@@ -35,6 +35,7 @@ from typing import Any
 import autoresearch_action
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.records import Measurement, Trial
+from autoresearch_action.trials import lost
 from autoresearch_action.trials.worker import Place, Worker, objects, pack
 from autoresearch_action.workspace.trees import Workspace
 
@@ -71,13 +72,18 @@ def places(nodes: Sequence[Mapping[str, Any]], wanted: str, exclusive: bool) -> 
         for n in chosen
     ]
     hosts, ids = [n["NodeManagerHostname"] for n in chosen], [n["NodeID"] for n in chosen]
+    names = types if len({*types}) > 1 else ["cuda" if kind == "GPU" else "cpu"] * number
     return [
         Place(
-            f"{types[i] if len({*types}) > 1 else 'cuda' if kind == 'GPU' else 'cpu'}:{i}", ids[i], kind == "GPU",
-            hosts[:i].count(hosts[i]), hosts.count(hosts[i]), int(n["Resources"].get("CPU", 0)) // ids.count(ids[i]),
+            name=f"{names[i]}:{i}",
+            node=ids[i],
+            gpu=kind == "GPU",
+            index=hosts[:i].count(hosts[i]),
+            count=hosts.count(hosts[i]),
+            cpus=int(n["Resources"].get("CPU", 0)) // ids.count(ids[i]),
         )
         for i, n in enumerate(chosen)
-    ]  # fmt: skip
+    ]
 
 
 class RayPool:
@@ -101,7 +107,8 @@ class RayPool:
         done, late = self._ray.wait(ready, num_returns=len(ready), timeout=PATIENCE)
         if late:
             raise EnvironmentFault(
-                f"Only {len(done)} of {len(ready)} workers of the cluster have started: give a smaller --slots."
+                f"Only {len(done)} of {len(ready)} workers of the cluster have started: give a"
+                " smaller --slots."
             )
         try:
             facts = self._ray.get(ready)
@@ -109,10 +116,9 @@ class RayPool:
             raise EnvironmentFault(f"The cluster's workers do not start: {_last(error)}") from None
         if faults := [fact["fault"] for fact in facts if "fault" in fact]:
             raise EnvironmentFault(f"On a worker of the cluster: {faults[0]}")
-        self.told = (
-            facts[0].pop("told")
-            + f" Ray: {len(self.slots)} slots on {len({p.node for p in self._places.values()})} machines."
-        )
+        machines = len({place.node for place in self._places.values()})
+        ray = f"Ray: {len(self.slots)} slots on {machines} machines."
+        self.told = f"{facts[0].pop('told')} {ray}"
         self.environment = {
             name: "; ".join(dict.fromkeys(fact[name] for fact in facts if name in fact))
             for name in facts[0]
@@ -199,11 +205,10 @@ class RayPool:
 
     def _measure(self, name: str, trial: Trial) -> Measurement:
         """One trial on the slot's worker, from the slot's thread. Raises EnvironmentFault."""
-        lost = Measurement(trial=trial, outcome="lost", reason="cancelled", slot=name)
         actor, since = None, 0.0
         try:
             if self._cancelled.is_set():
-                return lost
+                return lost(trial, name)
             actor = self._worker(name)
             answer = actor.measure.remote(trial, [self._kit], self._news(trial.commit))
             while not self._ray.wait([answer], timeout=0.5)[0]:
@@ -218,9 +223,7 @@ class RayPool:
             # Else it was lent by another slot
             if actor is None or (name in self._hired and actor is self._hired[name][0]):
                 self._hired.pop(name, None)
-            return lost.model_copy(
-                update={"reason": f"The worker of {name} is gone: {_last(error)}"}
-            )
+            return lost(trial, name, f"The worker of {name} is gone: {_last(error)}")
         if isinstance(result, str):
             raise EnvironmentFault(f"On a worker of the cluster: {result}")
         # That trial will be asked again, under the same name
@@ -240,7 +243,8 @@ def _connect(address: str) -> Any:
     found = re.fullmatch(r"ray://(?:auto|(\[[0-9a-f:]+\]|[\w.-]+):(\d{1,5}))", address)
     if not found:
         raise InputError(
-            f"--executor {address}: give local, ray://HOST:PORT, or ray://auto on a machine of the cluster."
+            f"--executor {address}: give local, ray://HOST:PORT, or ray://auto on a machine of the"
+            " cluster."
         )
     # Under `uv run` Ray would ship the working directory
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"

@@ -17,10 +17,8 @@ import stat
 import zlib
 from pathlib import Path
 
-from autoresearch_action.workspace.trees import remove
+from autoresearch_action.workspace.folders import remove
 
-# Where a trial sees its copy
-INSIDE = Path("/tmp/compiled")
 ENVIRONMENT = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",

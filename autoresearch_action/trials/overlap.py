@@ -56,7 +56,7 @@ class Turns:
                 self._state.notify_all()
 
     def disturbed(self) -> bool:
-        """Asked where a training begins: whether scoring goes on. If so, nothing overlaps any more."""
+        """Asked where a training begins: whether scoring goes on. If so, no more overlaps."""
         self.overlap = self.overlap and not self._scoring
         return bool(self._scoring)
 

@@ -12,12 +12,13 @@ from queue import Queue
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import UserError
-from autoresearch_action.isolation import device
+from autoresearch_action.isolation import Isolation, device
 from autoresearch_action.isolation.device import Slot
-from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.records import Measurement, Trial
+from autoresearch_action.trials import lost
 from autoresearch_action.trials.overlap import Turns
-from autoresearch_action.trials.trial import SlotContext, TrialRun
+from autoresearch_action.trials.slot import SlotContext
+from autoresearch_action.trials.trial import TrialRun
 from autoresearch_action.workspace.trees import Workspace
 
 # Times that a trial is measured again because something disturbed it
@@ -33,7 +34,7 @@ class LocalPool:
         self,
         brief: Brief,
         workspace: Workspace,
-        sandbox: Sandbox,
+        isolation: Isolation,
         slots: Sequence[Slot],
         state: Path,
         checkpoint: Path | None = None,
@@ -41,20 +42,24 @@ class LocalPool:
     ) -> None:
         self.slots = [slot.name for slot in slots]
         overlap = bool(brief.run and brief.evaluate) and not brief.measures_time
-        self._turns = {slot.name: Turns(overlap and bool(slot.gpu)) for slot in slots}
+        turns = {
+            slot.name: Turns(overlap and bool(slot.gpu) and not device.one_process(slot))
+            for slot in slots
+        }
+        self._turns = turns
         self._benches: list[SlotContext] = []
         self._idle = {slot.name: Queue[SlotContext]() for slot in slots}
         for slot in slots:
-            for lane in LANES if self._turns[slot.name].overlap else LANES[:1]:
+            for lane in LANES if turns[slot.name].overlap else LANES[:1]:
                 bench = SlotContext(
                     brief,
                     workspace,
-                    sandbox,
+                    isolation,
                     slot,
                     state,
                     checkpoint,
                     scrub,
-                    self._turns[slot.name],
+                    turns[slot.name],
                     lane,
                 )
                 self._benches.append(bench)
@@ -100,37 +105,30 @@ def measure(bench: SlotContext, trial: Trial) -> Measurement:
     for attempt in range(AGAIN + 1):
         try:
             with device.Watch(bench.slot) as card:
-                measuring = TrialRun(bench, trial)
-                result = measuring.measure()
+                run = TrialRun(bench, trial)
+                run.measure()
         except UserError:
             raise
         except Exception as error:
             # A bug or a broken disk must not take the other slots' work with it
-            return Measurement(
-                trial=trial,
-                outcome="lost",
-                reason=f"{type(error).__name__}: {error}",
-                slot=bench.slot.name,
-            )
-        if not (card.shared or card.slow or measuring.disturbed) or bench.cancelled.is_set():
-            break
-        what = (
-            "shared with another process"
-            if card.shared
-            else "throttled"
-            if card.slow
-            else "still scoring another trial"
-        )
-        why = f"the card was {what}"
-        if attempt == AGAIN or (card.slow and bench.slow):
+            return lost(trial, bench.slot.name, f"{type(error).__name__}: {error}")
+        why = "" if bench.cancelled.is_set() else _disturbance(card, run)
+        if why and (attempt == AGAIN or (card.slow and bench.slow)):
             # Always: to measure every trial three times would mend nothing
             bench.slow = bench.slow or card.slow
             notes.append(why)
             break
+        if not why:
+            break
         notes.append(f"measured again: {why}")
-        spoilt += result.seconds
-    return (
-        result.model_copy(update={"notes": [*result.notes, *notes], "spoilt": spoilt})
-        if notes
-        else result
-    )
+        spoilt += run.seconds
+    return run.result(notes, spoilt)
+
+
+def _disturbance(card: device.Watch, run: TrialRun) -> str:
+    """What was not as it should be while the trial ran; "" where nothing."""
+    if card.shared:
+        return "the card was shared with another process"
+    if card.slow:
+        return "the card was throttled"
+    return "the card was still scoring another trial" if run.disturbed else ""

@@ -2,37 +2,37 @@
 makes is shared.
 
 It is the user's own committed code, so it runs outside the sandbox, in a clean checkout with a
-cleaned environment. New files go to STATE/setup, read-only, and from there into every checkout;
-data folders are hashed.
+cleaned environment. New files go to STATE/setup, read-only, and are shown in every trial; the path
+at which they were made goes on leading to them. Data folders are hashed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets as dice
 import shutil
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError, Interrupted
-from autoresearch_action.isolation.process import Limits, Log, Process
+from autoresearch_action.isolation.log import Log
+from autoresearch_action.isolation.process import Limits, Process, Start
 from autoresearch_action.isolation.secrets import Secrets
-from autoresearch_action.trials.trial import PASSED
-from autoresearch_action.workspace.trees import Workspace, remove
+from autoresearch_action.trials.variables import passed
+from autoresearch_action.workspace.folders import remove
+from autoresearch_action.workspace.trees import Workspace
 
 # Seconds
 LIMIT = 6 * 3600.0
 # In the state's folder of trials
 SETUP_LOG = "setup.log"
-NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
-           "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "HOME", "USER", "XDG_CACHE_HOME",
-           # By the last one a runner's own cleanup finds what is left
-           "RUNNER_TRACKING_ID")  # fmt: skip
+# By the last one a runner's own cleanup finds what is left
+NETWORK = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL",
+    "HOME", "USER", "XDG_CACHE_HOME", "RUNNER_TRACKING_ID",
+)  # fmt: skip
 
 
 def run_setup(
@@ -51,27 +51,25 @@ def run_setup(
     if brief.setup:
         for path in (*brief.data, *brief.evaluate_data):
             path.mkdir(parents=True, exist_ok=True)
-        tree = workspace.state / "slots" / "setup"
+        tree = workspace.setup_tree
         remove(tree)
         workspace.checkout(tree, workspace.base)
         given = secrets.for_setup(brief.setup_env)
         log = Log(workspace.state / "trials" / SETUP_LOG, Secrets(secrets.values | given).scrub)
         log.path.unlink(missing_ok=True)
-        mark = f"AUTORESEARCH_SETUP={dice.token_hex(8)}"
+        # Trials cannot write bytecode, and without it every start compiles its imports
         env = {
-            name: os.environ[name] for name in (*PASSED, *NETWORK, *brief.env) if name in os.environ
-        } | given
-        env |= {"PYTHONDONTWRITEBYTECODE": "1", "AUTORESEARCH_SETUP": mark.partition("=")[2]}
-        # Trials cannot write it, and without it every start compiles its imports
-        env |= {"UV_COMPILE_BYTECODE": "1"}
-        popen = subprocess.Popen(
-            ["/bin/sh", "-c", brief.setup], cwd=tree / workspace.prefix, env=env,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            **passed(brief),
+            **{name: os.environ[name] for name in NETWORK if name in os.environ},
+            **given,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "UV_COMPILE_BYTECODE": "1",
+        }
+        how = Start(
+            ["/bin/sh", "-c", brief.setup], env, tree / workspace.prefix, mark="AUTORESEARCH_SETUP"
+        )
         say(f"Setting up: {brief.setup}")
-        process = Process(popen, Limits(seconds=LIMIT), log, mark=mark)
-        with _ended_by(interrupted, process):
-            ended = process.wait()
+        ended = Process.start(how, Limits(seconds=LIMIT), log, until=interrupted).wait()
         log.close()
         if ended.code or ended.reason:
             if reason := interrupted():
@@ -93,41 +91,27 @@ def _data_where_trials_look(brief: Brief) -> None:
         and (named := [path for path in brief.data if usual in path.parents])
     ):
         raise InputError(
-            f"AUTORESEARCH_DATA is {given}, but `data` names {named[0]}: unset the one, or change the other."
+            f"AUTORESEARCH_DATA is {given}, but `data` names {named[0]}: unset the one, or change"
+            " the other."
         )
-
-
-@contextmanager
-def _ended_by(interrupted: Callable[[], str], process: Process) -> Iterator[None]:
-    """End the process as soon as there is a reason to."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.1):
-            if reason := interrupted():
-                process.kill(reason)
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _collect(workspace: Workspace, tree: Path) -> None:
     """Everything in the checkout that git does not know becomes the setup folder."""
     index = tree.with_name(f"{tree.name}.index")
-    listed = workspace.untracked(tree, index)
-    for name in listed:
+    # Bytecode beside what a candidate may change is no setup's to make
+    ours = {f"{folder}/__pycache__" for folder in workspace.folders(workspace.base)}
+    for name in workspace.untracked(tree, index):
+        if str(Path(name).parent) in {*ours, "__pycache__"}:
+            continue
         target = workspace.setup_folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(tree / name, target)
         if not target.is_symlink():
             target.chmod(target.stat().st_mode & 0o555 | 0o444)
     remove(tree)
+    # Programs remember where they were made; where trials see their tree there, it is that
+    tree.symlink_to(workspace.setup_folder)
     index.unlink(missing_ok=True)
 
 

@@ -13,102 +13,29 @@ Where the brief has a `decoy`, a tree's first trial begins with an untimed pass 
 from __future__ import annotations
 
 import math
-import os
-import stat
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from autoresearch_action.acceptance.early_stop import Watch
-from autoresearch_action.brief import Brief
-from autoresearch_action.isolation import device
-from autoresearch_action.isolation.device import Slot
-from autoresearch_action.isolation.process import Ended, Limits, Log, Process
-from autoresearch_action.isolation.sandbox import Job, Sandbox
+from autoresearch_action.isolation import Job, device, sandbox
+from autoresearch_action.isolation.log import Log
+from autoresearch_action.isolation.process import Ended, Limits, Process
 from autoresearch_action.records import Measurement, Outcome, Trial
-from autoresearch_action.trials.compiled import BUDGET, ENVIRONMENT, INSIDE, Compiled
 from autoresearch_action.trials.compiled import LIMIT as COMPILE_LIMIT
+from autoresearch_action.trials.hand_over import TooMuch, hand_over
 from autoresearch_action.trials.metrics import Printed
-from autoresearch_action.trials.overlap import Turns
+from autoresearch_action.trials.slot import SlotContext
+from autoresearch_action.trials.variables import PASSED, cores, passed, variables
 from autoresearch_action.workspace import rewrite
 from autoresearch_action.workspace.patch import editable
-from autoresearch_action.workspace.trees import Workspace
 
-PASSED = (
-    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH",
-    "ROCM_PATH", "PYTHONPATH", "AUTORESEARCH_DATA", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CC", "CXX",
-)  # fmt: skip
-# From `run` to `evaluate` goes data: nothing that can be imported, run or compiled, and nothing
-# that a tool takes for its settings by its name alone. In any letter case, and wherever in a name
-# the suffix stands.
-NEVER_HANDED = {
-    ".py", ".pyi", ".pyc", ".pyo", ".pyd", ".pyx", ".pyz", ".pth", ".egg", ".whl", ".so", ".dll", ".dylib", ".o", ".a", ".exe",
-    ".com", ".bat", ".cmd", ".ps1", ".sh", ".bash", ".zsh", ".fish", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx",
-    ".node", ".wasm", ".rb", ".pl", ".pm", ".php", ".lua", ".r", ".jl", ".jar", ".class", ".war", ".go", ".rs", ".c", ".cc", ".cpp",
-    ".cxx", ".h", ".hpp", ".cu", ".cuh", ".awk", ".tcl", ".zip", ".ini", ".cfg", ".conf", ".config", ".toml", ".lock", ".mk",
-    ".cmake", ".gradle", ".properties",
-}  # fmt: skip
-NEVER_NAMED = {
-    "makefile", "gnumakefile", "justfile", "rakefile", "gemfile", "dockerfile", "procfile", "cmakelists.txt", "meson.build", "go.mod",
-    "go.sum", "go.work", "package.json", "package-lock.json", "npm-shrinkwrap.json", "pnpm-workspace.yaml", "tsconfig.json",
-    "jsconfig.json", "deno.json", "deno.jsonc", "composer.json", "requirements.txt", "constraints.txt", "environment.yml",
-    "environment.yaml", "matplotlibrc", "__pycache__",
-}  # fmt: skip
-HANDED_BYTES, HANDED_FILES = 16 << 30, 10_000
-# Files or folders that are made read-only one by one: bubblewrap takes 9,000 words
-MOUNTS = 2_000
 # Seconds, where neither the brief nor a baseline says
 FIRST_LIMIT = 6 * 3600.0
 # Seconds that a first run may take beside its window: compilation, loading
 START_UP = 600.0
 # Characters of the log that a failure carries
 TAIL = 2_000
-
-
-@dataclass
-class SlotContext:
-    """What a trial is measured with: shared by all trials of a lane of a slot, one at a time."""
-
-    brief: Brief
-    workspace: Workspace
-    sandbox: Sandbox
-    slot: Slot
-    state: Path
-    checkpoint: Path | None = None
-    scrub: Callable[[str], str] = str
-    # Its slot's
-    turns: Turns = field(default_factory=Turns)
-    # A slot has two where a trial may start while another is scored
-    lane: str = ""
-    # Its card is throttled whenever it is used
-    slow: bool = False
-    running: Process | None = None
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def cancel(self) -> None:
-        self.cancelled.set()
-        # Another thread's
-        if running := self.running:
-            running.kill("cancelled")
-
-    @property
-    def tree(self) -> Path:
-        return self.state / "slots" / (self.slot.name.replace(":", "-") + self.lane)
-
-    @property
-    def caches(self) -> Compiled:
-        """Of the slot, whose lanes compile by turns."""
-        whole = self.tree.name.removesuffix(self.lane)
-        return Compiled(
-            self.tree.with_name(f"{whole}.compiled"),
-            self.tree.with_name(f"{self.tree.name}.caches"),
-        )
-
-    @property
-    def scoring(self) -> Path:
-        return self.tree.with_name(f"{self.tree.name}.score")
 
 
 class Failure(Exception):
@@ -130,75 +57,79 @@ class TrialRun:
         self.notes: list[str] = []
         self.printed = {name: Printed() for name in ("check", "compile", "run", "evaluate")}
         self.watch = Watch(trial.stop) if trial.stop else None
-        self.clock = 0.0
+        self.value: float | None = None
+        self.failure: Failure | None = None
+        self.started, self.seconds, self.clock = time.time(), 0.0, 0.0
         self.peak = 0
         self.stopped = ""
         # By the scoring of the trial before it
         self.disturbed = False
 
     def measure(self) -> Measurement:
-        """Run the phases. Never raises for what a candidate can do."""
-        started, begin = time.time(), time.monotonic()
-        facts: dict[str, object] = {}
+        """Run the phases and say what they gave. Never raises for what a candidate can do."""
+        begin = time.monotonic()
         try:
-            facts = self._measured()
+            self.value = self._measured()
         except Failure as failure:
-            facts = {
-                "outcome": failure.outcome,
-                "reason": self.bench.scrub(str(failure)),
-                "tail": self.bench.scrub(failure.tail),
-            }
+            self.failure = failure
         finally:
             self.log.close()
         if self.bench.cancelled.is_set():
-            facts = {"outcome": "lost", "reason": "cancelled"}
-        return Measurement.model_validate(
-            {
-                "trial": self.trial,
-                "metrics": self._metrics(facts["outcome"] == "ok"),
-                "blocks": self.printed["evaluate"].blocks,
-                "self_reported": self.brief.evaluate is None,
-                "curve": self.printed["run"].curve,
-                "started": started,
-                "seconds": time.monotonic() - begin,
-                "clock": self.clock,
-                "pace": 1.0 if self.bench.slot.gpu else float(len(self._cores)),
-                "phases": self.phases,
-                "slot": self.bench.slot.name,
-                "sandbox": self.bench.sandbox.level,
-                "log": str(self.log.path.relative_to(self.bench.state)),
-                "hashes": self._hashes(),
-                "notes": self.notes,
-            }
-            | facts
+            self.failure = Failure("lost", "cancelled")
+        self.seconds = time.monotonic() - begin
+        return self.result()
+
+    def result(self, notes: Sequence[str] = (), spoilt: float = 0.0) -> Measurement:
+        """All that is known of it. `notes`, `spoilt`: what is to be said of attempts before it."""
+        bench, failure, scrub = self.bench, self.failure, self.bench.scrub
+        return Measurement(
+            trial=self.trial,
+            outcome=failure.outcome if failure else "ok",
+            reason=scrub(str(failure)) if failure else "",
+            value=None if failure else self.value,
+            metrics=self._metrics(scored=not failure),
+            blocks=self.printed["evaluate"].blocks,
+            self_reported=self.brief.evaluate is None,
+            curve=self.printed["run"].curve,
+            started=self.started,
+            seconds=self.seconds,
+            spoilt=spoilt,
+            clock=self.clock,
+            pace=1.0 if bench.slot.gpu else float(cores(bench.slot)),
+            phases=self.phases,
+            slot=bench.slot.name,
+            sandbox=bench.isolation.strength,
+            log=str(self.log.path.relative_to(bench.state)),
+            tail=scrub(failure.tail) if failure else "",
+            hashes=self._hashes(),
+            notes=[*self.notes, *notes],
         )
 
-    def _measured(self) -> dict[str, object]:
+    def _measured(self) -> float:
+        """The metric. Raises Failure."""
         with self.bench.turns.training(self.bench.cancelled.is_set) as beside:
             if not beside:
                 device.await_free(self.bench.slot, self.bench.cancelled.is_set)
+            self._check()
             self._train()
         if self.brief.evaluate:
             with self.bench.turns.scoring(shown=bool(self.printed["run"].curve)):
                 self._score(self.brief.evaluate)
-        return {"outcome": "ok", "value": self._value()}
+        return self._value()
+
+    def _check(self) -> None:
+        if self.brief.check:
+            self._checkout(self.bench.tree)
+            ended = self._phase("check", self.brief.check, self.bench.tree)
+            if ended.code or ended.reason:
+                said = ended.reason or f"The check failed (exit {ended.code})."
+                raise Failure("discard", said, _text(ended.tail))
 
     def _train(self) -> None:
-        brief, tree = self.brief, self.bench.tree
-        if brief.check:
-            self._checkout(tree)
-            ended = self._phase("check", brief.check, tree)
-            if ended.code or ended.reason:
-                raise Failure(
-                    "discard",
-                    ended.reason or f"The check failed (exit {ended.code}).",
-                    _text(ended.tail),
-                )
         if run := self._run:
-            cache = self._compiled(run, tree)
-            self._checkout(tree)
-            self._rewrite(tree)
-            ended = self._phase("run", run, tree, cache=cache)
+            cache = self._compiled(run, self.bench.tree)
+            self._fresh(self.bench.tree)
+            ended = self._phase("run", run, self.bench.tree, cache=cache)
             self.peak = ended.peak
             self.clock = ended.seconds if self.bench.slot.gpu else ended.cpu
             self._judge_run(ended)
@@ -213,72 +144,76 @@ class TrialRun:
         )
 
     def _score(self, command: str) -> None:
-        self._checkout(self.bench.scoring)
-        self._rewrite(self.bench.scoring)
-        handed = self._hand_over(self.bench.tree, self.bench.scoring) if self._run else []
-        ended = self._phase("evaluate", command, self.bench.scoring, handed)
+        source, target = self.bench.tree, self.bench.scoring
+        self._fresh(target)
+        try:
+            handed = hand_over(source, target, self.bench.workspace.prefix) if self._run else []
+        except TooMuch as error:
+            raise Failure("crash", str(error)) from None
+        ended = self._phase("evaluate", command, target, handed)
         self.peak = max(self.peak, ended.peak)
         if ended.code or ended.reason:
-            raise Failure(
-                "crash",
-                ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}",
-                _text(ended.tail),
-            )
+            said = ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}"
+            raise Failure("crash", said, _text(ended.tail))
 
-    # -- phases
-    # --------------------------------------------------------------------------------------------------
+    # -- phases --
 
     def _checkout(self, tree: Path) -> None:
         begin = time.monotonic()
-        self.bench.workspace.checkout(
-            tree, self.trial.commit, sealed=self.bench.sandbox.level == "full"
-        )
-        self.bench.sandbox.own(tree, Path(self.bench.workspace.prefix))
+        bench = self.bench
+        bench.workspace.checkout(tree, self.trial.commit, sealed=bench.isolation.relocates)
+        bench.isolation.prepare(tree / bench.workspace.prefix)
         self.phases["checkout"] = self.phases.get("checkout", 0.0) + time.monotonic() - begin
 
-    def _rewrite(self, tree: Path) -> None:
-        """Literal seeds and the literals of a transfer, in this copy only."""
-        if not self.trial.reseed and not (self.trial.scale == "transfer" and self.brief.transfer):
+    def _fresh(self, tree: Path) -> None:
+        """A checkout with this trial's own seed and scale in it: literal seeds, and the literals of
+        a transfer, in this copy only.
+        """
+        self._checkout(tree)
+        transfer = self.brief.transfer if self.trial.scale == "transfer" else None
+        if not self.trial.reseed and not transfer:
             return
-        directory = tree / self.bench.workspace.prefix
-        scripts = {word for word in (self.brief.run or "").split() if word.endswith(".py")}
-        names = [
-            p.relative_to(tree).as_posix()
-            for p in directory.rglob("*.py")
-            if p.is_file() and not p.is_symlink()
-        ]
-        chosen = [tree / name for name in editable(names, self.bench.workspace.prefix, self.brief)]
-        chosen += [
-            directory / name
-            for name in scripts
-            if (directory / name).is_file() and directory / name not in chosen
-        ]
-        if self.trial.scale == "transfer" and self.brief.transfer and self.brief.transfer.set:
-            missing = rewrite.set_literals(chosen, self.brief.transfer.set)
-            if missing:
-                raise Failure(
-                    "crash",
-                    f"`transfer` sets {missing[0]}, which no editable file has as a module-level literal.",
-                )
+        chosen = self._sources(tree)
+        missing = rewrite.set_literals(chosen, transfer.set) if transfer else []
+        if missing:
+            raise Failure(
+                "crash",
+                f"`transfer` sets {missing[0]}, which no editable file has as a module-level"
+                " literal.",
+            )
         for file in chosen if self.trial.reseed else ():
             source, lines = rewrite.reseed(file.read_bytes(), self.trial.seed % 2**31)
             if lines:
                 file.write_bytes(source)
-                note = f"reseeded {file.relative_to(directory)}:{','.join(map(str, lines))}"
+                name = file.relative_to(tree / self.bench.workspace.prefix)
+                note = f"reseeded {name}:{','.join(map(str, lines))}"
                 self.notes += [note] if note not in self.notes else []
+
+    def _sources(self, tree: Path) -> list[Path]:
+        """Files that may be rewritten: the editable ones, and the scripts that `run` names."""
+        prefix = self.bench.workspace.prefix
+        directory = tree / prefix
+        names = [
+            path.relative_to(tree).as_posix()
+            for path in directory.rglob("*.py")
+            if path.is_file() and not path.is_symlink()
+        ]
+        scripts = {word for word in (self.brief.run or "").split() if word.endswith(".py")}
+        chosen = [tree / name for name in editable(names, prefix, self.brief)]
+        chosen += [directory / name for name in scripts if (directory / name).is_file()]
+        return list(dict.fromkeys(chosen))
 
     def _compiled(self, run: str, tree: Path) -> Path | None:
         """The compilers' caches for this trial, filled by an untimed pass where this is the tree's
         first; None without any.
         """
         decoy, bench = self.brief.decoy, self.bench
-        if decoy is None or not decoy.is_dir() or bench.sandbox.level != "full":
+        if decoy is None or not decoy.is_dir() or not bench.isolation.relocates:
             return None
         caches = bench.caches
         name = f"{bench.workspace.tree(self.trial.commit)}-{self.trial.scale}"
         if not caches.known(name):
-            self._checkout(tree)
-            self._rewrite(tree)
+            self._fresh(tree)
             ended = self._phase("compile", run, tree, cache=caches.empty())
             if ended.reason:
                 raise Failure(
@@ -294,36 +229,16 @@ class TrialRun:
         name: str,
         command: str,
         tree: Path,
-        handed: list[str] | None = None,
+        handed: Sequence[str] = (),
         cache: Path | None = None,
     ) -> Ended:
         if self.bench.cancelled.is_set():
             raise Failure("lost", "cancelled")
-        workspace, brief = self.bench.workspace, self.brief
-        scoring = name == "evaluate"
-        checkpoint = [self.bench.checkpoint] if self.bench.checkpoint else []
-        data, decoys = brief.data, {}
-        if name == "compile" and brief.decoy:
-            data, decoys = brief.data[:1], {brief.data[0]: brief.decoy}
         if cache:
-            self.bench.sandbox.own_all(cache)
-        job = Job(
-            command=command,
-            tree=tree,
-            mount_at=workspace.root,
-            directory=Path(workspace.prefix),
-            env=self._environment(name, bool(cache)),
-            readonly=(*workspace.frozen_entries(self.trial.commit), *(handed or ())),
-            data=(*data, *checkpoint, *(brief.evaluate_data if scoring else ())),
-            decoys=decoys,
-            cache=cache,
-            hidden=() if scoring else (*brief.evaluate_data, *_sources(brief.evaluate_data)),
-            network=brief.network,
-            gpu=self.bench.slot.gpu,
-            cores=self.bench.slot.cores,
-        )
+            self.bench.isolation.prepare(cache, whole=True)
+        job = self._job(name, command, tree, handed, cache)
         self.log.write(f"--- {name}: {command}\n".encode())
-        process = self.bench.sandbox.start(job, self._limits(name), self.log)
+        process = sandbox.start(self.bench.isolation, job, self._limits(name), self.log)
         self.bench.running = process
         if self.bench.cancelled.is_set():
             process.kill("cancelled")
@@ -336,46 +251,49 @@ class TrialRun:
             self.log.write(f"\n[{ended.reason}]\n".encode())
         return ended
 
-    @property
-    def _cores(self) -> Sequence[int]:
-        return self.bench.slot.cores or range(os.cpu_count() or 1)
-
-    def _environment(self, phase: str, cached: bool) -> dict[str, str]:
-        trial = self.trial
-        # On what it is measured
-        told = phase == "evaluate" or (phase != "compile" and not self.brief.evaluate)
-        budget = trial.time_budget if trial.time_budget is not None else self.brief.time_budget
-        budget = min(budget, BUDGET) if phase == "compile" else budget
-        passed = {
-            name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ
-        }
-        threads = dict.fromkeys(
-            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(self._cores))
+    def _job(
+        self, name: str, command: str, tree: Path, handed: Sequence[str], cache: Path | None
+    ) -> Job:
+        """What a phase's command sees. The scorer sees the evaluation data; the pass that compiles
+        sees the decoy in place of the data.
+        """
+        bench, brief, scoring = self.bench, self.brief, name == "evaluate"
+        checkpoint = [bench.checkpoint] if bench.checkpoint else []
+        made = [bench.workspace.setup_folder] if bench.workspace.setup_folder.exists() else []
+        data, decoys = brief.data, {}
+        if name == "compile" and brief.decoy:
+            data, decoys = brief.data[:1], {brief.data[0]: brief.decoy}
+        return Job(
+            command=command,
+            tree=tree,
+            mount_at=bench.workspace.root,
+            directory=Path(bench.workspace.prefix),
+            alias=bench.workspace.setup_tree if made else None,
+            env=variables(name, brief, self.trial, bench.slot, bench.checkpoint, bool(cache)),
+            readonly=bench.workspace.readonly(self.trial.commit, tree)
+            | {name: tree / name for name in handed},
+            data=(
+                *data,
+                *checkpoint,
+                *(() if bench.isolation.relocates else made),
+                *(brief.evaluate_data if scoring else ()),
+            ),
+            decoys=decoys,
+            cache=cache,
+            hidden=() if scoring else (*brief.evaluate_data, *_in_the_open(brief.evaluate_data)),
+            network=brief.network,
+            gpu=bench.slot.gpu,
+            cores=bench.slot.cores,
         )
-        return passed | threads | {
-            "OMP_WAIT_POLICY": "passive",
-            "GOMP_SPINCOUNT": "0",
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "CUDA_VISIBLE_DEVICES": device.card(self.bench.slot.gpu)[0] if self.bench.slot.gpu else "",
-            "AUTORESEARCH_SEED": str(trial.seed),
-            "AUTORESEARCH_TIME_BUDGET": f"{budget:g}",
-            "AUTORESEARCH_SPLIT": trial.split if told else "val",
-            "AUTORESEARCH_HOLDOUT_SLICE": str(trial.slice if told else 0),
-        } | ({"AUTORESEARCH_CHECKPOINT": str(self.bench.checkpoint)} if self.bench.checkpoint else {}) \
-          | ({name: str(INSIDE / folder) for name, folder in ENVIRONMENT.items()} if cached else {})  # fmt: skip
 
     def _limits(self, phase: str) -> Limits:
-        seconds = self.trial.limits.get(phase)
-        if seconds is None:
-            timed = 2 * self.brief.time_budget + START_UP if self.brief.fixed_time else FIRST_LIMIT
-            seconds = (
-                (self.brief.timeout or timed)
-                if phase == "run"
-                else COMPILE_LIMIT
-                if phase == "compile"
-                else FIRST_LIMIT
-            )
+        brief, seconds = self.brief, FIRST_LIMIT
+        if phase == "compile":
+            seconds = COMPILE_LIMIT
+        elif phase == "run":
+            timed = 2 * brief.time_budget + START_UP if brief.fixed_time else FIRST_LIMIT
+            seconds = brief.timeout or timed
+        seconds = self.trial.limits.get(phase, seconds)
         cpu = math.inf
         if phase == "run" and self.trial.clock_limit:
             if self.bench.slot.gpu:
@@ -395,11 +313,14 @@ class TrialRun:
         if len(printed.curve) == 1:
             self.disturbed = self.bench.turns.disturbed()
         if self.watch and self.watch.feed(clock, loss):
-            self.stopped = f"Stopped after {clock:.0f} s: its loss of {loss:.3f} trails the incumbent's by more than it would make up."
+            self.stopped = (
+                f"Stopped after {clock:.0f} s: its loss of {loss:.3f} trails the incumbent's by"
+                " more"
+                " than it would make up."
+            )
             process.kill(self.stopped)
 
-    # -- judging
-    # -------------------------------------------------------------------------------------------------
+    # -- judging --
 
     def _judge_run(self, ended: Ended) -> None:
         tail = _text(ended.tail)
@@ -410,7 +331,8 @@ class TrialRun:
             unit = "s" if self.bench.slot.gpu else "s of processor time"
             raise Failure(
                 "discard",
-                f"It took {self.clock:.1f} {unit} where {allowed:.1f} are allowed: equal time for all.",
+                f"It took {self.clock:.1f} {unit} where {allowed:.1f} are allowed: equal time for"
+                " all.",
                 tail,
             )
         if ended.reason:
@@ -450,64 +372,12 @@ class TrialRun:
             "tree": workspace.tree(self.trial.commit),
             "frozen": workspace.frozen(self.trial.commit),
         }
-        passed = {name: os.environ.get(name, "") for name in (*PASSED, *self.brief.env)}
-        hashes["environment"] = device.fingerprint(self.bench.slot, passed)
+        given = dict.fromkeys((*PASSED, *self.brief.env), "") | passed(self.brief)
+        hashes["environment"] = device.fingerprint(self.bench.slot, given)
         return hashes | ({"data": workspace.setup_hash} if workspace.setup_hash else {})
 
-    # -- from run to evaluate
-    # ------------------------------------------------------------------------------------
 
-    def _hand_over(self, source: Path, target: Path) -> list[str]:
-        """Move the new files of `run` into the scorer's checkout. Returns what is to be read-only
-        there: files, and the topmost of new folders for all that is in them.
-        """
-        handed: dict[str, None] = {}
-        # By folder: the topmost one above it, or itself, that `run` made
-        fresh: dict[Path, Path | None] = {}
-        total = count = 0
-        for folder, names, files in os.walk(
-            source / self.bench.workspace.prefix, followlinks=False
-        ):
-            here = Path(folder).relative_to(source)
-            fresh[here] = fresh.get(here.parent) or (
-                None if os.path.lexists(target / here) else here
-            )
-            names[:] = [
-                name for name in names if _data(name) and not (Path(folder) / name).is_symlink()
-            ]
-            for name in sorted(filter(_data, files)):
-                path, place = Path(folder) / name, target / here / name
-                facts = path.lstat()
-                if os.path.lexists(place) or not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
-                    continue
-                if facts.st_mode & 0o111:
-                    continue
-                total, count = total + facts.st_size, count + 1
-                if total > HANDED_BYTES or count > HANDED_FILES:
-                    raise Failure(
-                        "crash",
-                        f"`run` made more than {HANDED_BYTES >> 30} GiB or {HANDED_FILES:,} files to hand over.",
-                    )
-                place.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(path, place)
-                place.chmod(0o644)
-                handed[(fresh[here] or here / name).as_posix()] = None
-        if len(handed) > MOUNTS:
-            raise Failure(
-                "crash",
-                f"`run` made more than {MOUNTS:,} files beside one another to hand over: make them in a folder.",
-            )
-        return list(handed)
-
-
-def _data(name: str) -> bool:
-    """Whether a file or folder of this name may be handed over."""
-    name = name.lower()
-    special = name.startswith((".", "conftest")) or name in NEVER_NAMED
-    return not special and NEVER_HANDED.isdisjoint(PurePosixPath(name).suffixes)
-
-
-def _sources(folders: Sequence[Path]) -> Iterator[Path]:
+def _in_the_open(folders: Sequence[Path]) -> Iterator[Path]:
     """What `hidden.txt` in a folder of evaluation data names: where on this machine the same text
     lies in the open.
     """

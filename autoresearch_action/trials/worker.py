@@ -23,26 +23,20 @@ from typing import IO, Any
 import autoresearch_action
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, UserError
-from autoresearch_action.isolation import device
-from autoresearch_action.isolation.sandbox import Sandbox
+from autoresearch_action.isolation import device, sandbox
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.trials.pool import measure
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
+from autoresearch_action.workspace.folders import remove
 from autoresearch_action.workspace.git import git
-from autoresearch_action.workspace.trees import Workspace, remove
+from autoresearch_action.workspace.trees import Workspace
 
 SCRATCH = Path("/var/tmp")
 TRAVELS = (
-    "root",
-    "directory",
-    "prefix",
-    "base",
-    "branch_name",
-    "setup_hash",
-    "submodules",
+    "root", "directory", "prefix", "base", "branch_name", "setup_hash", "setup_tree", "submodules",
     "filtered",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,8 +132,8 @@ class Copy(Workspace):
 class Worker:
     """The actor. Answers with a sentence where the machine is at fault."""
 
-    def __init__(self, place: Place, sandbox: str, run: str) -> None:
-        self._place, self._wanted, self._run = place, sandbox, run
+    def __init__(self, place: Place, wanted: str, run: str) -> None:
+        self._place, self._wanted, self._run = place, wanted, run
         # Whoever started the cluster may have had some
         self._secrets = Secrets.take(os.environ)
         # As Ray shipped it: no trial's business
@@ -156,13 +150,13 @@ class Worker:
     def ready(self) -> dict[str, str]:
         """What this machine is, or {"fault": …}."""
         try:
-            self._sandbox = Sandbox(self._wanted)
+            self._isolation = sandbox.choose(self._wanted)
         except UserError as error:
             return {"fault": str(error)}
         slot = self._slot()
         return device.environment([slot]) | {
-            "sandbox": self._sandbox.level,
-            "told": self._sandbox.describe(),
+            "sandbox": self._isolation.strength,
+            "told": self._isolation.describe(),
         }
 
     def _slot(self) -> device.Slot:
@@ -218,7 +212,8 @@ class Worker:
         kit: Kit = ray.get(reference)
         if lacking := [path for path in kit.data if not path.exists()]:
             raise EnvironmentFault(
-                f"{lacking[0]} is not there, and the brief names it as data: put it there, or share it."
+                f"{lacking[0]} is not there, and the brief names it as data: put it there, or"
+                " share it."
             )
         top = SCRATCH / f"autoresearch-ray-{os.geteuid()}"
         top.mkdir(mode=0o700, exist_ok=True)
@@ -246,7 +241,7 @@ class Worker:
         return SlotContext(
             kit.brief,
             Copy(kit, place, state),
-            self._sandbox,
+            self._isolation,
             self._slot(),
             state,
             checkpoint,
@@ -264,7 +259,7 @@ def _alone(lock: IO[bytes]) -> bool:
 
 
 def _valid(lock: IO[bytes], path: Path) -> bool:
-    """Whether the lock's file is still the one that others find: the last to leave takes it away."""
+    """Whether the lock's file is still the one that others find: the last one removes it."""
     return path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino
 
 

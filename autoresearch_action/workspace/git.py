@@ -65,6 +65,8 @@ def git(
             capture_output=True,
             env=environment() | dict(extra or {}),
             umask=0o022,
+            # A terminal's Ctrl-C is this process's to answer
+            process_group=0,
         )
     except (FileNotFoundError, NotADirectoryError):
         if cwd is not None and not cwd.is_dir():
@@ -78,14 +80,8 @@ def git(
 def uncommitted(file: Path) -> bool:
     """Whether HEAD does not hold the file as it lies there."""
     try:
-        words = (
-            "--literal-pathspecs",
-            "status",
-            "--porcelain",
-            "--ignored",
-            "--untracked-files=all",
-        )
-        return bool(git(*words, "--", file.name, cwd=file.parent.resolve()))
+        words = ("status", "--porcelain", "--ignored", "--untracked-files=all")
+        return bool(git("--literal-pathspecs", *words, "--", file.name, cwd=file.parent.resolve()))
     except GitError:
         return True
 
@@ -106,16 +102,9 @@ def merge(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
         files = [Path(folder, name) for name in ("ours", "base", "theirs")]
         for file, content in zip(files, (ours, base, theirs), strict=True):
             file.write_bytes(content)
-        words = [
-            "git",
-            *_SAFE,
-            "merge-file",
-            "-p",
-            "--diff3",
-            f"--marker-size={_MARK}",
-            *map(str, files),
-        ]
-        done = subprocess.run(words, capture_output=True, env=environment())
+        how = ("merge-file", "-p", "--diff3", f"--marker-size={_MARK}")
+        words = ["git", *_SAFE, *how, *map(str, files)]
+        done = subprocess.run(words, capture_output=True, env=environment(), process_group=0)
     if done.returncode == 0:
         return done.stdout
     # Else git completes a last line that has no end

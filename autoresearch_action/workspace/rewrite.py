@@ -14,17 +14,9 @@ from pathlib import Path
 from autoresearch_action.syntax import parsed
 
 SEED_CALLS = {
-    "manual_seed",
-    "manual_seed_all",
-    "seed",
-    "default_rng",
-    "RandomState",
-    "set_seed",
-    "seed_everything",
-    "PRNGKey",
-    "Random",
-    "key",
-}
+    "manual_seed", "manual_seed_all", "seed", "default_rng", "RandomState", "set_seed",
+    "seed_everything", "PRNGKey", "Random", "key",
+}  # fmt: skip
 SEED_NAME = re.compile(r"(^|_)seed$", re.IGNORECASE)
 # jax.random.key(0), not dict.key(0)
 _KEY_OWNERS = {"random", "jrandom", "jr"}

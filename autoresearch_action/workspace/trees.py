@@ -14,13 +14,14 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
+from autoresearch_action.workspace.folders import link, remove, remove_git
 from autoresearch_action.workspace.git import GitError, environment, git, line, merge
+from autoresearch_action.workspace.hydrate import hydrate, pointers, submodules
 from autoresearch_action.workspace.patch import PatchRefused, check_patch, editable
 
 __all__ = ["PatchRefused", "Workspace"]
@@ -32,7 +33,6 @@ FOLDER = "040000 "
 REPOSITORY = b"\nnew file mode 160000\n"
 # What each file of a patch was
 BEFORE = re.compile(rb"^index ([0-9a-f]{40,64})\.\.", re.MULTILINE)
-LFS_POINTER = b"version https://git-lfs"
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README.md"}
 
 
@@ -66,13 +66,16 @@ class Workspace:
         # Where submodules and LFS files are taken from
         self.hydrated = self.root
         self.repo = self.state / "repo.git"
+        # Where setup works, and what it made
+        self.setup_tree = self.state / "slots" / "setup"
         self.setup_folder = self.state / "setup"
         self.setup_hash = ""
         self._refuse_dirty()
         self._refuse_untracked()
         self._open()
-        self.submodules = self._submodules()
-        self.filtered = self._filtered()
+        entries = self._entries(self.base)
+        self.submodules = submodules(self.root, entries)
+        self.filtered = pointers(self.root, entries, self._git, self.base)
 
     def _symbolic(self) -> str:
         try:
@@ -93,7 +96,8 @@ class Workspace:
         if dirty:
             more = f" and {len(dirty) - 1} more" if len(dirty) > 1 else ""
             raise InputError(
-                f"{dirty[0]}{more} has changes that are not committed: commit or stash them, then run again."
+                f"{dirty[0]}{more} has changes that are not committed: commit or stash them, then"
+                " run again."
             )
 
     def _refuse_untracked(self) -> None:
@@ -104,7 +108,8 @@ class Workspace:
                 "ls-tree", "-z", self.base, "--", str(name), cwd=self.root
             ):
                 raise InputError(
-                    f"`edit` names {pattern}, which is not committed: git add it and commit, then run again."
+                    f"`edit` names {pattern}, which is not committed: git add it and commit, then"
+                    " run again."
                 )
 
     def _open(self) -> None:
@@ -140,15 +145,14 @@ class Workspace:
     def _line(self, *words: str) -> str:
         return self._git(*words).decode("utf-8", "surrogateescape").strip()
 
-    # -- checkouts
-    # -----------------------------------------------------------------------------------------------
+    # -- checkouts --
 
     def checkout(self, tree: Path, commit: str, sealed: bool = False) -> None:
         """Make `tree` the pristine checkout of `commit`, with setup's outputs; whatever was there
         before is gone.
 
-        `sealed`: `frozen_entries` will be read-only to whoever works in it, so that setup's files
-        need not be copied. Cleaned before files are written: a .gitattributes left behind would
+        `sealed`: `readonly` will stand there for whoever works in it, so that setup's folders can
+        be left empty. Cleaned before files are written: a .gitattributes left behind would
         rule how git writes them.
         """
         index = tree.with_name(f"{tree.name}.index")
@@ -160,7 +164,7 @@ class Workspace:
         tree.mkdir(parents=True, exist_ok=True)
         try:
             self._git("clean", "-ffdxq", index=index, tree=tree)
-            _remove_git(tree)
+            remove_git(tree)
             self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
         except GitError:
             remove(tree)
@@ -168,62 +172,15 @@ class Workspace:
             tree.mkdir(parents=True)
             self._git("read-tree", "--reset", "-u", commit, index=index, tree=tree)
         for path in (*self.submodules, *self.filtered):
-            self._hydrate(tree, path)
-        if self.setup_folder.exists():
-            shutil.copytree(
-                self.setup_folder,
-                tree,
-                dirs_exist_ok=True,
-                symlinks=True,
-                copy_function=_link if sealed else shutil.copy2,
-            )
-
-    def _hydrate(self, tree: Path, path: str) -> None:
-        """Submodules and LFS files, as the user's checkout has them."""
-        source, target = self.hydrated / path, tree / path
-        if source.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(".git"))
-        elif source.is_file():
-            target.unlink(missing_ok=True)
-            shutil.copy2(source, target)
-
-    def _submodules(self) -> tuple[str, ...]:
-        found = tuple(
-            path for facts, path in self._entries(self.base) if facts.startswith("160000 ")
-        )
-        for path in found:
-            if not (self.root / path).is_dir() or not any((self.root / path).iterdir()):
-                raise InputError(
-                    f"The submodule {path} is empty: run `git submodule update --init --recursive` first."
-                )
-        return found
-
-    def _filtered(self) -> tuple[str, ...]:
-        """Files that a filter (LFS) turns into something else on checkout."""
-        if not any(path.endswith(".gitattributes") for _, path in self._entries(self.base)):
-            return ()
-        entries = (
-            self._git("ls-tree", "-r", "-z", "-l", self.base)
-            .decode("utf-8", "surrogateescape")
-            .split("\0")
-        )
-        small = [
-            e.split("\t", 1)
-            for e in entries
-            if e.startswith("100") and e.split("\t", 1)[0].split()[3].isdigit()
-        ]
-        pointers = []
-        for facts, path in small:
-            if int(facts.split()[3]) < 300 and self._git(
-                "cat-file", "blob", facts.split()[2]
-            ).startswith(LFS_POINTER):
-                if _begins(self.root / path, LFS_POINTER):
-                    raise InputError(
-                        f"{path} is a Git LFS pointer without its content: run `git lfs pull` first."
-                    )
-                pointers.append(path)
-        return tuple(pointers)
+            hydrate(self.hydrated / path, tree / path)
+        for name in self._made(commit) if sealed else ():
+            source, target = self.setup_folder / name, tree / name
+            folder = source.is_dir() and not source.is_symlink()
+            (target if folder else target.parent).mkdir(parents=True, exist_ok=True)
+            if not folder:
+                link(str(source), str(target))
+        if not sealed and self.setup_folder.exists():
+            shutil.copytree(self.setup_folder, tree, dirs_exist_ok=True, symlinks=True)
 
     @lru_cache(maxsize=2)  # noqa: B019 (one workspace a process; a large repository has many)
     def _entries(self, commit: str) -> tuple[tuple[str, str], ...]:
@@ -244,10 +201,9 @@ class Workspace:
         New files may appear beside them, and in folders that hold placeholders only.
         """
         way = PurePosixPath(self.prefix).parts
-        folders, within = {self.prefix, *self.submodules}, dict[str, set[str]]()
+        within = dict[str, set[str]]()
         for facts, path in self._entries(commit):
             if facts.startswith(FOLDER):
-                folders.add(path)
                 continue
             parts = path.split("/")
             depth = next(
@@ -256,20 +212,30 @@ class Workspace:
             )
             within.setdefault("/".join(parts[: depth + 1]), set()).add("/".join(parts[depth + 1 :]))
         held = [path for path, names in within.items() if not names <= PLACEHOLDERS]
+        return tuple(dict.fromkeys([*held, *self._made(commit)]))
+
+    def readonly(self, commit: str, tree: Path) -> dict[str, Path]:
+        """By each of `frozen_entries`, what is to stand there: setup's own, else the checkout's."""
+        tops = {self.setup_folder / name: name for name in self._made(commit)}
+        shown = {name: path for path, name in tops.items() if path.is_dir()}
+        return {name: shown.get(name, tree / name) for name in self.frozen_entries(commit)}
+
+    @lru_cache(maxsize=64)  # noqa: B019 (one workspace a process)
+    def _made(self, commit: str) -> tuple[str, ...]:
+        """The topmost of what setup made: files, and folders that hold nothing tracked."""
+        held, folders = [], {self.prefix, *self.submodules, *self.folders(commit)}
         for folder, names, files in os.walk(self.setup_folder):
             at = PurePosixPath(folder).relative_to(self.setup_folder)
-            held += [
-                (at / name).as_posix()
-                for name in (*names, *files)
-                if (at / name).as_posix() not in folders
-            ]
-            names[:] = [
-                name for name in names if (at / name).as_posix() in folders.difference(held)
-            ]
-        return tuple(dict.fromkeys(held))
+            below = {name: (at / name).as_posix() for name in (*names, *files)}
+            held += [path for path in below.values() if path not in folders]
+            names[:] = [name for name in names if below[name] in folders]
+        return tuple(held)
 
-    # -- patches and commits
-    # -------------------------------------------------------------------------------------
+    def folders(self, commit: str) -> set[str]:
+        """Folders that hold something tracked, below the root."""
+        return {path for facts, path in self._entries(commit) if facts.startswith(FOLDER)}
+
+    # -- patches and commits --
 
     def diff(self, tree: Path, parent: str) -> str:
         """The edit made in `tree`, a checkout, as a git-format patch against `parent`. Raises
@@ -282,22 +248,17 @@ class Workspace:
             raise PatchRefused("The folder of the code was replaced by a link.")
         index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
         try:
-            self._git("add", "-A", "--force", "--", ".", *self._not_ours(), index=index, tree=tree)
+            self._git(
+                "add", "-A", "--force", "--", ".", *self._not_ours(parent), index=index, tree=tree
+            )
         except GitError as error:
             # A repository inside, attributes that git cannot follow, no folder any more
             raise PatchRefused(
-                f"Git cannot read the edit: {str(error).splitlines()[0].removeprefix('error: ')[:200]}."
+                "Git cannot read the edit:"
+                f" {str(error).splitlines()[0].removeprefix('error: ')[:200]}."
             ) from None
-        patch = self._git(
-            "diff-index",
-            "-p",
-            "--cached",
-            "--no-renames",
-            "--no-color",
-            "--full-index",
-            parent,
-            index=index,
-        )
+        words = ("-p", "--cached", "--no-renames", "--no-color", "--full-index")
+        patch = self._git("diff-index", *words, parent, index=index)
         if REPOSITORY in patch:
             # No later checkout would clean what lies in it: the index has it as one entry
             remove(tree)
@@ -316,20 +277,12 @@ class Workspace:
             .decode("utf-8", "surrogateescape")
             .split("\0")
         )
-        return [name for name in names if name and "__pycache__" not in name]
+        return [name for name in names if name]
 
-    def _not_ours(self) -> list[str]:
-        skipped = [*self.submodules, *self.filtered, "__pycache__", "*.pyc"]
-        if self.setup_folder.exists():
-            skipped += [
-                p.relative_to(self.setup_folder).as_posix()
-                for p in self.setup_folder.rglob("*")
-                if p.is_symlink() or not p.is_dir()
-            ]
-        return [
-            f":(exclude,glob)**/{name}" if "/" not in name else f":(exclude){name}"
-            for name in skipped
-        ]
+    def _not_ours(self, parent: str) -> list[str]:
+        here = (*self.submodules, *self.filtered, *self._made(parent))
+        bytecode = [f":(exclude,glob)**/{name}" for name in ("__pycache__", "*.pyc")]
+        return [*bytecode, *(f":(exclude,literal){path}" for path in here)]
 
     def commit(self, parent: str, patch: str, message: str, three_way: bool = False) -> str:
         """A commit with `patch` applied on `parent`. Raises PatchRefused with a sentence."""
@@ -344,14 +297,8 @@ class Workspace:
         try:
             self._git("read-tree", parent, index=index)
             try:
-                self._git(
-                    "apply",
-                    "--cached",
-                    "--whitespace=nowarn",
-                    *(["--3way"] if three_way else []),
-                    stdin=raw,
-                    index=index,
-                )
+                words = ("--cached", "--whitespace=nowarn", *(["--3way"] if three_way else []))
+                self._git("apply", *words, stdin=raw, index=index)
             except GitError as error:
                 if not three_way or not self._merged(raw, paths, parent, index):
                     said = str(error).splitlines()[0].removeprefix("error: ")
@@ -421,15 +368,8 @@ class Workspace:
 
     def _commit_tree(self, tree: str, parent: str, message: str) -> str:
         text = " ".join(message.split())[:200] or "Edit"
-        done = git(
-            f"--git-dir={self.repo}",
-            "commit-tree",
-            tree,
-            "-p",
-            parent,
-            stdin=text.encode("utf-8", "replace"),
-        )
-        commit = done.decode().strip()
+        said = text.encode("utf-8", "replace")
+        commit = self._git("commit-tree", tree, "-p", parent, stdin=said).decode().strip()
         self._trees[commit] = tree
         self._git("update-ref", f"refs/trials/{commit}", commit)
         return commit
@@ -503,15 +443,8 @@ class Workspace:
         """
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
             if self._ours(f"{name}{suffix}"):
-                git(
-                    "fetch",
-                    "-q",
-                    "--no-tags",
-                    "--no-write-fetch-head",
-                    str(self.repo),
-                    f"+{tip}:refs/heads/{name}{suffix}",
-                    cwd=self.root,
-                )
+                words = ("-q", "--no-tags", "--no-write-fetch-head", str(self.repo))
+                git("fetch", *words, f"+{tip}:refs/heads/{name}{suffix}", cwd=self.root)
                 return f"{name}{suffix}"
         raise EnvironmentFault(f"There are a hundred branches {name}-…: delete some.")
 
@@ -529,46 +462,3 @@ class Workspace:
             "log", "--format=%ce", f"{self.base}..refs/heads/{name}", cwd=self.root
         ).split()
         return set(authors) <= {environment()["GIT_COMMITTER_EMAIL"]}
-
-
-def remove(tree: Path) -> None:
-    """Delete a folder whatever modes were left in it; links are not followed."""
-
-    def mend(function: object, path: str, _: object) -> None:
-        parent = os.path.dirname(path)
-        os.chmod(parent, stat.S_IRWXU)
-        if not os.path.islink(path):
-            os.chmod(path, stat.S_IRWXU)
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, onerror=mend)
-        else:
-            os.unlink(path)
-
-    if tree.is_symlink() or tree.is_file():
-        tree.unlink()
-    elif tree.exists():
-        shutil.rmtree(tree, onerror=mend)
-
-
-def _remove_git(tree: Path) -> None:
-    """Whatever is named .git below `tree`: `git clean` passes it over."""
-    for folder, names, files in os.walk(tree):
-        for name in {".git"} & {*names, *files}:
-            remove(Path(folder) / name)
-        names[:] = [name for name in names if name != ".git"]
-
-
-def _link(source: str, target: str) -> None:
-    """The same file under a second name, or a copy where the file system cannot."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _begins(path: Path, start: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(start)) == start
-    except OSError:
-        return True

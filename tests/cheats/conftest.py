@@ -11,7 +11,7 @@ from test_prepare import documents
 
 import prepare
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 
 
 @pytest.fixture(scope="session")

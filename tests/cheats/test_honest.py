@@ -9,9 +9,9 @@ import pytest
 import trio
 
 import prepare
-from autoresearch_action.isolation.sandbox import Sandbox
+from autoresearch_action.isolation.sandbox import choose
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 
 BLOCK = """        x = x + self.attention(norm(x), extra, cos, sin, band)
         return x + self.down(F.relu(self.up(norm(x))).square())
@@ -269,7 +269,7 @@ def test_an_honest_edit_trains_and_is_scored(at: SlotContext, guessing: float, w
 def test_the_score_inside_the_sandbox_is_that_outside(
     at: SlotContext, honest: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(at, "sandbox", Sandbox("none"))
+    monkeypatch.setattr(at, "isolation", choose("none"))
     outside = trio.measure(at, trio.train())
     assert outside.sandbox == "none" and honest.sandbox == "full"
     assert outside.value == pytest.approx(honest.value, abs=1e-6)  # one step: no noise at all

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import prepare
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 
 CHEAT = """
 import hashlib, os, sys

@@ -22,7 +22,7 @@ from trio import MARK
 from autoresearch_action.isolation.process import Limits
 from autoresearch_action.records import Measurement
 from autoresearch_action.trials import trial
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 from autoresearch_action.workspace.trees import PatchRefused
 
 LEAST, MOST = 0.4, 8.0  # times the honest seconds: the machine is shared

@@ -13,7 +13,7 @@ import trio
 from trio import MARK
 
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 from autoresearch_action.workspace.trees import PatchRefused
 
 

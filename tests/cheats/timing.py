@@ -12,7 +12,7 @@ import bench
 import tiny
 
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 
 TARGET = '''"""How many pairs of `numbers` add up to `total`?"""
 

@@ -15,7 +15,7 @@ import tiny
 
 import prepare
 from autoresearch_action.records import Measurement
-from autoresearch_action.trials.trial import SlotContext
+from autoresearch_action.trials.slot import SlotContext
 
 HERE = Path(prepare.__file__).resolve().parent
 SMALL = prepare.Profile("cpu", 32, 400, 300.0, 4096, 8, 1 << 20, 2 << 20)

@@ -21,11 +21,12 @@ import bench
 import pytest
 import tiny
 
-from autoresearch_action.isolation import confine
-from autoresearch_action.isolation import sandbox as sandboxes
+from autoresearch_action.isolation import Job, confine
+from autoresearch_action.isolation.bubblewrap import Bubblewrap, _calls
 from autoresearch_action.isolation.device import Slot
-from autoresearch_action.isolation.process import Limits, Log
-from autoresearch_action.isolation.sandbox import Job, Sandbox
+from autoresearch_action.isolation.fallback import unshares
+from autoresearch_action.isolation.log import Log
+from autoresearch_action.isolation.process import Limits
 from autoresearch_action.isolation.secrets import Secrets
 
 SECRET = "planted-0123456789abcdef"
@@ -229,11 +230,8 @@ def plant(state: Path) -> None:
 def probed(directory: Path, host: dict[str, object], level: str, spaces: bool = False) -> set[str]:
     """What the probes reach as this user in a real trial, the second of two."""
     at = bench.python(directory)
-    at.sandbox.level, at.sandbox.spaces, at.slot = (
-        level,
-        spaces,
-        Slot("cpu:0", cores=at.slot.cores[:1]),
-    )
+    at.isolation = bench.isolation("unshared" if spaces else level)
+    at.slot = Slot("cpu:0", cores=at.slot.cores[:1])
     plant(at.state)
     for _ in range(2):
         measured = bench.candidate(at, probes(host, directory))
@@ -280,14 +278,13 @@ def account(
     place.chmod(0o755)
     for path in (tree, place / "tree.home", *tree.iterdir()):
         os.chown(path, 1234, 1234)
-    sandbox = Sandbox()
-    assert sandbox.level == "full", sandbox.why
+    bench.isolation("full")
     for owner, name, value in (
-        ("os", "geteuid", lambda: 1234),
-        ("sys", "executable", "/usr/bin/python3"),
-        ("confine", "__file__", place / "confine.py"),
+        (os, "geteuid", lambda: 1234),
+        (sys, "executable", "/usr/bin/python3"),
+        (confine, "__file__", place / "confine.py"),
     ):
-        monkeypatch.setattr(getattr(sandboxes, owner), name, value)
+        monkeypatch.setattr(owner, name, value)
 
     def run(level: str, spaces: bool = False) -> set[str]:
         job = Job(
@@ -296,20 +293,19 @@ def account(
             Path("/srv/r"),
             Path(),
             {"PATH": "/usr/bin:/bin"},
-            readonly=("score.py", "program.md"),
+            readonly={name: tree / name for name in ("score.py", "program.md")},
         )
-        sandbox.level, sandbox.spaces = level, spaces
         env = {
             "PATH": "/usr/bin:/bin",
             "HOME": "/root" if level == "full" else str(place / "tree.home"),
             "TMPDIR": "/tmp",
         }
         for _ in range(2):
-            calls = sandboxes._calls()
+            calls = _calls()
             argv = (
-                sandbox._bubblewrap(job, Limits(), job.env, calls)
+                Bubblewrap().argv(job, Limits(), calls)
                 if level == "full"
-                else sandbox._plain(job, Limits())
+                else bench.isolation("unshared" if spaces else level).argv(job, Limits())
             )
             done = subprocess.run(
                 [*user, *argv],
@@ -339,7 +335,7 @@ def test_no_probe_succeeds_for_an_ordinary_user(account: Callable[[str], set[str
 
 SPACES = [
     False,
-    *([True] if sandboxes.unshares() else []),
+    *([True] if unshares() else []),
 ]  # with bubblewrap alone, a user namespace is not to be had everywhere
 
 
