@@ -517,6 +517,8 @@ class Loop:
         self.budget.check_size(self.brief.time_budget, 1 + self.confirm_runs)
         self.ledger.append("fact", name="noise", value=answer.model_dump(mode="json"))
         self.parts.view.note(f"baseline {answer.mean:.6g}, {answer.describe()}")
+        for note in answer.notes:
+            self.parts.view.note(f"{note[0].upper()}{note[1:]}.")
         if 0 not in self.run_state.statuses:
             reason = f"baseline, {answer.describe()}"
             self.ledger.append("verdict", settle(self.run_state.experiments[0], "keep", reason))
