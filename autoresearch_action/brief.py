@@ -28,21 +28,16 @@ from pydantic import (
     model_validator,
 )
 
+from autoresearch_action import metric_names
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Record
+from autoresearch_action.secret_names import is_secret
 from autoresearch_action.syntax import parsed
 
 MAX_PROGRAM_BYTES = 1_000_000
 # Seconds; a self-hosted job cannot run longer
 LONGEST = 5 * 24 * 3600.0
 DEFAULT_TIME_BUDGET = 300.0
-SECRET_NAME = re.compile(
-    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|ACCESS_KEY", re.IGNORECASE
-)
-_TIMING = re.compile(
-    r"(^|[_./-])(seconds?|secs?|ms|us|ns|time|latency|duration|throughput|per_s(ec(ond)?)?|qps|fps)($|[_./-])",
-    re.IGNORECASE,
-)
 _LIMIT = re.compile(
     r"^\s*(?:(?P<op><=|>=)\s*(?P<bound>[-+]?[\d.]+(?:e[-+]?\d+)?)|(?P<rel>[-+]\s*[\d.]+)\s*%)\s*$",
     re.IGNORECASE,
@@ -116,9 +111,10 @@ def _pattern(value: str) -> str:
 def _public_variable(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", value):
         raise ValueError(f"holds {value!r}, which is no name of a variable")
-    if SECRET_NAME.search(value):
+    if is_secret(value, os.environ.get(value)):
         raise ValueError(
-            f"holds {value}, which looks like a secret: trials never see secrets; setup-env gives one to setup"
+            f"holds {value}, which looks like a secret: trials never see secrets;"
+            " setup-env gives one to setup"
         )
     return value
 
@@ -127,6 +123,11 @@ def _variable(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", value):
         raise ValueError(f"holds {value!r}, which is no name of a variable")
     return value
+
+
+def _list(value: Any) -> Any:
+    """A string where a list is meant is a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 def _folder(value: Any) -> Any:
@@ -145,6 +146,8 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Command = Annotated[str, AfterValidator(_command)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
+OneOrMore = BeforeValidator(_list)
+Folders = Annotated[list[Folder], OneOrMore]
 
 
 class Transfer(Record):
@@ -176,15 +179,17 @@ class Brief(Record):
         strict=True,
     )
 
-    edit: Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1)] = [
-        "train.py"
-    ]
+    edit: Annotated[
+        list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1), OneOrMore
+    ] = ["train.py"]
     run: Command | None = None
     evaluate: Command | None = None
     check: Command | None = None
     setup: Command | None = None
     metric: Annotated[str, AfterValidator(_name)] = "val_bpb"
     goal: Literal["minimize", "maximize"] = "minimize"
+    # None: as the metric's name proposes
+    measures: Literal["quality", "time"] | None = None
     time_budget: Seconds = DEFAULT_TIME_BUDGET
     timeout: Seconds | None = None
     limits: dict[
@@ -193,15 +198,19 @@ class Brief(Record):
     exact: bool = False
     transfer: Transfer | None = None
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    data: list[Folder] = Field(default_factory=list)
+    data: Folders = Field(default_factory=list)
     # Only `evaluate` sees these
-    evaluate_data: list[Folder] = Field(default_factory=list)
+    evaluate_data: Folders = Field(default_factory=list)
     # Stands in for the first of `data` where a candidate compiles, untimed
     decoy: Folder | None = None
-    env: list[Annotated[str, AfterValidator(_public_variable)]] = Field(default_factory=list)
+    env: Annotated[list[Annotated[str, AfterValidator(_public_variable)]], OneOrMore] = Field(
+        default_factory=list
+    )
     network: bool = False
     sandbox: Literal["auto", "require", "none"] = "auto"
-    setup_env: list[Annotated[str, AfterValidator(_variable)]] = Field(default_factory=list)
+    setup_env: Annotated[list[Annotated[str, AfterValidator(_variable)]], OneOrMore] = Field(
+        default_factory=list
+    )
     visibility: Literal["full", "hash"] = Field(default="full", alias="brief-visibility")
 
     # Not keys of the front matter:
@@ -237,7 +246,7 @@ class Brief(Record):
         """Whether the metric is a duration or a rate: then two trials never share a machine's
         cores.
         """
-        return bool(_TIMING.search(self.metric))
+        return taken_for(self.metric, self.measures)[0] == "time"
 
     @property
     def hash(self) -> str:
@@ -261,6 +270,15 @@ class Brief(Record):
             if self.dispatched
             else stem
         )
+
+
+def taken_for(metric: str, measures: str | None) -> tuple[str, str]:
+    """("time" or "quality", the reason in words): what a metric is measured as."""
+    if measures:
+        return measures, f"`measures: {measures}` says so"
+    if metric_names.measures_time(metric):
+        return "time", "by its name; `measures: quality` says otherwise"
+    return "quality", "by its name, which speaks of no time; `measures: time` says otherwise"
 
 
 _INTERNAL = {"path", "directory", "place", "prose", "informal", "dispatched"}
