@@ -128,7 +128,11 @@ class TrialRun:
         self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name, bench.scrub)
         self.phases: dict[str, float] = {}
         self.notes: list[str] = []
-        self.printed = {name: Printed() for name in ("check", "compile", "run", "evaluate")}
+        wanted = (self.brief.metric, *self.brief.limits)
+        self.printed = {
+            name: Printed(wanted, strict=name == "evaluate")
+            for name in ("check", "compile", "run", "evaluate")
+        }
         self.watch = Watch(trial.stop) if trial.stop else None
         self.clock = 0.0
         self.peak = 0
@@ -331,6 +335,7 @@ class TrialRun:
             ended = process.wait(lambda line: self._line(name, line, process))
         finally:
             self.bench.running = None
+        self.printed[name].end()
         self.phases[name] = ended.seconds
         if ended.reason:
             self.log.write(f"\n[{ended.reason}]\n".encode())
@@ -349,10 +354,14 @@ class TrialRun:
         passed = {
             name: os.environ[name] for name in (*PASSED, *self.brief.env) if name in os.environ
         }
+        # It would overrule LC_NUMERIC: of a locale only the letters are wanted
+        if "LC_ALL" in passed and "LC_ALL" not in self.brief.env:
+            passed["LC_CTYPE"] = passed.pop("LC_ALL")
         threads = dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(self._cores))
         )
         return passed | threads | {
+            "LC_NUMERIC": "C",
             "OMP_WAIT_POLICY": "passive",
             "GOMP_SPINCOUNT": "0",
             "PYTHONUNBUFFERED": "1",
@@ -386,9 +395,9 @@ class TrialRun:
 
     def _line(self, phase: str, line: str, process: Process) -> None:
         printed = self.printed[phase]
+        printed.feed(line)
         loss = printed.progress(line) if phase == "run" else None
         if loss is None:
-            printed.feed(line)
             return
         clock = process.seconds if self.bench.slot.gpu else process.clock()
         printed.point(clock, loss)
@@ -423,13 +432,8 @@ class TrialRun:
     def _value(self) -> float:
         name, phase = self.brief.metric, "evaluate" if self.brief.evaluate else "run"
         printed = self.printed[phase]
-        if name not in printed.values:
-            raise Failure("crash", f"`{phase}` printed no {name}.", _text(bytes(self.log.tail)))
-        if phase == "evaluate" and printed.counts[name] > 1:
-            raise Failure(
-                "crash",
-                f"`evaluate` printed {name} {printed.counts[name]} times; exactly one is allowed.",
-            )
+        if why := printed.lacks(phase):
+            raise Failure("crash", why, _text(bytes(self.log.tail)))
         value = printed.values[name]
         if not math.isfinite(value):
             raise Failure("crash", f"{name} is {value}, not a finite number.")
