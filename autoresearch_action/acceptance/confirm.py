@@ -171,7 +171,8 @@ class PairedConfirmation:
         facts = self._estimates(base, head)
         if guard == "broken":
             return self._lost(f"Does not hold: {sentence}", **facts)
-        if self.brief.fixed_time and (sentence := trained_longer(pairs)):
+        window = self.brief.time_budget
+        if self.brief.fixed_time and (sentence := trained_longer(pairs, window)):
             return self._lost(f"Does not hold: {sentence}", **facts)
         facts["notes"] = (
             [f"within the noise over its limit: {sentence}"] if guard == "doubtful" else []
@@ -223,9 +224,9 @@ class PairedConfirmation:
         return Confirmation(held=False, reason=reason, **facts)
 
 
-def trained_longer(pairs: Sequence[Pair]) -> str:
-    """The sentence where the head's clock exceeds the base's by more than LONGER and than chance
-    explains; or "".
+def trained_longer(pairs: Sequence[Pair], window: float = 0.0) -> str:
+    """The sentence where the head's clock exceeds the window, and the base's by more than LONGER and
+    than chance explains; or "".
 
     Three standard errors: over seven pairs chance alone reaches that once in eighty confirmations.
     """
@@ -235,7 +236,7 @@ def trained_longer(pairs: Sequence[Pair]) -> str:
         for side in ([h.clock for _, h in pairs], [b.clock for b, _ in pairs])
     )
     error = float(excess.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
-    if mine - theirs <= max(LONGER * theirs, 3 * error):
+    if mine <= window or mine - theirs <= max(LONGER * theirs, 3 * error):
         return ""
     return f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s: equal time for all."
 

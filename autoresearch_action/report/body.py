@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from autoresearch_action import text
+from autoresearch_action.brief import taken_for
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import tables
@@ -52,7 +53,8 @@ def title(run_state: RunState) -> str:
     run, confirmation = _run(run_state), run_state.confirmation
     if confirmation is None or not confirmation.held:
         return f"autoresearch: no confirmed change of {run.metric}"
-    return f"autoresearch: {_change(run, confirmation)}"
+    word = " (self-reported)" if self_reported(run) else ""
+    return f"autoresearch{word}: {_change(run, confirmation)}"
 
 
 def body(
@@ -200,6 +202,11 @@ def _adjusted(run: Run, confirmation: Confirmation | None) -> str:
     return f"Adjusted for having passed the test, the estimate is {change}."
 
 
+def self_reported(run: Run) -> bool:
+    """Whether the changed program itself says what it scores: its claim is its own word."""
+    return not run.contract.get("evaluate")
+
+
 def warnings(run_state: RunState) -> list[str]:
     """What a reviewer must know before believing anything else."""
     run = _run(run_state)
@@ -209,7 +216,7 @@ def warnings(run_state: RunState) -> list[str]:
         found.append(
             f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}: a candidate could have cheated."
         )
-    if not run.contract.get("evaluate"):
+    if self_reported(run):
         found.append(
             "The metric is self-reported: the changed program printed it itself. Give the brief a scorer (evaluate)."
         )
@@ -232,6 +239,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
     ]
     if run.data:
         found.append(("data", f"sha256 {run.data[:16]}"))
+    kind, why = taken_for(run.metric, run.contract.get("measures"))
+    found.append(("metric", f"{run.metric}, measured as {kind}: {why}"))
     if run.checkpoint:
         found.append(
             (
