@@ -9,6 +9,7 @@ in the way, 2 for the user's files, 3 for the machine.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING
 import click
 
 from autoresearch_action import brief as briefs
+from autoresearch_action import metric_names
 from autoresearch_action.acceptance.noise import blind
 from autoresearch_action.brief import Brief
+from autoresearch_action.commands.init import GUESSED
 from autoresearch_action.errors import InputError, UserError
 from autoresearch_action.isolation import device
 from autoresearch_action.isolation.sandbox import Sandbox
@@ -36,7 +39,29 @@ PATIENCE = 60.0
 QUICK = 60.0
 # Seconds of training that a try is given
 TRY_BUDGET = 10.0
-SEED_LINES = 'seed = int(os.environ.get("AUTORESEARCH_SEED", "1337"))\ntorch.manual_seed(seed)'
+# Runs that must tie before seeds are said to make no difference
+TIES = 4
+# By what a program imports, how it is seeded
+PYTHON_SEEDS = {
+    "torch": "torch.manual_seed(seed)",
+    "jax": "key = jax.random.PRNGKey(seed)",
+    "tensorflow": "tensorflow.random.set_seed(seed)",
+    "numpy": "rng = numpy.random.default_rng(seed)",
+    "": "random.seed(seed)",
+}
+# By the ending of its name, how a program reads the seed
+OTHER_SEEDS = {
+    ".sh": '"${AUTORESEARCH_SEED:-1337}"',
+    ".js": "Number(process.env.AUTORESEARCH_SEED ?? 1337)",
+    ".ts": "Number(process.env.AUTORESEARCH_SEED ?? 1337)",
+    ".rs": 'std::env::var("AUTORESEARCH_SEED")',
+    ".go": 'os.Getenv("AUTORESEARCH_SEED")',
+    ".c": 'getenv("AUTORESEARCH_SEED")',
+    ".cc": 'std::getenv("AUTORESEARCH_SEED")',
+    ".cpp": 'std::getenv("AUTORESEARCH_SEED")',
+    ".jl": 'parse(Int, get(ENV, "AUTORESEARCH_SEED", "1337"))',
+    ".r": 'set.seed(as.integer(Sys.getenv("AUTORESEARCH_SEED", "1337")))',
+}
 
 
 @dataclass(frozen=True)
@@ -79,13 +104,14 @@ def _examine(directory: Path, program: Path, secrets: Secrets) -> Iterator[Findi
     try:
         brief = briefs.read(program, directory)
     except UserError as error:
-        yield Finding(
-            "brief", str(error), error.exit_code, "`autoresearch init` writes one that works."
-        )
+        there = (directory / program).exists()
+        advice = "Mend that and ask again; the README shows every key." if there else ""
+        yield Finding("brief", str(error), error.exit_code, advice)
         return
     yield Finding(
         "brief", f"{program}: {brief.metric}, {brief.goal}, edits {', '.join(brief.edit)}"
     )
+    yield from _metric(brief, (directory / program).read_text("utf-8", "replace"))
     if uncommitted(directory / program):
         yield Finding(
             "commit",
@@ -100,6 +126,26 @@ def _examine(directory: Path, program: Path, secrets: Secrets) -> Iterator[Findi
     yield from _token(secrets.values, os.environ)
     if isinstance(sandbox, Sandbox):
         yield from _try_run(directory, brief, sandbox, secrets)
+
+
+def _metric(brief: Brief, text: str) -> Iterator[Finding]:
+    """What the metric is taken for, and which way it is read."""
+    kind, why = briefs.taken_for(brief.metric, brief.measures)
+    yield Finding("metric", f"{brief.metric} is measured as {kind}: {why}")
+    guessed = [line.split("#")[0].strip() for line in text.split("\n") if GUESSED in line]
+    usual = metric_names.goal(brief.metric)
+    if guessed:
+        yield Finding(
+            "guesses",
+            f"guessed by `init`: {', '.join(guessed)}",
+            advice="Is that so? Check it, and take the remark out.",
+        )
+    elif usual and usual != brief.goal:
+        yield Finding(
+            "goal",
+            f"`goal: {brief.goal}`, though a {brief.metric} is mostly to be {usual}d",
+            advice=f"If less and more are mixed up here: goal: {usual}",
+        )
 
 
 def _sandbox(brief: Brief) -> Sandbox | Finding:
@@ -190,7 +236,7 @@ def _try_run(
             runs = _tries(pool, workspace.base, brief)
             again = (
                 _tries(pool, workspace.base, brief, reseed=True)
-                if len(runs) == 2 and not brief.exact and blind(runs)
+                if len(runs) > 1 and not brief.exact and blind(runs)
                 else []
             )
         finally:
@@ -200,30 +246,60 @@ def _try_run(
     if again and (len(again) < 2 or blind(again)):
         yield Finding(
             "seeds",
-            "seeds make no difference, so nothing could be claimed",
-            advice=f"Add to the program:\n{SEED_LINES}",
+            f"{len(runs) + len(again)} runs with different seeds gave the same, so nothing could be"
+            " claimed",
+            advice=_unseeded(directory, brief),
         )
     elif again:
         yield Finding("seeds", "literal seeds are replaced in the trial's copy")
 
 
+def _unseeded(directory: Path, brief: Brief) -> str:
+    """What to do where seeds make no difference, in the program's own language."""
+    words = [*(brief.run or "").split(), *(brief.evaluate or "").split(), *brief.edit]
+    files = [directory / word for word in words if (directory / word).is_file()]
+    source = "\n".join(file.read_text("utf-8", "replace") for file in files[:20])
+    lines = next(
+        (OTHER_SEEDS[end] for file in files if (end := file.suffix.lower()) in OTHER_SEEDS), ""
+    )
+    if any(file.suffix == ".py" for file in files):
+        found = next(
+            (n for n in PYTHON_SEEDS if n and re.search(rf"\b(import|from) {n}\b", source)), ""
+        )
+        read = 'seed = int(os.environ.get("AUTORESEARCH_SEED", "1337"))'
+        lines = f"{read}\n{PYTHON_SEEDS[found]}"
+    seeded = f"Seed it with AUTORESEARCH_SEED from its environment{': ' * bool(lines)}"
+    return (
+        f"Is it deterministic? Say `exact: true`. Is the value coarse? Print more digits, or score"
+        f" more cases. Else:\n{seeded}{lines}"
+    )
+
+
 def _tries(pool: LocalPool, commit: str, brief: Brief, reseed: bool = False) -> list[Measurement]:
-    """Runs with two seeds; one alone where it fails or is not quick."""
+    """Runs with two seeds, more where they tie; one alone where it fails or is not quick."""
     budget = min(TRY_BUDGET, brief.time_budget)
     runs: list[Measurement] = []
-    for seed in (1, 2):
+    for seed in range(1, TIES + 1):
         trial = Trial(
             number=0,
             commit=commit,
             seed=seed,
             time_budget=budget,
             reseed=reseed,
-            index=seed + 2 * reseed,
+            index=seed + TIES * reseed,
         )
         runs.append(pool.submit(trial).result())
-        if runs[-1].outcome != "ok" or runs[-1].seconds > QUICK:
+        slow = runs[-1].outcome != "ok" or runs[-1].seconds > QUICK
+        if slow or (len(runs) > 1 and (brief.exact or not blind(runs))):
             break
     return runs
+
+
+def _mend(brief: Brief, failed: Measurement) -> str:
+    """Advice for a run that failed, by how it did."""
+    if " printed " in failed.reason and brief.metric in failed.reason:
+        return f"Have it print `{brief.metric}: value` on a line of its own, or mend `metric`."
+    return "Make this work by hand first, from a clean checkout."
 
 
 def _told(brief: Brief, runs: list[Measurement]) -> Iterator[Finding]:
@@ -245,7 +321,7 @@ def _told(brief: Brief, runs: list[Measurement]) -> Iterator[Finding]:
             "run",
             f"{last.reason}\n{last.tail}".strip(),
             2,
-            "Make this work by hand first, from a clean checkout.",
+            _mend(brief, last),
         )
         return
     values = ", ".join(f"{run.value:.6g}" for run in runs)

@@ -15,6 +15,7 @@ import os
 import re
 from pathlib import Path
 
+from autoresearch_action import metric_names
 from autoresearch_action.brief import DEFAULT_TIME_BUDGET, literal_time_budget
 from autoresearch_action.errors import InputError
 from autoresearch_action.workspace.git import GitError, line
@@ -26,13 +27,12 @@ PROGRAM, WORKFLOW, SCORER = (
     Path("autoresearch_score.py"),
 )
 TESTS = ("test_*.py", "*_test.py", "bench_*.py")
-_PRINTED = re.compile(r"""print\(\s*f?["']\s*([A-Za-z_]\w*)\s*:""")
+_PRINTED = re.compile(r"""print\(\s*f?["']\s*([^\W\d][\w./-]*)\s*[:=]\s*\{?""")
 _GPU = re.compile(
     r"^\s*(?:import|from)\s+(?:torch|jax|tensorflow|cupy|triton|numba)\b", re.MULTILINE
 )
-_LESS = re.compile(
-    r"loss|bpb|perplexity|ppl|error|seconds|latency|time|cost|bytes|_ms$", re.IGNORECASE
-)
+# In a comment of the brief; doctor asks about it
+GUESSED = "guessed: check"
 
 PROSE = """
 # What to try
@@ -162,8 +162,8 @@ def _script(directory: Path) -> str:
     ):
         names = _PRINTED.findall(file.read_text("utf-8", "replace"))
         if names:
-            goal = "minimize" if _LESS.search(names[-1]) else "maximize"
-            metric = f"{names[-1]}  # guessed: the last `name: value` that it prints"
+            goal = metric_names.goal(names[-1]) or f"maximize  # {GUESSED}, the name does not say"
+            metric = f"{names[-1]}  # {GUESSED}, the last `name: value` that it prints"
             if beside := _imported(file):
                 return _front(
                     edit=f"[{', '.join(beside)}]",

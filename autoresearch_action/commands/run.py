@@ -184,6 +184,8 @@ def _run(
         machine.locked(view.note, signals, budget.seconds_left),
     ):
         view.note(machine.told)
+        kind, why = briefs.taken_for(brief.metric, brief.measures)
+        view.note(f"{brief.metric} is measured as {kind}: {why}.")
         if uncommitted(directory / brief.path):
             view.note(
                 f"{brief.path} is not committed as it is here: publishing reads it from the measured commit, so commit it first."
