@@ -187,6 +187,9 @@ class Brief(Record):
     check: Command | None = None
     setup: Command | None = None
     metric: Annotated[str, AfterValidator(_name)] = "val_bpb"
+    # Where the metric stands in a file that the scorer writes: `metric: {name:, file:, path:}`
+    metric_file: Annotated[str, AfterValidator(_pattern)] | None = None
+    metric_path: str = ""
     goal: Literal["minimize", "maximize"] = "minimize"
     # None: as the metric's name proposes
     measures: Literal["quality", "time"] | None = None
@@ -281,7 +284,16 @@ def taken_for(metric: str, measures: str | None) -> tuple[str, str]:
     return "quality", "by its name, which speaks of no time; `measures: time` says otherwise"
 
 
-_INTERNAL = {"path", "directory", "place", "prose", "informal", "dispatched"}
+_INTERNAL = {
+    "metric_file",
+    "metric_path",
+    "path",
+    "directory",
+    "place",
+    "prose",
+    "informal",
+    "dispatched",
+}
 KEYS = [field.alias or name for name, field in Brief.model_fields.items() if name not in _INTERNAL]
 
 
@@ -373,12 +385,26 @@ def _formal(front: str, program: Path, extra: dict[str, Any]) -> Brief:
         raise InputError(
             f"{program}, line 1: give `run` (one experiment) or `evaluate` (the scorer), or both."
         )
+    values = _metric_in_a_file(values, f"{program}, line {lines.get('metric', 1)}")
     try:
         return Brief.model_validate({k: v for k, v in values.items() if v is not None} | extra)
     except ValidationError as error:
         raise InputError(_sentence(error, program, lines)) from None
     except RecursionError:
         raise InputError(f"{program}: the front matter is nested too deeply.") from None
+
+
+def _metric_in_a_file(values: dict[str, Any], place: str) -> dict[str, Any]:
+    """`metric: {name:, file:, path:}`, as the fields that it is."""
+    where = values.get("metric")
+    if not isinstance(where, dict):
+        return values
+    if not {"name", "file"} <= where.keys() <= {"name", "file", "path"}:
+        raise InputError(f"{place}: `metric` must be a name, or {{name: …, file: …, path: …}}.")
+    if PurePosixPath(file := str(where["file"])).is_absolute():
+        raise InputError(f"{place}: `metric` names {file}: give a file in the working directory.")
+    path = str(where.get("path") or "")
+    return values | {"metric": where["name"], "metric_file": file, "metric_path": path}
 
 
 def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:

@@ -10,7 +10,10 @@ import bench
 import pytest
 import tiny
 
-from autoresearch_action.trials.metrics import MAX_NAMES, Printed
+from autoresearch_action import brief as briefs
+from autoresearch_action.errors import InputError
+from autoresearch_action.trials import metric_files
+from autoresearch_action.trials.metrics import MAX_NAMES, NoMetric, Printed
 
 NAME = "val_bpb"
 
@@ -21,6 +24,15 @@ def read(text: str, strict: bool = True, name: str = NAME) -> Printed:
         printed.feed(line)
     printed.end()
     return printed
+
+
+def why(printed: Printed, phase: str = "evaluate") -> str:
+    """Why there is no metric; "" where there is one."""
+    try:
+        printed.metric(phase)
+    except NoMetric as error:
+        return str(error)
+    return ""
 
 
 WRITTEN = {
@@ -67,7 +79,7 @@ WRITTEN = {
 def test_however_a_metric_is_written_it_is_read(how: str, strict: bool) -> None:
     printed = read(WRITTEN[how], strict)
     assert printed.values.get(NAME) == 0.5
-    assert printed.lacks("evaluate") == ""
+    assert why(printed, "evaluate") == ""
 
 
 def test_a_progress_line_s_metric_counts_in_run_and_never_in_the_scorer() -> None:
@@ -77,7 +89,7 @@ def test_a_progress_line_s_metric_counts_in_run_and_never_in_the_scorer() -> Non
     final = "\n".join(
         ["epoch 1, val_bpb: 0.9", " 9%|# | 1/9 [00:01, 1it/s, val_bpb=0.8]", "val_bpb: 0.5"]
     )
-    assert read(final).lacks("evaluate") == ""
+    assert why(read(final), "evaluate") == ""
     assert read(final).values == {NAME: 0.5}
 
 
@@ -95,7 +107,7 @@ def test_a_progress_line_s_metric_counts_in_run_and_never_in_the_scorer() -> Non
 @pytest.mark.parametrize("first", [True, False])
 def test_a_second_value_in_whatever_form_is_refused_in_the_scorer(more: str, first: bool) -> None:
     lines = [more, "val_bpb: 0.5"] if first else ["val_bpb: 0.5", more]
-    assert read("\n".join(lines)).lacks("evaluate") != ""
+    assert why(read("\n".join(lines)), "evaluate") != ""
     last = read("\n".join(lines), strict=False)
     assert last.values.get(NAME) in ((0.5,) if first else (0.1, None))
 
@@ -104,8 +116,8 @@ def test_a_second_value_in_whatever_form_is_refused_in_the_scorer(more: str, fir
 def test_a_comma_that_can_be_a_decimal_one_is_refused_by_its_locale(text: str) -> None:
     printed = read(f"val_bpb: {text}")
     assert NAME not in printed.values
-    assert f"as {text}" in printed.lacks("evaluate")
-    assert "locale" in printed.lacks("evaluate")
+    assert f"as {text}" in why(printed, "evaluate")
+    assert "locale" in why(printed, "evaluate")
 
 
 @pytest.mark.parametrize(
@@ -117,12 +129,12 @@ def test_commas_that_can_only_be_thousands_are_read(text: str, value: float) -> 
 
 
 def test_a_failure_names_what_was_read_and_the_nearest_line() -> None:
-    told = read("loss: 2\nacc: 0.5\nFinal val_bpb was 0.5 at last").lacks("evaluate")
+    told = why(read("loss: 2\nacc: 0.5\nFinal val_bpb was 0.5 at last"), "evaluate")
     assert told == (
         "`evaluate` printed no val_bpb; it printed loss, acc;"
         " the nearest line: Final val_bpb was 0.5 at last."
     )
-    assert read("x").lacks("run") == "`run` printed no val_bpb, nor any other `name: value`."
+    assert why(read("x"), "run") == "`run` printed no val_bpb, nor any other `name: value`."
 
 
 @pytest.mark.parametrize(
@@ -180,3 +192,102 @@ def test_what_the_run_prints_is_never_the_scorer_s(tmp_path: Path) -> None:
     measured = bench.candidate(at, "print('val_bpb: 0.1')\nopen('model.txt', 'w').write('1')\n")
     assert measured.outcome == "crash"
     assert "`evaluate` printed no val_bpb; it printed loss." in measured.reason
+
+
+REPORTS = {
+    "pytest-benchmark": '{"machine_info": {}, "benchmarks": [{"name": "a", "stats": {"min": 1, "median": 0.5}}]}',
+    "hyperfine": '{"results": [{"command": "x", "mean": 0.6, "median": 0.5, "times": [0.5, 0.7]}]}',
+    "asv": '{"results": {"bench.time_a": [[0.5], [], "v"], "bench.time_b": [[null], [], "v"]}, "version": 2}',
+    "criterion": '{"mean": {"point_estimate": 6e8}, "median": {"point_estimate": 5e8}}',
+    "go": "goos: linux\nBenchmarkFib-8   \t     300\t 500000000 ns/op\t  16 B/op\nPASS\n",
+    "Google Benchmark": '{"context": {}, "benchmarks": [{"name": "a", "run_type": "iteration", "real_time": 500, "time_unit": "ms"}]}',
+    "its aggregates": '{"benchmarks": [{"name": "a", "run_type": "iteration", "real_time": 9, "time_unit": "s"}, {"name": "a_median", "run_type": "aggregate", "aggregate_name": "median", "real_time": 5e8, "time_unit": "ns"}]}',
+    "a plain object": '{"loss": 2, "val_bpb": 0.5}',
+    "lines": "loss: 2\nval_bpb: 0.5\n",
+}
+
+
+def from_file(folder: Path, text: str, path: str = "") -> dict[str, float]:
+    (folder / "out.json").write_text(text)
+    printed = Printed((NAME,), strict=True)
+    metric_files.read(printed, folder, "out.json", path)
+    return printed.values
+
+
+@pytest.mark.parametrize("tool", REPORTS)
+def test_a_known_tool_s_report_is_read_in_seconds(tmp_path: Path, tool: str) -> None:
+    assert from_file(tmp_path, REPORTS[tool])[NAME] == pytest.approx(0.5)
+
+
+def test_a_path_leads_to_numbers_and_several_give_their_geometric_mean(tmp_path: Path) -> None:
+    text = '{"a": [{"t": {"p50": 1.0}}, {"t": {"p50": 4.0}}], "b": -1}'
+    assert from_file(tmp_path, text, "a.1.t.p50") == {NAME: 4.0}
+    assert from_file(tmp_path, text, "a.*.t.p50") == {NAME: 2.0, f"{NAME}.count": 2.0}
+    assert from_file(tmp_path, text, "b") == {NAME: -1.0}
+    with pytest.raises(NoMetric, match="nothing at a.7"):
+        from_file(tmp_path, text, "a.7")
+    for number in (1, 2):
+        (tmp_path / "criterion" / f"{number}" / "new").mkdir(parents=True)
+        estimate = f'{{"median": {{"point_estimate": {number**2 * 1e9}}}}}'
+        (tmp_path / "criterion" / f"{number}" / "new" / "estimates.json").write_text(estimate)
+    printed = Printed((NAME,))
+    metric_files.read(printed, tmp_path, "criterion/*/new/estimates.json", "")
+    assert printed.values[NAME] == pytest.approx(2.0)
+
+
+IN_A_FILE = tiny.PROGRAM.replace(
+    "metric: val_bpb", "metric: {name: val_bpb, file: out.json, path: eval.bpb}"
+)
+WRITES = "open('out.json', 'w').write('{\"eval\": {\"bpb\": ' + open('model.txt').read() + '}}')\n"
+WAYS = {
+    "written": (WRITES, "ok", ""),
+    "not written": ("print('val_bpb: 1')", "crash", "was not written"),
+    "a link": ("import os; os.symlink('/etc/passwd', 'out.json')", "crash", "cannot be read"),
+    "a pipe": ("import os; os.mkfifo('out.json')", "crash", "no file of its own"),
+    "a second name": (
+        WRITES + "import os; os.link('out.json', 'x')",
+        "crash",
+        "no file of its own",
+    ),
+    "too large": ("open('out.json', 'wb').truncate(1 << 30)", "crash", "a metric's may have"),
+    "no JSON": ("open('out.json', 'w').write('{')", "crash", "no JSON"),
+    "deep": ("open('out.json', 'w').write('[' * 100_000)", "crash", "no JSON"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_metric_in_a_file_of_the_scorer_s(tmp_path: Path, way: str) -> None:
+    score, outcome, reason = WAYS[way]
+    at = bench.make(tiny.repository(tmp_path / "r", program=IN_A_FILE, score__py=score))
+    forged = "open('model.txt', 'w').write('0.5')\nopen('out.json', 'w').write('{\"eval\": {\"bpb\": 0.1}}')\n"
+    measured = bench.candidate(at, forged)
+    assert measured.outcome == outcome, measured.reason
+    assert reason in measured.reason
+    assert measured.value == (0.5 if outcome == "ok" else None)
+
+
+def test_a_committed_report_is_no_measurement(tmp_path: Path) -> None:
+    root = tiny.repository(tmp_path / "r", program=IN_A_FILE, out__json='{"eval": {"bpb": 0.1}}')
+    measured = bench.base(bench.make(root))
+    assert measured.outcome == "crash"
+    assert "out.json is there before" in measured.reason
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("{file: out.json}", "must be a name"),
+        ("{name: a, file: /etc/passwd}", "in the working directory"),
+        ("{name: a, file: ../out.json}", "leaves the working directory"),
+        ("{name: a b, file: out.json}", "metric's name"),
+        ("{name: a, file: out.json, key: b}", "must be a name"),
+        ("[a]", "must be a valid string"),
+    ],
+)
+def test_a_metric_s_file_is_one_sentence_where_it_is_wrong(
+    tmp_path: Path, metric: str, words: str
+) -> None:
+    (tmp_path / "program.md").write_text(f"---\nrun: x\nmetric: {metric}\n---\n")
+    (tmp_path / "train.py").touch()
+    with pytest.raises(InputError, match=words):
+        briefs.read(Path("program.md"), tmp_path)

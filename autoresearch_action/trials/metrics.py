@@ -73,6 +73,10 @@ _CALLED, _SAYS = ("name", "metric", "key"), ("value", "score", "result")
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:,\d{3})+\.\d*|(?:,\d{3}){2,})(?:[eE][-+]?\d+)?")
 
 
+class NoMetric(Exception):
+    """There is no value to be had; the text says why, in one sentence."""
+
+
 @dataclass
 class Printed:
     """Everything that one command printed. `curve`: (clock, loss) of its progress lines, thinned
@@ -172,24 +176,29 @@ class Printed:
         else:
             self.values[name] = value
 
-    def lacks(self, phase: str) -> str:
-        """Why the metric, the first of `wanted`, cannot be taken from what was printed; or ""."""
+    def told(self, name: str, value: float) -> None:
+        """A value from elsewhere, which overrules what was printed."""
+        self.values[name] = value
+        self.refused.pop(name, None)
+        self.differing.discard(name)
+
+    def metric(self, phase: str) -> float:
+        """The first of `wanted`. Raises NoMetric where it was not printed as `phase` must."""
         name = self.wanted[0]
         if name in self.refused:
-            return (
+            raise NoMetric(
                 f"`{phase}` printed {name} as {self.refused[name]}: a comma there can be a decimal"
                 " one, as in a German locale. Print it with a point and without thousands"
                 " (LC_NUMERIC=C)."
             )
         if self.strict and name in self.differing:
-            return f"`{phase}` printed different values of {name}; exactly one is allowed."
-        if name in self.values:
-            return ""
-        told = f"`{phase}` printed no {name}"
-        others = ", ".join([*self.values][:SHOWN_NAMES])
-        told += f"; it printed {others}" if others else ", nor any other `name: value`"
-        told += f"; the nearest line: {self.near}" if self.near else ""
-        return told if told.endswith((".", "!", "?")) else f"{told}."
+            raise NoMetric(f"`{phase}` printed different values of {name}; one is allowed.")
+        if name not in self.values:
+            others = ", ".join([*self.values][:SHOWN_NAMES])
+            told = f"; it printed {others}" if others else ", nor any other `name: value`"
+            near = f"; the nearest line: {self.near}" if self.near else ""
+            raise NoMetric(f"`{phase}` printed no {name}{told}{near}".rstrip(".!?") + ".")
+        return self.values[name]
 
     def progress(self, line: str) -> float | None:
         """The loss that a progress line tells; None for other lines."""

@@ -28,9 +28,10 @@ from autoresearch_action.isolation.device import Slot
 from autoresearch_action.isolation.process import Ended, Limits, Log, Process
 from autoresearch_action.isolation.sandbox import Job, Sandbox
 from autoresearch_action.records import Measurement, Outcome, Trial
+from autoresearch_action.trials import metric_files
 from autoresearch_action.trials.compiled import BUDGET, ENVIRONMENT, INSIDE, Compiled
 from autoresearch_action.trials.compiled import LIMIT as COMPILE_LIMIT
-from autoresearch_action.trials.metrics import Printed
+from autoresearch_action.trials.metrics import NoMetric, Printed
 from autoresearch_action.trials.overlap import Turns
 from autoresearch_action.workspace import rewrite
 from autoresearch_action.workspace.patch import editable
@@ -326,6 +327,9 @@ class TrialRun:
             gpu=self.bench.slot.gpu,
             cores=self.bench.slot.cores,
         )
+        file = brief.metric_file if name == self._scoring else None
+        if file and any(self._place.glob(file)):
+            raise Failure("crash", f"{file} is there before `{name}` writes it: commit it no more.")
         self.log.write(f"--- {name}: {command}\n".encode())
         process = self.bench.sandbox.start(job, self._limits(name), self.log)
         self.bench.running = process
@@ -430,14 +434,27 @@ class TrialRun:
             )
 
     def _value(self) -> float:
-        name, phase = self.brief.metric, "evaluate" if self.brief.evaluate else "run"
+        name, phase = self.brief.metric, self._scoring
         printed = self.printed[phase]
-        if why := printed.lacks(phase):
-            raise Failure("crash", why, _text(bytes(self.log.tail)))
-        value = printed.values[name]
+        try:
+            if file := self.brief.metric_file:
+                metric_files.read(printed, self._place, file, self.brief.metric_path)
+            value = printed.metric(phase)
+        except NoMetric as why:
+            raise Failure("crash", str(why), _text(bytes(self.log.tail))) from None
         if not math.isfinite(value):
             raise Failure("crash", f"{name} is {value}, not a finite number.")
         return value
+
+    @property
+    def _scoring(self) -> str:
+        return "evaluate" if self.brief.evaluate else "run"
+
+    @property
+    def _place(self) -> Path:
+        """The working directory of what scores."""
+        tree = self.bench.scoring if self.brief.evaluate else self.bench.tree
+        return tree / self.bench.workspace.prefix
 
     def _metrics(self, scored: bool) -> dict[str, float]:
         merged = self.printed["run"].values | self.printed["evaluate"].values
@@ -482,6 +499,10 @@ class TrialRun:
             for name in sorted(filter(_data, files)):
                 path, place = Path(folder) / name, target / here / name
                 facts = path.lstat()
+                # The metric's is the scorer's alone to write
+                inside = (here / name).relative_to(self.bench.workspace.prefix)
+                if self.brief.metric_file and inside.match(self.brief.metric_file):
+                    continue
                 if os.path.lexists(place) or not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
                     continue
                 if facts.st_mode & 0o111:
