@@ -239,6 +239,33 @@ def test_the_advice_on_seeds_is_in_the_program_s_own_language(tmp_path: Path) ->
     assert "Have it print `loss: value`" in said
 
 
+COPIED = """import os, random, sys
+sys.path.insert(0, "vendor")
+import work
+random.seed(os.environ["AUTORESEARCH_SEED"])
+print("loss:", work.RATE + random.random())
+"""
+LIBRARY = """---
+edit: [src/**]
+evaluate: /usr/bin/python3 score.py
+metric: loss
+---
+"""
+
+
+@pytest.mark.parametrize("folder", ["vendor", "src"])
+def test_doctor_notices_that_another_copy_is_read_than_the_one_to_edit(
+    tmp_path: Path, folder: str
+) -> None:
+    home = tmp_path / "home"
+    for place in ("src", "vendor"):
+        (home / place).mkdir(parents=True)
+        (home / place / "work.py").write_text("RATE = 3\n")
+    tiny.repository(home, program=LIBRARY, score__py=COPIED.replace("vendor", folder))
+    said = autoresearch(home, "doctor", code=2 if folder == "vendor" else 0)
+    assert ("FAIL canary" in said) is (folder == "vendor")
+
+
 def test_measure_says_what_a_gain_takes(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", noise=0.02, program=PROGRAM)
     said = autoresearch(home, "measure", "--pairs", "6")

@@ -29,9 +29,11 @@ from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.workspace.git import uncommitted
+from autoresearch_action.workspace.patch import PatchRefused, editable
 
 if TYPE_CHECKING:
     from autoresearch_action.trials.pool import LocalPool
+    from autoresearch_action.workspace.trees import Workspace
 
 # Seconds that another run's hold on the device is waited for
 PATIENCE = 60.0
@@ -41,6 +43,15 @@ QUICK = 60.0
 TRY_BUDGET = 10.0
 # Runs that must tie before seeds are said to make no difference
 TIES = 4
+# Of programs, which a line of nonsense breaks
+CODE = frozenset(
+    {
+        ".py", ".pyx", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".js", ".mjs", ".ts",
+        ".jl", ".r", ".java", ".rb", ".lua", ".sh", ".f90", ".zig", ".hs",
+    }
+)  # fmt: skip
+# No language reads it; put before what is to be edited, and so many files are
+CANARY, MOST_BROKEN = b")]} canary of autoresearch doctor {[(\n", 500
 # By what a program imports, how it is seeded
 PYTHON_SEEDS = {
     "torch": "torch.manual_seed(seed)",
@@ -234,6 +245,7 @@ def _try_run(
         pool = LocalPool(brief, workspace, sandbox, slots, Path(folder), scrub=secrets.scrub)
         try:
             runs = _tries(pool, workspace.base, brief)
+            blinded = _canary(pool, workspace) if runs[-1].outcome == "ok" else None
             again = (
                 _tries(pool, workspace.base, brief, reseed=True)
                 if len(runs) > 1 and not brief.exact and blind(runs)
@@ -243,6 +255,8 @@ def _try_run(
             pool.close()
             locks.release()
     yield from _told(brief, runs)
+    if blinded:
+        yield blinded
     if again and (len(again) < 2 or blind(again)):
         yield Finding(
             "seeds",
@@ -252,6 +266,33 @@ def _try_run(
         )
     elif again:
         yield Finding("seeds", "literal seeds are replaced in the trial's copy")
+
+
+def _canary(pool: LocalPool, workspace: Workspace) -> Finding | None:
+    """What is wrong where the program runs on though every file to edit was broken; None else."""
+    tree = workspace.state / "canary"
+    workspace.checkout(tree, workspace.base)
+    files = [path for path in tree.rglob("*") if path.suffix.lower() in CODE and path.is_file()]
+    named = {path.relative_to(tree).as_posix(): path for path in files if not path.is_symlink()}
+    broken = editable(named, workspace.prefix, workspace.brief)[:MOST_BROKEN]
+    if not broken:
+        return None
+    for name in broken:
+        named[name].write_bytes(CANARY + named[name].read_bytes())
+    try:
+        commit = workspace.commit(workspace.base, workspace.diff(tree, workspace.base), "Canary")
+    except PatchRefused as why:
+        return Finding("canary", f"no edit could be tried: {why}", advice="Mend `edit`.")
+    budget = min(TRY_BUDGET, workspace.brief.time_budget)
+    trial = Trial(number=1, commit=commit, seed=1, time_budget=budget, index=4 * TIES)
+    if pool.submit(trial).result().outcome != "ok":
+        return None
+    return Finding(
+        "canary",
+        f"with all code of `edit` ({len(broken)} files) broken it runs on: another copy is read",
+        2,
+        "Install it editable (pip install -e .), or put the checkout's folder first (PYTHONPATH)",
+    )
 
 
 def _unseeded(directory: Path, brief: Brief) -> str:
