@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import quick
+import tiny
 from scipy.stats import binom
 
 from autoresearch_action.acceptance import NeedRuns
@@ -16,6 +19,7 @@ from autoresearch_action.acceptance.confirm import PairedConfirmation
 from autoresearch_action.acceptance.noise import Noise, calibrate
 from autoresearch_action.acceptance.repeats import coarse
 from autoresearch_action.brief import Brief
+from autoresearch_action.records import Trial
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark"))
 import rules
@@ -125,3 +129,19 @@ def test_coarse_values_tie_before_seeds_are_said_to_have_no_effect() -> None:
 )
 def test_what_ties_by_chance(values: tuple[float, ...], is_coarse: bool) -> None:
     assert coarse(values) is is_coarse
+
+
+@pytest.mark.parametrize("salt", [5, 9, 10])
+def test_a_whole_run_on_folds_ends_without_a_claim_and_says_why(tmp_path: Path, salt: int) -> None:
+    """The real loop and proof; of dice that would be claimed if the seen draws counted."""
+
+    def formula(literals: dict[str, float], trial: Trial) -> float:
+        return random.Random(f"{salt} {literals} {trial.seed % 5}").gauss(1.0, 0.02)
+
+    home = tiny.repository(tmp_path / "home")
+    edits = [("LR = 0.1", f"LR = 0.1{index}") for index in range(1, 10)]
+    ended = quick.go(home, quick.Agent(edits), formula)
+    assert ended.kept
+    assert not ended.improved
+    assert ended.confirmation
+    assert "values repeat over seeds" in ended.confirmation.reason
