@@ -241,7 +241,7 @@ class Brief(Record):
 
     @property
     def fixed_time(self) -> bool:
-        """Whether training time is fixed, so that every candidate must be held to the same clock."""
+        """Whether training time is fixed: every candidate is held to the same clock."""
         return (self.informal or "time_budget" in self.model_fields_set) and not self.measures_time
 
     @property
@@ -249,7 +249,7 @@ class Brief(Record):
         """Whether the metric is a duration or a rate: then two trials never share a machine's
         cores.
         """
-        return taken_for(self.metric, self.measures)[0] == "time"
+        return metric_names.taken_for(self.metric, self.measures)[0] == "time"
 
     @property
     def hash(self) -> str:
@@ -273,15 +273,6 @@ class Brief(Record):
             if self.dispatched
             else stem
         )
-
-
-def taken_for(metric: str, measures: str | None) -> tuple[str, str]:
-    """("time" or "quality", the reason in words): what a metric is measured as."""
-    if measures:
-        return measures, f"`measures: {measures}` says so"
-    if metric_names.measures_time(metric):
-        return "time", "by its name; `measures: quality` says otherwise"
-    return "quality", "by its name, which speaks of no time; `measures: time` says otherwise"
 
 
 _INTERNAL = {
@@ -367,7 +358,8 @@ def _split(text: str, program: Path) -> tuple[str | None, str]:
     end = re.search(r"^---[ \t]*$", text[4:], re.MULTILINE)
     if not end:
         raise InputError(
-            f"{program}, line 1: the front matter begins with --- and is never closed by a second ---."
+            f"{program}, line 1: the front matter begins with --- and is never closed by a second"
+            " ---."
         )
     return text[text.index("\n") + 1 : 4 + end.start()], text[4 + end.end() :]
 
@@ -416,14 +408,16 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
             for token in yaml.scan(front, Loader=Loader)
         ):
             raise InputError(
-                f"{program}: YAML anchors and aliases (& and *) are not allowed in a brief; quote the value."
+                f"{program}: YAML anchors and aliases (& and *) are not allowed in a brief;"
+                " quote the value."
             )
         node = loader.get_single_node()
         if node is None:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             raise InputError(
-                f"{program}, line {node.start_mark.line + 2}: the front matter must be `key: value` lines."
+                f"{program}, line {node.start_mark.line + 2}: the front matter must be `key: value`"
+                " lines."
             )
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -432,7 +426,8 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
                 raise InputError(f"{program}, line {line}: a key must be a word.")
             if key.value in lines:
                 raise InputError(
-                    f"{program}, line {line}: `{key.value[:60]}` stands twice (first on line {lines[key.value]})."
+                    f"{program}, line {line}: `{key.value[:60]}` stands twice"
+                    f" (first on line {lines[key.value]})."
                 )
             lines[key.value] = line
         values = loader.construct_document(node)
@@ -506,7 +501,8 @@ def _files_exist(brief: Brief, program: Path, front: str) -> None:
         plain = not pattern.startswith("!") and not re.search(r"[*?\[\]]", pattern)
         if plain and not (brief.directory / pattern.strip("/")).exists():
             raise InputError(
-                f"{program}, line {line('edit')}: `edit` names {pattern}, which is not in {brief.directory.name}/."
+                f"{program}, line {line('edit')}: `edit` names {pattern},"
+                f" which is not in {brief.directory.name}/."
             )
     for key in ("run", "evaluate", "check", "setup"):
         words = (getattr(brief, key) or "").split()
@@ -518,5 +514,6 @@ def _files_exist(brief: Brief, program: Path, front: str) -> None:
         script = words[2] if script == "run" and len(words) > 2 else script
         if re.fullmatch(r"[\w./-]+\.(py|sh)", script) and not (brief.directory / script).exists():
             raise InputError(
-                f"{program}, line {line(key)}: `{key}` runs {script}, which is not in {brief.directory.name}/."
+                f"{program}, line {line(key)}: `{key}` runs {script},"
+                f" which is not in {brief.directory.name}/."
             )

@@ -64,6 +64,15 @@ def words(name: str) -> list[str]:
     return [word for word in re.split(r"[^\wµμ]|_", parted.lower()) if word]
 
 
+def taken_for(metric: str, measures: str | None) -> tuple[str, str]:
+    """("time" or "quality", the reason in words): what a metric is measured as."""
+    if measures:
+        return measures, f"`measures: {measures}` says so"
+    if measures_time(metric):
+        return "time", "by its name; `measures: quality` says otherwise"
+    return "quality", "by its name, which speaks of no time; `measures: time` says otherwise"
+
+
 def measures_time(name: str) -> bool:
     """Whether a name speaks of a duration or a rate."""
     found = words(name)

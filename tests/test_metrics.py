@@ -224,7 +224,7 @@ def test_a_path_leads_to_numbers_and_several_give_their_geometric_mean(tmp_path:
     assert from_file(tmp_path, text, "a.1.t.p50") == {NAME: 4.0}
     assert from_file(tmp_path, text, "a.*.t.p50") == {NAME: 2.0, f"{NAME}.count": 2.0}
     assert from_file(tmp_path, text, "b") == {NAME: -1.0}
-    with pytest.raises(NoMetric, match="nothing at a.7"):
+    with pytest.raises(NoMetric, match=r"nothing at a\.7"):
         from_file(tmp_path, text, "a.7")
     for number in (1, 2):
         (tmp_path / "criterion" / f"{number}" / "new").mkdir(parents=True)

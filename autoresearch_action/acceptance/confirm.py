@@ -58,7 +58,7 @@ class Outcome:
 
 
 class PairedConfirmation:
-    """One attempt at a claim. `level`: one-sided, of the whole attempt; `slice`: of the hold-out."""
+    """One attempt at a claim. `level`: one-sided, of the whole attempt; `slice`: the hold-out's."""
 
     def __init__(
         self,
@@ -89,7 +89,8 @@ class PairedConfirmation:
             )
         if not self.enough:
             return self._lost(
-                f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs, too few for level {self.level:.2g}."
+                f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs,"
+                f" too few for level {self.level:.2g}."
             )
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
@@ -127,7 +128,8 @@ class PairedConfirmation:
                     wants.append((place, seed, found))
             if failed > SPARE:
                 return self._lost(
-                    f"Nothing can be claimed: {failed} pairs could not be measured, the base failed: {why}"
+                    f"Nothing can be claimed: {failed} pairs could not be measured,"
+                    f" the base failed: {why}"
                 )
             if self._exhausted(goal, pairs, repeats):
                 return self._repeating(pairs, repeats)
@@ -158,10 +160,11 @@ class PairedConfirmation:
         everything = [*pairs, *repeats]
         facts = self._estimates([b for b, _ in everything], [h for _, h in everything])
         return self._lost(
-            f"Nothing can be claimed beyond the draws that were seen, over which the head differs by"
+            "Nothing can be claimed beyond the draws that were seen, over which the head differs by"
             f" {_signed(self.brief.sign * facts['estimate'])}: values repeat over seeds, and of"
-            f" {len(everything)} fresh seeds {len(pairs)} gave a draw that neither the search nor another"
-            " seed had. Have the seed draw more than a few folds, or score on held-out data.",
+            f" {len(everything)} fresh seeds {len(pairs)} gave a draw that neither the search nor"
+            " another seed had. Have the seed draw more than a few folds, or score on held-out"
+            " data.",
             **facts,
         )
 
@@ -225,8 +228,8 @@ class PairedConfirmation:
 
 
 def trained_longer(pairs: Sequence[Pair], window: float = 0.0) -> str:
-    """The sentence where the head's clock exceeds the window, and the base's by more than LONGER and
-    than chance explains; or "".
+    """The sentence where the head's clock exceeds the window, and the base's by more than LONGER
+    and than chance explains; or "".
 
     Three standard errors: over seven pairs chance alone reaches that once in eighty confirmations.
     """
@@ -238,7 +241,10 @@ def trained_longer(pairs: Sequence[Pair], window: float = 0.0) -> str:
     error = float(excess.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
     if mine <= window or mine - theirs <= max(LONGER * theirs, 3 * error):
         return ""
-    return f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s: equal time for all."
+    return (
+        f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s:"
+        " equal time for all."
+    )
 
 
 def stagewise(

@@ -298,22 +298,23 @@ def _notes(values: Sequence[float], brief: Brief, blind: bool, repeats: bool) ->
         yield "`exact: true`, but two runs of the same code differ: measured as noisy"
     if blind:
         yield (
-            f"all {len(values)} runs gave the same value or curve: say `exact: true` where the program is"
-            " deterministic; print more digits or score more cases where the value is coarse"
+            f"all {len(values)} runs gave the same value or curve: say `exact: true` where the"
+            " program is deterministic; print more digits or score more cases where the value is"
+            " coarse"
             if len(set(values)) == 1
             else "seeds do not change the training curve"
         )
     if repeats:
         yield (
-            f"{len(values)} seeds gave {len(set(values))} different values, as where a seed picks one of a"
-            " few folds: only draws that the search has not seen can prove anything"
+            f"{len(values)} seeds gave {len(set(values))} different values, as where a seed picks"
+            " one of a few folds: only draws that the search has not seen can prove anything"
         )
     sizes = [abs(value) for value in values if value]
     jump = math.log10(max(sizes) / min(sizes)) if sizes else 0.0
     if jump > 0.85 and abs(jump - round(jump)) < JUMP:
         yield (
-            f"runs of the same code differ by a power of ten ({min(sizes):.6g} and {max(sizes):.6g}): are"
-            " units mixed, or commas of a locale?"
+            f"runs of the same code differ by a power of ten ({min(sizes):.6g} and"
+            f" {max(sizes):.6g}): are units mixed, or commas of a locale?"
         )
 
 
@@ -321,7 +322,8 @@ def _limits_printed(runs: Sequence[Measurement], brief: Brief) -> None:
     for name in brief.limits:
         if runs and not any(name in run.metrics for run in runs):
             raise InputError(
-                f"`limits` names {name}, which the baseline does not print: print it, or take the limit out."
+                f"`limits` names {name}, which the baseline does not print: print it, or take the"
+                " limit out."
             )
 
 
@@ -361,7 +363,7 @@ def forecast(
     proof = 2 * noise.reserve_pairs()
     ideas = max(0, int((total - noise.runs - proof) / (1.0 if noise.exact else 2.1)))
     lines.append(
-        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to calibrate, {proof} to confirm,"
-        f" the rest for about {ideas} idea{'s' * (ideas != 1)}."
+        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to"
+        f" calibrate, {proof} to confirm, the rest for about {ideas} idea{'s' * (ideas != 1)}."
     )
     return "\n".join(lines)

@@ -141,7 +141,7 @@ def _examine(directory: Path, program: Path, secrets: Secrets) -> Iterator[Findi
 
 def _metric(brief: Brief, text: str) -> Iterator[Finding]:
     """What the metric is taken for, and which way it is read."""
-    kind, why = briefs.taken_for(brief.metric, brief.measures)
+    kind, why = metric_names.taken_for(brief.metric, brief.measures)
     yield Finding("metric", f"{brief.metric} is measured as {kind}: {why}")
     guessed = [line.split("#")[0].strip() for line in text.split("\n") if GUESSED in line]
     usual = metric_names.goal(brief.metric)
