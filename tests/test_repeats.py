@@ -71,6 +71,20 @@ def test_a_true_gain_is_still_claimed_where_folds_are_many() -> None:
     assert held >= 20
 
 
+def test_a_side_that_is_always_the_same_tells_no_draws() -> None:
+    """A base that never reaches its target prints its limit for every seed."""
+
+    def one(side: str, seed: int) -> Any:
+        value = 6.0 if side == "base" else 4.0 + math.sin(seed) / 10
+        return rules.Run(0, seed, side, 0, False, value, 0.0)
+
+    seen = ([one("base", seed) for seed in range(4)], [one("head", 7)])
+    rule, runs = PairedConfirmation(BRIEF, NOISE, seed=1, seen=seen), []
+    while isinstance(said := rule.decide(runs), NeedRuns):
+        runs += [one(want.side, want.seed) for want in said.runs]
+    assert said.held, said.reason
+
+
 def measured(side: str, seed: int, folds: int) -> Any:
     value = 100 + math.sin(seed % folds + 1) - 3 * (side == "head")
     return rules.Run(0, seed, side, 0, False, value, 0.0)

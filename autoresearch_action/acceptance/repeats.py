@@ -38,16 +38,19 @@ class Draws:
         seen = [(self.base[seed], self.head[seed]) for seed in self.base.keys() & self.head.keys()]
         seen += [(_value(base), _value(head)) for base, head in before]
         base, head = _value(pair[0]), _value(pair[1])
-        bases = [*self.base.values(), *(base for base, _ in seen)]
-        heads = [*self.head.values(), *(head for _, head in seen)]
+        sides = [
+            (base, [*self.base.values(), *(base for base, _ in seen)]),
+            (head, [*self.head.values(), *(head for _, head in seen)]),
+        ]
+        widths = [max([*others, one]) - min([*others, one]) for one, others in sides]
         # The base's runs may all have had one draw: then σ is not what its draws differ by
-        widths = (max(values) - min(values) for values in ([*bases, base], [*heads, head]))
         near = NEAR * max(self.sigma, *(width / 4 for width in widths))
         if any(abs(base - b) <= near and abs(head - h) <= near for b, h in seen):
             return False
-        return self.coarse or (
-            all(abs(base - other) > near for other in bases)
-            and all(abs(head - other) > near for other in heads)
+        # A side that is always the same (at its ceiling, say) tells no draws
+        telling = [side for side, width in zip(sides, widths, strict=True) if width > near]
+        return self.coarse or all(
+            abs(one - other) > near for one, others in telling for other in others
         )
 
 
