@@ -28,21 +28,16 @@ from pydantic import (
     model_validator,
 )
 
+from autoresearch_action import metric_names
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Record
+from autoresearch_action.secret_names import is_secret
 from autoresearch_action.syntax import parsed
 
 MAX_PROGRAM_BYTES = 1_000_000
 # Seconds; a self-hosted job cannot run longer
 LONGEST = 5 * 24 * 3600.0
 DEFAULT_TIME_BUDGET = 300.0
-SECRET_NAME = re.compile(
-    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|ACCESS_KEY", re.IGNORECASE
-)
-_TIMING = re.compile(
-    r"(^|[_./-])(seconds?|secs?|ms|us|ns|time|latency|duration|throughput|per_s(ec(ond)?)?|qps|fps)($|[_./-])",
-    re.IGNORECASE,
-)
 _LIMIT = re.compile(
     r"^\s*(?:(?P<op><=|>=)\s*(?P<bound>[-+]?[\d.]+(?:e[-+]?\d+)?)|(?P<rel>[-+]\s*[\d.]+)\s*%)\s*$",
     re.IGNORECASE,
@@ -116,9 +111,10 @@ def _pattern(value: str) -> str:
 def _public_variable(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", value):
         raise ValueError(f"holds {value!r}, which is no name of a variable")
-    if SECRET_NAME.search(value):
+    if is_secret(value, os.environ.get(value)):
         raise ValueError(
-            f"holds {value}, which looks like a secret: trials never see secrets; setup-env gives one to setup"
+            f"holds {value}, which looks like a secret: trials never see secrets;"
+            " setup-env gives one to setup"
         )
     return value
 
@@ -127,6 +123,11 @@ def _variable(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", value):
         raise ValueError(f"holds {value!r}, which is no name of a variable")
     return value
+
+
+def _list(value: Any) -> Any:
+    """A string where a list is meant is a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 def _folder(value: Any) -> Any:
@@ -145,6 +146,8 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Command = Annotated[str, AfterValidator(_command)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
+OneOrMore = BeforeValidator(_list)
+Folders = Annotated[list[Folder], OneOrMore]
 
 
 class Transfer(Record):
@@ -176,15 +179,20 @@ class Brief(Record):
         strict=True,
     )
 
-    edit: Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1)] = [
-        "train.py"
-    ]
+    edit: Annotated[
+        list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1), OneOrMore
+    ] = ["train.py"]
     run: Command | None = None
     evaluate: Command | None = None
     check: Command | None = None
     setup: Command | None = None
     metric: Annotated[str, AfterValidator(_name)] = "val_bpb"
+    # Where the metric stands in a file that the scorer writes: `metric: {name:, file:, path:}`
+    metric_file: Annotated[str, AfterValidator(_pattern)] | None = None
+    metric_path: str = ""
     goal: Literal["minimize", "maximize"] = "minimize"
+    # None: as the metric's name proposes
+    measures: Literal["quality", "time"] | None = None
     time_budget: Seconds = DEFAULT_TIME_BUDGET
     timeout: Seconds | None = None
     limits: dict[
@@ -193,15 +201,19 @@ class Brief(Record):
     exact: bool = False
     transfer: Transfer | None = None
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    data: list[Folder] = Field(default_factory=list)
+    data: Folders = Field(default_factory=list)
     # Only `evaluate` sees these
-    evaluate_data: list[Folder] = Field(default_factory=list)
+    evaluate_data: Folders = Field(default_factory=list)
     # Stands in for the first of `data` where a candidate compiles, untimed
     decoy: Folder | None = None
-    env: list[Annotated[str, AfterValidator(_public_variable)]] = Field(default_factory=list)
+    env: Annotated[list[Annotated[str, AfterValidator(_public_variable)]], OneOrMore] = Field(
+        default_factory=list
+    )
     network: bool = False
     sandbox: Literal["auto", "require", "none"] = "auto"
-    setup_env: list[Annotated[str, AfterValidator(_variable)]] = Field(default_factory=list)
+    setup_env: Annotated[list[Annotated[str, AfterValidator(_variable)]], OneOrMore] = Field(
+        default_factory=list
+    )
     visibility: Literal["full", "hash"] = Field(default="full", alias="brief-visibility")
 
     # Not keys of the front matter:
@@ -229,7 +241,7 @@ class Brief(Record):
 
     @property
     def fixed_time(self) -> bool:
-        """Whether training time is fixed, so that every candidate must be held to the same clock."""
+        """Whether training time is fixed: every candidate is held to the same clock."""
         return (self.informal or "time_budget" in self.model_fields_set) and not self.measures_time
 
     @property
@@ -237,7 +249,7 @@ class Brief(Record):
         """Whether the metric is a duration or a rate: then two trials never share a machine's
         cores.
         """
-        return bool(_TIMING.search(self.metric))
+        return metric_names.taken_for(self.metric, self.measures)[0] == "time"
 
     @property
     def contract(self) -> dict[str, Any]:
@@ -269,7 +281,16 @@ class Brief(Record):
         )
 
 
-_INTERNAL = {"path", "directory", "place", "prose", "informal", "dispatched"}
+_INTERNAL = {
+    "metric_file",
+    "metric_path",
+    "path",
+    "directory",
+    "place",
+    "prose",
+    "informal",
+    "dispatched",
+}
 KEYS = [field.alias or name for name, field in Brief.model_fields.items() if name not in _INTERNAL]
 
 
@@ -343,7 +364,8 @@ def _split(text: str, program: Path) -> tuple[str | None, str]:
     end = re.search(r"^---[ \t]*$", text[4:], re.MULTILINE)
     if not end:
         raise InputError(
-            f"{program}, line 1: the front matter begins with --- and is never closed by a second ---."
+            f"{program}, line 1: the front matter begins with --- and is never closed by a second"
+            " ---."
         )
     return text[text.index("\n") + 1 : 4 + end.start()], text[4 + end.end() :]
 
@@ -361,12 +383,26 @@ def _formal(front: str, program: Path, extra: dict[str, Any]) -> Brief:
         raise InputError(
             f"{program}, line 1: give `run` (one experiment) or `evaluate` (the scorer), or both."
         )
+    values = _metric_in_a_file(values, f"{program}, line {lines.get('metric', 1)}")
     try:
         return Brief.model_validate({k: v for k, v in values.items() if v is not None} | extra)
     except ValidationError as error:
         raise InputError(_sentence(error, program, lines)) from None
     except RecursionError:
         raise InputError(f"{program}: the front matter is nested too deeply.") from None
+
+
+def _metric_in_a_file(values: dict[str, Any], place: str) -> dict[str, Any]:
+    """`metric: {name:, file:, path:}`, as the fields that it is."""
+    where = values.get("metric")
+    if not isinstance(where, dict):
+        return values
+    if not {"name", "file"} <= where.keys() <= {"name", "file", "path"}:
+        raise InputError(f"{place}: `metric` must be a name, or {{name: …, file: …, path: …}}.")
+    if PurePosixPath(file := str(where["file"])).is_absolute():
+        raise InputError(f"{place}: `metric` names {file}: give a file in the working directory.")
+    path = str(where.get("path") or "")
+    return values | {"metric": where["name"], "metric_file": file, "metric_path": path}
 
 
 def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -378,14 +414,16 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
             for token in yaml.scan(front, Loader=Loader)
         ):
             raise InputError(
-                f"{program}: YAML anchors and aliases (& and *) are not allowed in a brief; quote the value."
+                f"{program}: YAML anchors and aliases (& and *) are not allowed in a brief;"
+                " quote the value."
             )
         node = loader.get_single_node()
         if node is None:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             raise InputError(
-                f"{program}, line {node.start_mark.line + 2}: the front matter must be `key: value` lines."
+                f"{program}, line {node.start_mark.line + 2}: the front matter must be `key: value`"
+                " lines."
             )
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -394,7 +432,8 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
                 raise InputError(f"{program}, line {line}: a key must be a word.")
             if key.value in lines:
                 raise InputError(
-                    f"{program}, line {line}: `{key.value[:60]}` stands twice (first on line {lines[key.value]})."
+                    f"{program}, line {line}: `{key.value[:60]}` stands twice"
+                    f" (first on line {lines[key.value]})."
                 )
             lines[key.value] = line
         values = loader.construct_document(node)
@@ -468,7 +507,8 @@ def _files_exist(brief: Brief, program: Path, front: str) -> None:
         plain = not pattern.startswith("!") and not re.search(r"[*?\[\]]", pattern)
         if plain and not (brief.directory / pattern.strip("/")).exists():
             raise InputError(
-                f"{program}, line {line('edit')}: `edit` names {pattern}, which is not in {brief.directory.name}/."
+                f"{program}, line {line('edit')}: `edit` names {pattern},"
+                f" which is not in {brief.directory.name}/."
             )
     for key in ("run", "evaluate", "check", "setup"):
         words = (getattr(brief, key) or "").split()
@@ -480,5 +520,6 @@ def _files_exist(brief: Brief, program: Path, front: str) -> None:
         script = words[2] if script == "run" and len(words) > 2 else script
         if re.fullmatch(r"[\w./-]+\.(py|sh)", script) and not (brief.directory / script).exists():
             raise InputError(
-                f"{program}, line {line(key)}: `{key}` runs {script}, which is not in {brief.directory.name}/."
+                f"{program}, line {line(key)}: `{key}` runs {script},"
+                f" which is not in {brief.directory.name}/."
             )

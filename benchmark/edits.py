@@ -8,7 +8,6 @@ changes the loss, the context, the tokenizer or the schedule (here also where it
 Numbers turn by a factor (`*2`) or to a value (`=0.9`), so that they fit every incumbent.
 """
 
-
 from __future__ import annotations
 
 from collections.abc import Mapping

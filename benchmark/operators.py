@@ -81,9 +81,7 @@ sym_constrain_range_for_size sym_numel sym_size sym_storage_offset sym_stride
 FAMILIES = (POINTWISE, PRODUCTS, REDUCTIONS, VIEWS, INDEXING, NORMS, LAYERS, CREATION, CHECKS)
 
 # Of the arguments; a string is a mode that the kernel reads by name.
-TAKEN = re.compile(
-    r"(?:Optional\[|List\[)*(?:Tensor|int|float|bool|number|str|Device|SymInt)\]*"
-)
+TAKEN = re.compile(r"(?:Optional\[|List\[)*(?:Tensor|int|float|bool|number|str|Device|SymInt)\]*")
 GIVEN = re.compile(r"(?:List\[)?Tensor\]?")
 # Kernels follow a permutation of the caller's, and whatever `unsafe` stands for, unchecked; the
 # rest names memory or dice of the caller's.

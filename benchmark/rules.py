@@ -26,7 +26,7 @@ from autoresearch_action.acceptance import NeedRuns, RunRequest
 from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
 from autoresearch_action.acceptance.confirm import FIRST_SHARE, PairedConfirmation
 from autoresearch_action.acceptance.keep import SequentialScreen
-from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, calibrate
+from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, calibrate, derive
 from autoresearch_action.brief import Brief
 
 KINDS = (
@@ -38,7 +38,9 @@ KINDS = (
     "pairing holds",
     "pairing breaks",
 )
-ALL = (*KINDS, "seed-blind", "exact")
+# The program's seed picks one of so many fixed draws, and every edit moves them all
+FOLDS = {"five folds": 5, "twenty folds": 20}
+ALL = (*KINDS, "seed-blind", "exact", *FOLDS)
 DRIFTING = ("log-normal timing", "AR(1)+trend", "speed step")
 SIZES = (0.5, 1.0, 2.0, 4.0)
 # Added to an idea's number where it is measured again
@@ -66,6 +68,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     curve: tuple[Any, ...] = ()
     blocks: tuple[Any, ...] = ()
+    notes: tuple[str, ...] = ()
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -89,6 +92,8 @@ class World:
         self.kind, self.rng, self.now, self.measures_time = kind, rng, 0, kind in DRIFTING
         self.seeded: dict[tuple[int, int], float] = {}
         self.drift = [0.0]
+        # Every run of a code, by seed
+        self.log: dict[Code, list[Any]] = defaultdict(list)
         if kind == "AR(1)+trend":
             state = 0.0
             for i, shock in enumerate(rng.normal(size=8 * ideas + 200).tolist()):
@@ -103,7 +108,10 @@ class World:
     def base(self) -> Code:
         return Code(0.0, 0)
 
-    def edit(self, code: Code, gain: float) -> Code:
+    def edit(self, code: Code, gain: float, number: int = 0) -> Code:
+        """The code after edit `number`; where seeds pick folds the same edits give the same code."""
+        if self.kind in FOLDS:
+            return Code(code.gain + gain, derive(code.stream, "edit", number))
         moves = self.kind == "seed-blind" or (
             self.kind == "pairing breaks" and self.rng.random() < 0.5
         )
@@ -126,6 +134,8 @@ class World:
             noise = math.exp(0.5 * normal()) / 0.604
         elif self.kind == "seed-blind":
             noise = self.seeded.setdefault((code.stream, 0), normal())
+        elif self.kind in FOLDS:
+            noise = self.seeded.setdefault((code.stream, seed % FOLDS[self.kind]), normal())
         elif self.kind in ("pairing holds", "pairing breaks"):
             noise = (
                 0.9 * self.seeded.setdefault((code.stream, seed), normal())
@@ -136,15 +146,10 @@ class World:
         return 100.0 - code.gain + noise
 
     def run(self, code: Code, want: RunRequest, number: int, asked_by: int, reseed: bool) -> Run:
-        return Run(
-            number,
-            want.seed,
-            want.side,
-            asked_by,
-            reseed,
-            self.measure(code, want.seed),
-            float(self.now),
-        )
+        value = self.measure(code, want.seed)
+        made = Run(number, want.seed, want.side, asked_by, reseed, value, float(self.now))
+        self.log[code].append(made)
+        return made
 
 
 # Number, true effect, estimate
@@ -201,7 +206,7 @@ def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool 
     again: set[int] = set()
     while waiting:
         number, effect = waiting.popleft()
-        candidate, asked = world.edit(incumbent, effect), 0
+        candidate, asked = world.edit(incumbent, effect, number), 0
         runs: list[Any] = []
         rule = SequentialScreen(brief, noise, seed=dice + number, siblings=siblings)
         while isinstance(answer := rule.decide(runs, incumbent_runs), NeedRuns):
@@ -248,8 +253,8 @@ def _prove(
     fallback = _fallback(stack)
     for chosen, cap in ((stack, HEAD), (fallback, FALLBACK))[: 2 if fallback else 1]:
         head = base
-        for _, effect, _ in chosen:
-            head = world.edit(head, effect)
+        for number, effect, _ in chosen:
+            head = world.edit(head, effect, number)
         place, _ = next_slice(night.used, SLICES, 0)
         level = reuse_level(min(cap, night.claims.level()), night.used, place)
         night.used.append(place)
@@ -274,7 +279,8 @@ def confirmed(
     world: World, brief: Brief, noise: Noise, base: Code, head: Code, level: float
 ) -> Any:
     """One confirmation by the product's test, on fresh seeds."""
-    test = PairedConfirmation(brief, noise, level=level, seed=int(world.rng.integers(2**31)))
+    seed, seen = int(world.rng.integers(2**31)), (list(world.log[base]), list(world.log[head]))
+    test = PairedConfirmation(brief, noise, level=level, seed=seed, seen=seen)
     runs: list[Any] = []
     while isinstance(said := test.decide(runs), NeedRuns):
         runs += [
@@ -321,7 +327,9 @@ def _pruned(world: World, stack: list[Change], noise: Noise) -> list[Change]:
     """
 
     def runs(changes: list[Change]) -> float:
-        code = world.edit(world.base(), sum(effect for _, effect, _ in changes))
+        code = world.base()
+        for number, effect, _ in changes:
+            code = world.edit(code, effect, number)
         return statistics.fmean(world.measure(code, -1 - i) for i in range(1 if noise.exact else 2))
 
     whole = runs(stack) if len(stack) > 1 else 0.0

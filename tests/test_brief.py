@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from autoresearch_action import brief as briefs
+from autoresearch_action import metric_names
 from autoresearch_action.errors import InputError
+from autoresearch_action.isolation.secrets import Secrets
 
 PROGRAM = Path("program.md")
 FULL = """---
@@ -19,6 +21,7 @@ check: pytest -q
 setup: python prepare.py
 metric: val_bpb
 goal: minimize
+measures: quality
 time-budget: 300
 timeout: 600
 limits: {peak_vram_mb: +10%, speed: -5%, size: 45000, recall: ">= 0.9", steps: "<= 3e3"}
@@ -109,6 +112,10 @@ def test_a_plain_autoresearch_checkout(directory: Path) -> None:
         ("run: python gone.py", "gone.py", 2),
         ("run: x\ndata: [/]", "data", 3),
         ("run: x\nmetric: two words", "metric", 3),
+        ("run: x\nmeasures: length", "measures", 3),
+        ("run: x\nenv: HF_TOKEN", "HF_TOKEN", 3),
+        ("run: x\nenv: [STRIPE_SIGNING_KEY]", "STRIPE_SIGNING_KEY", 3),
+        ("run: x\ndata: /", "data", 3),
         ("run: 'x", "YAML", 2),
         ("goal: minimize", "run", 1),
     ],
@@ -160,3 +167,104 @@ def test_fuzzed_briefs_never_end_in_a_traceback(directory: Path, count: int) -> 
             refused += 1
             assert len(str(error)) < 1000 and "Traceback" not in str(error)
     assert count / 10 < refused < count
+
+
+LISTS = {
+    "edit": ("train.py", "train.py"),
+    "data": ("/srv/data", Path("/srv/data")),
+    "evaluate-data": ("/srv/held", Path("/srv/held")),
+    "env": ("HF_HOME", "HF_HOME"),
+    "setup-env": ("PRIVATE_INDEX_TOKEN", "PRIVATE_INDEX_TOKEN"),
+}
+
+
+@pytest.mark.parametrize("key", LISTS)
+def test_a_string_where_a_list_is_meant_is_a_list_of_one(directory: Path, key: str) -> None:
+    text, value = LISTS[key]
+    brief = read(directory, f"---\nrun: x\n{key}: {text}\n---\n")
+    assert getattr(brief, key.replace("-", "_")) == [value]
+
+
+def test_every_key_that_takes_a_list_is_tried_with_a_string() -> None:
+    taken = {
+        field.alias
+        for field in briefs.Brief.model_fields.values()
+        if "list" in str(field.annotation)
+    }
+    assert taken == set(LISTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("TOKENIZERS_PARALLELISM", "false", False),
+        ("TOKENIZERS_PARALLELISM", None, False),
+        ("MAX_TOKENS", "512", False),
+        ("HF_TOKENIZER", "gpt2", False),
+        ("TOKEN_BUDGET", "500", False),
+        ("MONKEY_BARS", "banana", False),
+        ("SSH_KEY", __file__, False),
+        ("AWS_SECRET_ACCESS_KEY", "/abc/def+ghi", True),
+        ("HF_TOKEN", "hf_abcdef", True),
+        ("PGPASSWORD", "12345678", True),
+        ("GITHUB_TOKEN", None, True),
+    ],
+)
+def test_secrets_are_values_not_the_letters_of_a_name(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, secret: bool
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    if value is not None:
+        monkeypatch.setenv(name, value)
+    taken = Secrets.take(environ := {name: value} if value else {})
+    assert (name in taken.values) is (secret and value is not None)
+    assert (name in environ) is (not secret and value is not None)
+    text = f"---\nrun: x\nenv: [{name}]\n---\n"
+    if secret:
+        with pytest.raises(InputError, match=f"{name}, which looks like a secret"):
+            read(directory, text)
+    else:
+        assert read(directory, text).env == [name]
+
+
+TIMES = (
+    "total_µs elapsed wall_clock runtime p99 ttft latency median_seconds seconds_to_target "
+    "tokens_per_second ops_per_s ns_per_op cpuTime elapsedMs p99_latency/ms throughput_mb_s"
+)
+QUALITIES = "ms_ssim us_accuracy bleu_us val_bpb time_series_mae ms_marco_mrr us_score cycles"
+
+
+@pytest.mark.parametrize("name", TIMES.split())
+def test_a_name_that_speaks_of_time_proposes_it(directory: Path, name: str) -> None:
+    brief = read(directory, f"---\nrun: x\nmetric: {name}\ntime-budget: 5\n---\n")
+    assert brief.measures_time
+    assert not brief.fixed_time
+    other = read(directory, f"---\nrun: x\nmetric: {name}\nmeasures: quality\n---\n")
+    assert not other.measures_time
+
+
+@pytest.mark.parametrize("name", QUALITIES.split())
+def test_a_unit_s_letters_in_a_quality_s_name_speak_of_no_time(directory: Path, name: str) -> None:
+    brief = read(directory, f"---\nrun: x\nmetric: {name}\ntime-budget: 5\n---\n")
+    assert not brief.measures_time
+    assert brief.fixed_time
+    other = read(directory, f"---\nrun: x\nmetric: {name}\nmeasures: time\n---\n")
+    assert other.measures_time
+
+
+LESS = (
+    "rmse mae wer fid nll peak_mb cross_entropy ns_per_op cycles val_loss error_rate latency_ms "
+    "total_µs accuracy_loss neg_log_likelihood median_seconds p99 eval/loss validation-error"
+)
+MORE = (
+    "accuracy f1 bleu throughput ops_per_s tokens_per_second us_accuracy ms_ssim reward mAP "
+    "log_likelihood pass_rate speedup time_accuracy throughput_mb_s"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "goal"), [(LESS, "minimize"), (MORE, "maximize"), ("x result depth", None)]
+)
+def test_which_way_a_name_says(names: str, goal: str | None) -> None:
+    said = {name: metric_names.goal(name) for name in names.split()}
+    assert said == dict.fromkeys(names.split(), goal)

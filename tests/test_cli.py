@@ -172,6 +172,100 @@ def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
     assert "did you mean `metric`" in autoresearch(home, "doctor", code=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "goal", "asks"),
+    [("rmse", "minimize", False), ("ns_per_op", "minimize", False), ("result", "maximize", True)],
+)
+def test_init_reads_the_goal_off_a_name_or_asks(
+    tmp_path: Path, name: str, goal: str, asks: bool
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "main.py").write_text(f"LR = 0.1\nprint(f'{name} = {{LR}}')\n")
+    tiny.git(home, "init", "-q", "-b", "main")
+    init(home)
+    tiny.commit(home)
+    brief = briefs.read(Path("program.md"), home)
+    assert (brief.metric, brief.goal) == (name, goal)
+    said = autoresearch(home, "doctor")
+    assert ("goal: maximize" in said) is asks
+    assert "guessed by `init`: " in said
+    assert f"metric: {name} is measured as {'time' if 'ns' in name else 'quality'}" in said
+
+
+def test_doctor_asks_about_a_goal_that_the_name_speaks_against(tmp_path: Path) -> None:
+    program = PROGRAM.replace("goal: minimize", "goal: maximize")
+    home = tiny.repository(tmp_path / "home", program=program)
+    assert "a val_bpb is mostly to be minimized" in autoresearch(home, "doctor")
+
+
+def test_an_edit_that_matches_no_file_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    home = tiny.repository(
+        tmp_path / "home", program=PROGRAM.replace("edit: [train.py]", "edit: srcc/**")
+    )
+    words = "`edit` (srcc/**) names no file that is committed here"
+    assert words in autoresearch(home, "run", "--agent", "command:false", code=2)
+    assert words in autoresearch(home, "doctor", ANTHROPIC_API_KEY="sk-nobody-has-this", code=2)
+
+
+def test_the_advice_on_a_brief_fits_whether_there_is_one(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program="---\nmetrik: x\n---\n")
+    said = autoresearch(home, "doctor", code=2)
+    assert "autoresearch init" not in said
+    assert "Mend that and ask again" in said
+    (home / "program.md").unlink()
+    assert "autoresearch init" in autoresearch(home, "doctor", code=2)
+
+
+SHELL = """---
+edit: [train.sh]
+run: sh train.sh
+metric: loss
+---
+"""
+
+
+def test_the_advice_on_seeds_is_in_the_program_s_own_language(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=SHELL, train__sh="RATE=3\necho loss: 0.731\n")
+    said = autoresearch(home, "doctor", ANTHROPIC_API_KEY="sk-nobody-has-this")
+    assert "8 runs with different seeds gave the same" in said
+    assert '"${AUTORESEARCH_SEED:-1337}"' in said
+    assert "torch" not in said
+    assert "`exact: true`" in said
+    (home / "train.sh").write_text("RATE=3\necho Loss was 0.731\n")
+    tiny.commit(home)
+    said = autoresearch(home, "doctor", ANTHROPIC_API_KEY="sk-nobody-has-this", code=2)
+    assert "the nearest line: Loss was 0.731." in said
+    assert "Have it print `loss: value`" in said
+
+
+COPIED = """import os, random, sys
+sys.path.insert(0, "vendor")
+import work
+random.seed(os.environ["AUTORESEARCH_SEED"])
+print("loss:", work.RATE + random.random())
+"""
+LIBRARY = """---
+edit: [src/**]
+evaluate: /usr/bin/python3 score.py
+metric: loss
+---
+"""
+
+
+@pytest.mark.parametrize("folder", ["vendor", "src"])
+def test_doctor_notices_that_another_copy_is_read_than_the_one_to_edit(
+    tmp_path: Path, folder: str
+) -> None:
+    home = tmp_path / "home"
+    for place in ("src", "vendor"):
+        (home / place).mkdir(parents=True)
+        (home / place / "work.py").write_text("RATE = 3\n")
+    tiny.repository(home, program=LIBRARY, score__py=COPIED.replace("vendor", folder))
+    said = autoresearch(home, "doctor", code=2 if folder == "vendor" else 0)
+    assert ("FAIL canary" in said) is (folder == "vendor")
+
+
 def test_measure_says_what_a_gain_takes(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", noise=0.02, program=PROGRAM)
     said = autoresearch(home, "measure", "--pairs", "6")

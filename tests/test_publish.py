@@ -292,6 +292,19 @@ def test_a_draft_where_drafts_are_not_to_be_had(run: Delivery) -> None:
     )
 
 
+def test_a_claim_by_the_programs_own_word_opens_a_draft_that_says_so(run: Delivery) -> None:
+    ledger = run.state / "ledger.jsonl"
+    told = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for event in told:
+        if event["event"] == "run":
+            del event["contract"]["evaluate"]
+    ledger.write_text("".join(json.dumps(event, separators=(",", ":")) + "\n" for event in told))
+    run.publish()
+    (pull,) = run.fake.pulls.values()
+    assert pull["draft"]
+    assert pull["title"].startswith("autoresearch (self-reported): val_bpb 1.5")
+
+
 def unreadable(run: Delivery, path: str) -> None:
     run.fake.fault(
         "GET", path, times=99, status=403, message="Resource not accessible by integration"

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from autoresearch_action.acceptance import NeedRuns, RunRequest
 from autoresearch_action.acceptance.keep import judge_limits
 from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, derive, first_look, t_quantile
+from autoresearch_action.acceptance.repeats import Draws
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Confirmation, Measurement
 
@@ -34,12 +35,15 @@ FIRST_SHARE = 0.6
 HOPELESS = 0.35
 # Pairs replaced where the base side crashed
 SPARE = 2
+# Pairs beyond twice those that count that may repeat a draw before it is given up
+REPEATS = 3
 # Of the base's clock: a head that trained longer by more is not compared
 LONGER = 0.01
 COVERAGE = 0.95
 TEST = "sign-flip randomisation test"
 
 Floats = NDArray[np.float64]
+Pair = tuple[Measurement, Measurement]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Outcome:
 
 
 class PairedConfirmation:
-    """One attempt at a claim. `level`: one-sided, of the whole attempt; `slice`: of the hold-out."""
+    """One attempt at a claim. `level`: one-sided, of the whole attempt; `slice`: the hold-out's."""
 
     def __init__(
         self,
@@ -65,12 +69,16 @@ class PairedConfirmation:
         seed: int,
         slice: int = 0,
         max_pairs: int | None = None,
+        seen: tuple[Sequence[Measurement], Sequence[Measurement]] = ((), ()),
     ) -> None:
+        """`seen`: what the search ran of base and of head: its draws are no proof."""
         self.brief, self.noise, self.level, self.seed, self.slice = brief, noise, level, seed, slice
+        self.draws = Draws(noise.sigma, *seen)
         first, most = first_look(level), first_look(level) + MORE_PAIRS
         self.enough = True
         if max_pairs is not None:
             most, self.enough = min(most, max_pairs), noise.exact or 2.0**-max_pairs <= level
+        self.most = max_pairs
         self.looks = (1,) if noise.exact else (first, most) if most > first else (most,)
 
     def decide(self, runs: Sequence[Measurement]) -> NeedRuns | Confirmation:
@@ -81,7 +89,8 @@ class PairedConfirmation:
             )
         if not self.enough:
             return self._lost(
-                f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs, too few for level {self.level:.2g}."
+                f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs,"
+                f" too few for level {self.level:.2g}."
             )
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
@@ -91,9 +100,10 @@ class PairedConfirmation:
                 return self._lost(
                     f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome})."
                 )
-        pairs: list[tuple[Measurement, Measurement]] = []
+        pairs: list[Pair] = []
         wants: list[tuple[int, int, dict[str, Measurement | None]]] = []
         failed, place, looks, why = 0, 0, list(self.looks), ""
+        repeats: list[Pair] = []
         while True:
             goal = looks[0]
             while len(pairs) + len(wants) < goal and failed <= SPARE:
@@ -111,13 +121,18 @@ class PairedConfirmation:
                         why,
                     )
                 elif found["base"] is not None and found["head"] is not None:
-                    pairs.append((found["base"], found["head"]))
+                    pair = (found["base"], found["head"])
+                    new = self.noise.exact or self.draws.new(pair, pairs)
+                    (pairs if new else repeats).append(pair)
                 else:
                     wants.append((place, seed, found))
             if failed > SPARE:
                 return self._lost(
-                    f"Nothing can be claimed: {failed} pairs could not be measured, the base failed: {why}"
+                    f"Nothing can be claimed: {failed} pairs could not be measured,"
+                    f" the base failed: {why}"
                 )
+            if self._exhausted(goal, pairs, repeats):
+                return self._repeating(pairs, repeats)
             if wants:
                 return NeedRuns(tuple(want for pair in wants for want in self._pair(*pair)))
             answer = self._judge(pairs, looks)
@@ -136,15 +151,31 @@ class PairedConfirmation:
             pair.reverse()
         return [want for want in pair if found[want.side] is None]
 
-    def _judge(
-        self, pairs: Sequence[tuple[Measurement, Measurement]], looks: Sequence[int]
-    ) -> Confirmation | None:
+    def _exhausted(self, goal: int, pairs: Sequence[Pair], repeats: Sequence[Pair]) -> bool:
+        """Whether too few new draws are left, or too few runs, to have as many as are needed."""
+        short = self.most is not None and goal + len(repeats) > self.most
+        return bool(repeats) and (short or len(repeats) > REPEATS + 2 * len(pairs))
+
+    def _repeating(self, pairs: Sequence[Pair], repeats: Sequence[Pair]) -> Confirmation:
+        everything = [*pairs, *repeats]
+        facts = self._estimates([b for b, _ in everything], [h for _, h in everything])
+        return self._lost(
+            "Nothing can be claimed beyond the draws that were seen, over which the head differs by"
+            f" {_signed(self.brief.sign * facts['estimate'])}: values repeat over seeds, and of"
+            f" {len(everything)} fresh seeds {len(pairs)} gave a draw that neither the search nor"
+            " another seed had. Have the seed draw more than a few folds, or score on held-out"
+            " data.",
+            **facts,
+        )
+
+    def _judge(self, pairs: Sequence[Pair], looks: Sequence[int]) -> Confirmation | None:
         base, head = [b for b, _ in pairs], [h for _, h in pairs]
         guard, sentence = judge_limits(self.brief, head, base)
         facts = self._estimates(base, head)
         if guard == "broken":
             return self._lost(f"Does not hold: {sentence}", **facts)
-        if self.brief.fixed_time and (sentence := trained_longer(pairs)):
+        window = self.brief.time_budget
+        if self.brief.fixed_time and (sentence := trained_longer(pairs, window)):
             return self._lost(f"Does not hold: {sentence}", **facts)
         facts["notes"] = (
             [f"within the noise over its limit: {sentence}"] if guard == "doubtful" else []
@@ -196,9 +227,9 @@ class PairedConfirmation:
         return Confirmation(held=False, reason=reason, **facts)
 
 
-def trained_longer(pairs: Sequence[tuple[Measurement, Measurement]]) -> str:
-    """The sentence where the head's clock exceeds the base's by more than LONGER and than chance
-    explains; or "".
+def trained_longer(pairs: Sequence[Pair], window: float = 0.0) -> str:
+    """The sentence where the head's clock exceeds the window, and the base's by more than LONGER
+    and than chance explains; or "".
 
     Three standard errors: over seven pairs chance alone reaches that once in eighty confirmations.
     """
@@ -208,9 +239,12 @@ def trained_longer(pairs: Sequence[tuple[Measurement, Measurement]]) -> str:
         for side in ([h.clock for _, h in pairs], [b.clock for b, _ in pairs])
     )
     error = float(excess.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
-    if mine - theirs <= max(LONGER * theirs, 3 * error):
+    if mine <= window or mine - theirs <= max(LONGER * theirs, 3 * error):
         return ""
-    return f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s: equal time for all."
+    return (
+        f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s:"
+        " equal time for all."
+    )
 
 
 def stagewise(
@@ -271,7 +305,7 @@ def widened(
     estimate: float,
     low: float | None,
     high: float | None,
-    pairs: Sequence[tuple[Measurement, Measurement]],
+    pairs: Sequence[Pair],
 ) -> dict[str, Any]:
     """The interval, and over what: where the scorer gives document blocks, their spread is added in
     quadrature.

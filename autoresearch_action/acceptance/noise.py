@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import statistics
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from autoresearch_action.acceptance import NeedRuns, RunRequest
+from autoresearch_action.acceptance.repeats import repeating
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Measurement, Record
@@ -30,6 +31,8 @@ MOST = 6
 EARLY = 12
 # Between the two looks of a confirmation
 MORE_PAIRS = 3
+# Of a decimal logarithm: nearer to a whole number it is taken for a power of ten
+JUMP = 0.15
 # Per cent, what `measure` speaks of
 GAINS = (0.1, 0.5, 1.0, 5.0)
 
@@ -81,6 +84,8 @@ class Noise(Record):
     blind: bool = False
     # … had none until literal seeds were replaced in the trial's copy
     reseed: bool = False
+    # Different seeds gave the same draw, as where a seed picks a fold
+    repeats: bool = False
     notes: list[str] = []
 
     def reserve_pairs(self, level: float = 0.025) -> int:
@@ -114,6 +119,7 @@ class Noise(Record):
         return (
             told
             + ("; literal seeds replaced" if self.reseed else "")
+            + ("; values repeat over seeds" if self.repeats else "")
             + ("; the machine drifts" if self.drift else "")
         )
 
@@ -199,7 +205,11 @@ def calibrate(
             return Noise(sigma=0.0, dof=0, mean=values[0], runs=len(values), exact=True)
     elif blind(used):
         if not reseed:
-            return ask(FIRST, reseeded=True, have=0)
+            # Equal values alone may be coarse, or one fold drawn twice
+            short = not curves_told(used) and len(used) < ENOUGH
+            return ask(ENOUGH) if short else ask(FIRST, reseeded=True, have=0)
+        if not curves_told(used) and len(used) < ENOUGH and _reseeded(used):
+            return ask(ENOUGH)
         return _noise(runs, brief, blind=True)
     if len(used) < (FIRST if known else ENOUGH):
         return ask(ENOUGH)
@@ -223,13 +233,22 @@ def blind(runs: Sequence[Measurement]) -> bool:
     """
     if len({run.trial.seed for run in runs}) < 2:
         return False
-    curves = [[loss for _, loss in run.curve[:EARLY]] for run in runs]
-    length = min(map(len, curves))
-    if length >= 3:
-        return all(_close(curve[:length], curves[0][:length]) for curve in curves[1:])
+    if length := curves_told(runs):
+        curves = [[loss for _, loss in run.curve[:length]] for run in runs]
+        return all(_close(curve, curves[0]) for curve in curves[1:])
     return len({run.value for run in runs}) == 1 and not any(
         run.metrics.get("censored") for run in runs
     )
+
+
+def curves_told(runs: Sequence[Measurement]) -> int:
+    """Early progress lines by which seeds can be told apart; 0 where values alone must do."""
+    length = min(len(run.curve[:EARLY]) for run in runs)
+    return length if length >= 3 else 0
+
+
+def _reseeded(runs: Sequence[Measurement]) -> bool:
+    return any(note.startswith("reseeded ") for run in runs for note in run.notes)
 
 
 def _close(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -258,11 +277,7 @@ def _noise(
     short = (
         math.sqrt(math.fsum(step * step for step in steps) / (2 * len(steps))) if steps else None
     )
-    notes = (
-        ["`exact: true`, but two runs of the same code differ: measured as noisy"]
-        if brief.exact
-        else []
-    )
+    repeats = not blind and repeating(ordered)
     return Noise(
         sigma=math.sqrt(variance),
         dof=dof,
@@ -272,15 +287,43 @@ def _noise(
         drift=brief.measures_time,
         blind=blind,
         reseed=reseed,
-        notes=notes,
+        repeats=repeats,
+        notes=[*_notes(ordered, brief, blind, repeats)],
     )
+
+
+def _notes(values: Sequence[float], brief: Brief, blind: bool, repeats: bool) -> Iterator[str]:
+    """What is odd about values of one code, and what to do about it."""
+    if brief.exact:
+        yield "`exact: true`, but two runs of the same code differ: measured as noisy"
+    if blind:
+        yield (
+            f"all {len(values)} runs gave the same value or curve: say `exact: true` where the"
+            " program is deterministic; print more digits or score more cases where the value is"
+            " coarse"
+            if len(set(values)) == 1
+            else "seeds do not change the training curve"
+        )
+    if repeats:
+        yield (
+            f"{len(values)} seeds gave {len(set(values))} different values, as where a seed picks"
+            " one of a few folds: only draws that the search has not seen can prove anything"
+        )
+    sizes = [abs(value) for value in values if value]
+    jump = math.log10(max(sizes) / min(sizes)) if sizes else 0.0
+    if jump > 0.85 and abs(jump - round(jump)) < JUMP:
+        yield (
+            f"runs of the same code differ by a power of ten ({min(sizes):.6g} and"
+            f" {max(sizes):.6g}): are units mixed, or commas of a locale?"
+        )
 
 
 def _limits_printed(runs: Sequence[Measurement], brief: Brief) -> None:
     for name in brief.limits:
         if runs and not any(name in run.metrics for run in runs):
             raise InputError(
-                f"`limits` names {name}, which the baseline does not print: print it, or take the limit out."
+                f"`limits` names {name}, which the baseline does not print: print it, or take the"
+                " limit out."
             )
 
 
@@ -320,7 +363,7 @@ def forecast(
     proof = 2 * noise.reserve_pairs()
     ideas = max(0, int((total - noise.runs - proof) / (1.0 if noise.exact else 2.1)))
     lines.append(
-        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to calibrate, {proof} to confirm,"
-        f" the rest for about {ideas} idea{'s' * (ideas != 1)}."
+        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to"
+        f" calibrate, {proof} to confirm, the rest for about {ideas} idea{'s' * (ideas != 1)}."
     )
     return "\n".join(lines)

@@ -15,6 +15,7 @@ import os
 import re
 from pathlib import Path
 
+from autoresearch_action import metric_names
 from autoresearch_action.brief import DEFAULT_TIME_BUDGET, literal_time_budget
 from autoresearch_action.errors import InputError
 from autoresearch_action.workspace.git import GitError, line
@@ -26,19 +27,19 @@ PROGRAM, WORKFLOW, SCORER = (
     Path("autoresearch_score.py"),
 )
 TESTS = ("test_*.py", "*_test.py", "bench_*.py")
-_PRINTED = re.compile(r"""print\(\s*f?["']\s*([A-Za-z_]\w*)\s*:""")
+_PRINTED = re.compile(r"""print\(\s*f?["']\s*([^\W\d][\w./-]*)\s*[:=]\s*\{?""")
 _GPU = re.compile(
     r"^\s*(?:import|from)\s+(?:torch|jax|tensorflow|cupy|triton|numba)\b", re.MULTILINE
 )
-_LESS = re.compile(
-    r"loss|bpb|perplexity|ppl|error|seconds|latency|time|cost|bytes|_ms$", re.IGNORECASE
-)
+# In a comment of the brief; doctor asks about it
+GUESSED = "guessed: check"
 
 PROSE = """
 # What to try
 
-Say here, in plain English, what the agent should look for: what is slow or weak, what has been tried, what must not
-change. One small change an experiment; when two do the same, the simpler one wins.
+Say here, in plain English, what the agent should look for: what is slow or weak, what has been
+tried, what must not change. One small change an experiment; when two do the same, the simpler one
+wins.
 """
 
 
@@ -137,7 +138,7 @@ def _suite(directory: Path, tests: list[str]) -> str:
     )
 
 
-_SCORER = '''"""Score a candidate: the geometric mean of the benchmarks' median seconds. Frozen during a run."""
+_SCORER = '''"""Score a candidate: the geometric mean of the benchmarks' median seconds."""
 
 import json
 import math
@@ -148,7 +149,8 @@ import tempfile
 BENCHMARKS = TESTS
 
 with tempfile.NamedTemporaryFile(suffix=".json") as file:
-    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", f"--benchmark-json={file.name}", *BENCHMARKS]
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only"]
+    command += [f"--benchmark-json={file.name}", *BENCHMARKS]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     medians = [bench["stats"]["median"] for bench in json.load(file)["benchmarks"]]
 print(f"METRIC median_seconds={math.exp(sum(map(math.log, medians)) / len(medians)):.9g}")
@@ -162,8 +164,8 @@ def _script(directory: Path) -> str:
     ):
         names = _PRINTED.findall(file.read_text("utf-8", "replace"))
         if names:
-            goal = "minimize" if _LESS.search(names[-1]) else "maximize"
-            metric = f"{names[-1]}  # guessed: the last `name: value` that it prints"
+            goal = metric_names.goal(names[-1]) or f"maximize  # {GUESSED}, the name does not say"
+            metric = f"{names[-1]}  # {GUESSED}, the last `name: value` that it prints"
             if beside := _imported(file):
                 return _front(
                     edit=f"[{', '.join(beside)}]",
@@ -171,13 +173,15 @@ def _script(directory: Path) -> str:
                     metric=metric,
                     goal=goal,
                 )
-            own = "  # which prints its own score: better measure it by a file that is not edited, as `evaluate`"
+            own = (
+                "  # which prints its own score: better measure it by a frozen file, as `evaluate`"
+            )
             return _front(
                 edit=f"[{file.name}]{own}", run=f"python {file.name}", metric=metric, goal=goal
             )
     raise InputError(
-        "No objective was found here (no train.py with prepare.py, no pytest-benchmark tests, no script that prints `name: value`): write"
-        " a program.md by hand; the README shows one."
+        "No objective was found here (no train.py with prepare.py, no pytest-benchmark tests, no"
+        " script that prints `name: value`): write a program.md by hand; the README shows one."
     )
 
 
@@ -212,7 +216,8 @@ def _workflow(folder: str, gpu: bool) -> str:
         {}
         if gpu
         else {
-            "runs-on": """'["ubuntu-latest"]' # no GPU seems needed; without this line: ["self-hosted", "gpu"]"""
+            "runs-on": "'[\"ubuntu-latest\"]' # no GPU seems needed; without this line:"
+            ' ["self-hosted", "gpu"]'
         }
     )
     where = (
@@ -220,7 +225,7 @@ def _workflow(folder: str, gpu: bool) -> str:
         if given
         else ""
     )
-    return f"""# Experiments every night, or at the press of a button; what is proven becomes a pull request.
+    return f"""# Experiments every night, or on demand; what is proven becomes a pull request.
 name: autoresearch
 on:
   schedule:

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import click
 
-from autoresearch_action import __version__
+from autoresearch_action import __version__, metric_names
 from autoresearch_action import brief as briefs
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.acceptance import NeedRuns
@@ -184,6 +184,8 @@ def _run(
         machine.locked(view.note, signals, budget.seconds_left),
     ):
         view.note(machine.told)
+        kind, why = metric_names.taken_for(brief.metric, brief.measures)
+        view.note(f"{brief.metric} is measured as {kind}: {why}.")
         if uncommitted(directory / brief.path):
             view.note(
                 f"{brief.path} is not committed as it is here: publishing reads it from the measured commit, so commit it first."

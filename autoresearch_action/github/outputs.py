@@ -108,8 +108,10 @@ def research(run_state: RunState) -> dict[str, str]:
     ):
         percent = 100 * confirmation.estimate / abs(confirmation.baseline)
     device = run_state.device_seconds / 3600 * (run.budget.get("gpu_usd_per_hour") or 0.0)
+    improved = str(run_state.improved).lower()
+    own_word = run_state.improved and body.self_reported(run)
     return {
-        "improved": str(run_state.improved).lower(),
+        "improved": "self-reported" if own_word else improved,
         "metric-name": run.metric,
         "baseline": "" if baseline is None else f"{baseline:.10g}",
         "best": "" if best is None else f"{best:.10g}",

@@ -340,7 +340,7 @@ class Publisher:
     def _create(
         self, target: str, branch: str, title: str, write: Callable[..., str]
     ) -> tuple[PullRequest, Operation]:
-        draft, body = self.wishes.draft, write()
+        draft, body = self.wishes.draft or bodies.self_reported(self.run), write()
         for _ in range(8):
             facts: dict[str, Any] = {"title": title, "body": body, "draft": draft}
             try:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 
-from autoresearch_action.brief import SECRET_NAME
 from autoresearch_action.errors import InputError
 from autoresearch_action.isolation import confine
+from autoresearch_action.secret_names import is_secret
 
 MODEL_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 WRITE_TOKENS = re.compile(r"^(GITHUB|GH|ACTIONS|RUNNER)_|_GITHUB_", re.IGNORECASE)
@@ -32,9 +32,7 @@ class Secrets:
         """Move every variable whose name speaks of a secret out of `environ` and out of this
         process's /proc files.
         """
-        found = {
-            name: value for name, value in environ.items() if SECRET_NAME.search(name) and value
-        }
+        found = {name: value for name, value in environ.items() if value and is_secret(name, value)}
         for name in found:
             del environ[name]
         if environ is os.environ:

@@ -15,6 +15,7 @@ from typing import Any
 
 from autoresearch_action import text
 from autoresearch_action.ledger import RunState
+from autoresearch_action.metric_names import taken_for
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import tables
 from autoresearch_action.report.tables import Change, Row
@@ -53,7 +54,8 @@ def title(run_state: RunState) -> str:
     run, confirmation = _run(run_state), run_state.confirmation
     if confirmation is None or not confirmation.held:
         return text.plain(f"autoresearch: no confirmed change of {run.metric}")
-    return text.plain(f"autoresearch: {_change(run, confirmation)}")
+    word = " (self-reported)" if self_reported(run) else ""
+    return text.plain(f"autoresearch{word}: {_change(run, confirmation)}")
 
 
 def body(
@@ -208,6 +210,11 @@ def _adjusted(run: Run, confirmation: Confirmation | None) -> str:
     return f"Adjusted for having passed the test, the estimate is {change}."
 
 
+def self_reported(run: Run) -> bool:
+    """Whether the changed program itself says what it scores: its claim is its own word."""
+    return not run.contract.get("evaluate")
+
+
 def warnings(run_state: RunState) -> list[str]:
     """What a reviewer must know before believing anything else."""
     run = _run(run_state)
@@ -218,7 +225,7 @@ def warnings(run_state: RunState) -> list[str]:
             f"Trials ran with {'reduced isolation' if level == 'reduced' else 'no isolation'}:"
             " a candidate could have cheated."
         )
-    if not run.contract.get("evaluate"):
+    if self_reported(run):
         found.append(
             "The metric is self-reported: the changed program printed it itself. Give the"
             " brief a scorer (evaluate)."
@@ -243,6 +250,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
     ]
     if run.data:
         found.append(("data", f"sha256 {run.data[:16]}"))
+    kind, why = taken_for(run.metric, run.contract.get("measures"))
+    found.append(("metric", f"{run.metric}, measured as {kind}: {why}"))
     if run.checkpoint:
         found.append(
             (

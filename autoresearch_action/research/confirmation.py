@@ -256,6 +256,7 @@ class _Proof:
             seed=plan["seed"],
             slice=plan["slice"],
             max_pairs=pairs,
+            seen=(self.loop.baseline.runs, self._searched(stack)),
         )
         names = ", ".join(f"#{number}" for number in stack.numbers)
         self.loop.parts.view.note(
@@ -287,6 +288,12 @@ class _Proof:
             "notes": [note for note in notes if note],
         }
         return answer.model_copy(update=facts)
+
+    def _searched(self, stack: Stack) -> list[Measurement]:
+        """What was run of a head before its confirmation."""
+        mine = [e.runs for e in self.run_state.experiments.values() if e.commit == stack.head]
+        pruned = self.run_state.confirm_runs[f"prune:{self.workspace.tree(stack.head)}"]
+        return [run for runs in (*mine, pruned) for run in runs]
 
     def _most_pairs(self) -> int:
         """Pairs that the minutes and the dollars left allow."""

@@ -400,13 +400,16 @@ class Loop:
         }
         facts: dict[str, object] = {"limits": limits}
         if self.brief.fixed_time:
+            limits["run"] = max(limits["run"], self.brief.time_budget + 30)
             if any(not slot.startswith("cpu") for slot in self.parts.executor.slots):
                 limits["run"] = min(limits["run"], 2 * self.brief.time_budget + 30)
             # On processor cores the window is processor time: a busy machine needs more of the wall
             # clock for the same.
             clocks = [run.clock for run in runs]
             spread = statistics.stdev(clocks) if len(clocks) > 1 else 0.0
-            facts |= {"clock_limit": 1.1 * max(clocks) + 3 * spread + JITTER} if number else {}
+            # The window is the cap: the base's own clock binds where it fills the window
+            allowed = max(1.1 * max(clocks) + 3 * spread + JITTER, self.brief.time_budget)
+            facts |= {"clock_limit": allowed} if number else {}
         if self.brief.timeout:
             limits["run"] = self.brief.timeout
         return facts
@@ -517,6 +520,8 @@ class Loop:
         self.budget.check_size(self.brief.time_budget, 1 + self.confirm_runs)
         self.ledger.append("fact", name="noise", value=answer.model_dump(mode="json"))
         self.parts.view.note(f"baseline {answer.mean:.6g}, {answer.describe()}")
+        for note in answer.notes:
+            self.parts.view.note(f"{note[0].upper()}{note[1:]}.")
         if 0 not in self.run_state.statuses:
             reason = f"baseline, {answer.describe()}"
             self.ledger.append("verdict", settle(self.run_state.experiments[0], "keep", reason))

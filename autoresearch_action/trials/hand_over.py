@@ -37,9 +37,10 @@ class TooMuch(Exception):
     """`run` made more than is handed over; the text says what, in one sentence."""
 
 
-def hand_over(source: Path, target: Path, prefix: str) -> list[str]:
-    """Move the new files below `prefix` of one checkout into another. Returns what is to be
-    read-only there: files, and the topmost of new folders for all that is in them. Raises TooMuch.
+def hand_over(source: Path, target: Path, prefix: str, but: str | None = None) -> list[str]:
+    """Move the new files below `prefix` of one checkout into another, `but` what matches that.
+    Returns what is to be read-only there: files, and the topmost of new folders for all that is in
+    them. Raises TooMuch.
     """
     handed: dict[str, None] = {}
     # By folder: the topmost one above it, or itself, that `run` made
@@ -49,6 +50,8 @@ def hand_over(source: Path, target: Path, prefix: str) -> list[str]:
         name = path.relative_to(source)
         place, facts = target / name, path.lstat()
         if os.path.lexists(place) or not _plain(facts):
+            continue
+        if but and path.relative_to(source / prefix).match(but):
             continue
         total, count = total + facts.st_size, count + 1
         if total > MOST_BYTES or count > MOST_FILES:

@@ -22,9 +22,10 @@ from autoresearch_action.isolation import Job, device, sandbox
 from autoresearch_action.isolation.log import Log
 from autoresearch_action.isolation.process import Ended, Limits, Process
 from autoresearch_action.records import Measurement, Outcome, Trial
+from autoresearch_action.trials import metric_files
 from autoresearch_action.trials.compiled import LIMIT as COMPILE_LIMIT
 from autoresearch_action.trials.hand_over import TooMuch, hand_over
-from autoresearch_action.trials.metrics import Printed
+from autoresearch_action.trials.metrics import NoMetric, Printed
 from autoresearch_action.trials.slot import SlotContext
 from autoresearch_action.trials.variables import PASSED, cores, passed, variables
 from autoresearch_action.workspace import rewrite
@@ -55,7 +56,11 @@ class TrialRun:
         self.log = Log(bench.state / "trials" / f"{trial.number:04d}" / name, bench.scrub)
         self.phases: dict[str, float] = {}
         self.notes: list[str] = []
-        self.printed = {name: Printed() for name in ("check", "compile", "run", "evaluate")}
+        wanted = (self.brief.metric, *self.brief.limits)
+        self.printed = {
+            name: Printed(wanted, strict=name == "evaluate")
+            for name in ("check", "compile", "run", "evaluate")
+        }
         self.watch = Watch(trial.stop) if trial.stop else None
         self.value: float | None = None
         self.failure: Failure | None = None
@@ -147,7 +152,9 @@ class TrialRun:
         source, target = self.bench.tree, self.bench.scoring
         self._fresh(target)
         try:
-            handed = hand_over(source, target, self.bench.workspace.prefix) if self._run else []
+            prefix, file = self.bench.workspace.prefix, self.brief.metric_file
+            # A file that holds the metric is the scorer's alone to write
+            handed = hand_over(source, target, prefix, but=file) if self._run else []
         except TooMuch as error:
             raise Failure("crash", str(error)) from None
         ended = self._phase("evaluate", command, target, handed)
@@ -237,6 +244,9 @@ class TrialRun:
         if cache:
             self.bench.isolation.prepare(cache, whole=True)
         job = self._job(name, command, tree, handed, cache)
+        file = self.brief.metric_file if name == self._scoring else None
+        if file and any(self._place.glob(file)):
+            raise Failure("crash", f"{file} is there before `{name}` writes it: commit it no more.")
         self.log.write(f"--- {name}: {command}\n".encode())
         process = sandbox.start(self.bench.isolation, job, self._limits(name), self.log)
         self.bench.running = process
@@ -246,6 +256,7 @@ class TrialRun:
             ended = process.wait(lambda line: self._line(name, line, process))
         finally:
             self.bench.running = None
+        self.printed[name].end()
         self.phases[name] = ended.seconds
         if ended.reason:
             self.log.write(f"\n[{ended.reason}]\n".encode())
@@ -304,9 +315,9 @@ class TrialRun:
 
     def _line(self, phase: str, line: str, process: Process) -> None:
         printed = self.printed[phase]
+        printed.feed(line)
         loss = printed.progress(line) if phase == "run" else None
         if loss is None:
-            printed.feed(line)
             return
         clock = process.seconds if self.bench.slot.gpu else process.clock()
         printed.point(clock, loss)
@@ -343,19 +354,27 @@ class TrialRun:
             )
 
     def _value(self) -> float:
-        name, phase = self.brief.metric, "evaluate" if self.brief.evaluate else "run"
+        name, phase = self.brief.metric, self._scoring
         printed = self.printed[phase]
-        if name not in printed.values:
-            raise Failure("crash", f"`{phase}` printed no {name}.", _text(bytes(self.log.tail)))
-        if phase == "evaluate" and printed.counts[name] > 1:
-            raise Failure(
-                "crash",
-                f"`evaluate` printed {name} {printed.counts[name]} times; exactly one is allowed.",
-            )
-        value = printed.values[name]
+        try:
+            if file := self.brief.metric_file:
+                metric_files.read(printed, self._place, file, self.brief.metric_path)
+            value = printed.metric(phase)
+        except NoMetric as why:
+            raise Failure("crash", str(why), _text(bytes(self.log.tail))) from None
         if not math.isfinite(value):
             raise Failure("crash", f"{name} is {value}, not a finite number.")
         return value
+
+    @property
+    def _scoring(self) -> str:
+        return "evaluate" if self.brief.evaluate else "run"
+
+    @property
+    def _place(self) -> Path:
+        """The working directory of what scores."""
+        tree = self.bench.scoring if self.brief.evaluate else self.bench.tree
+        return tree / self.bench.workspace.prefix
 
     def _metrics(self, scored: bool) -> dict[str, float]:
         merged = self.printed["run"].values | self.printed["evaluate"].values

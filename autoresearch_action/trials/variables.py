@@ -27,7 +27,11 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def passed(brief: Brief) -> dict[str, str]:
     """What a trial gets of this process's environment."""
     names = (*PASSED, *brief.env)
-    return {name: os.environ[name] for name in names if name in os.environ}
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    # It would overrule LC_NUMERIC: of a locale only the letters are wanted
+    if "LC_ALL" in found and "LC_ALL" not in brief.env:
+        found["LC_CTYPE"] = found.pop("LC_ALL")
+    return found
 
 
 def cores(slot: Slot) -> int:
@@ -44,6 +48,7 @@ def variables(
     budget = trial.time_budget if trial.time_budget is not None else brief.time_budget
     budget = min(budget, BUDGET) if phase == "compile" else budget
     chosen = {
+        "LC_NUMERIC": "C",
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
         "PYTHONUNBUFFERED": "1",

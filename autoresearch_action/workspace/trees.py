@@ -72,6 +72,7 @@ class Workspace:
         self.setup_hash = ""
         self._refuse_dirty()
         self._refuse_untracked()
+        self._refuse_nothing_to_edit()
         self._open()
         entries = self._entries(self.base)
         self.submodules = submodules(self.root, entries)
@@ -111,6 +112,15 @@ class Workspace:
                     f"`edit` names {pattern}, which is not committed: git add it and commit, then"
                     " run again."
                 )
+
+    def _refuse_nothing_to_edit(self) -> None:
+        names = git("ls-tree", "-r", "-z", "--name-only", "--full-tree", self.base, cwd=self.root)
+        paths = names.decode("utf-8", "surrogateescape").split("\0")
+        if not any(editable([path], self.prefix, self.brief) for path in paths):
+            raise InputError(
+                f"`edit` ({', '.join(self.brief.edit)}) names no file that is committed here: there"
+                " is nothing to change."
+            )
 
     def _open(self) -> None:
         """The private repository: empty but for a link to the user's objects, so that gigabytes are
