@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch_action import brief as briefs
+from autoresearch_action import budget
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError, UserError
 from autoresearch_action.github import event, outputs
@@ -154,9 +155,9 @@ def research(environ: Mapping[str, str]) -> None:
         program=brief.path,
         brief=prose,
         agents=tuple(agents),
-        max_experiments=inputs.whole("max-experiments", 100),
-        max_minutes=inputs.number("max-minutes", 330),
-        max_usd=inputs.number("max-usd", 10),
+        max_experiments=inputs.whole("max-experiments", budget.EXPERIMENTS),
+        max_minutes=inputs.number("max-minutes", budget.MINUTES),
+        max_usd=inputs.number("max-usd", budget.USD),
         gpu_usd_per_hour=inputs.number("gpu-usd-per-hour", 0),
         usd_per_call=inputs.number("usd-per-call", 0) if inputs.text("usd-per-call") else None,
         slots="auto",

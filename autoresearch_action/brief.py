@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from autoresearch_action.errors import InputError
-from autoresearch_action.records import Record
+from autoresearch_action.records import Record, sign_of
 from autoresearch_action.syntax import parsed
 
 MAX_PROGRAM_BYTES = 1_000_000
@@ -225,7 +225,7 @@ class Brief(Record):
     @property
     def sign(self) -> int:
         """improvement = sign × (head − base)."""
-        return 1 if self.goal == "maximize" else -1
+        return sign_of(self.goal)
 
     @property
     def fixed_time(self) -> bool:

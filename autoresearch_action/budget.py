@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from autoresearch_action.errors import InputError
 
+# Caps of a run where none are given: experiments, minutes, US dollars
+EXPERIMENTS, MINUTES, USD = 100, 330.0, 10.0
 # Report, outputs and summary at the end
 PUBLISH_SECONDS = 20.0
 # Of these the part that even an interrupted run needs
@@ -105,7 +107,7 @@ class Budget:
                 f" {self.trial_seconds:.3g} s, which cost {self.device_usd(runs * self.trial_seconds):.2f} dollars of the device."
             )
 
-    def why_not(
+    def spent_reason(
         self, experiments: int, spent: float, trials: int, confirm_runs: int, worst_usd: float = 0.0
     ) -> str:
         """Why no further experiment may start, in a few words; "" when one may.

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from autoresearch_action import __version__
+from autoresearch_action import __version__, budget
 from autoresearch_action.errors import UserError
 
 STATE = click.option(
@@ -38,7 +38,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            from autoresearch_action.commands.run import at_once
+            from autoresearch_action.commands.signals import at_once
 
             # Nobody reads it any more
             with suppress(OSError, ValueError):
@@ -72,21 +72,21 @@ def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--max-experiments",
             type=int,
-            default=100,
+            default=budget.EXPERIMENTS,
             show_default=True,
             help="Most experiments that are measured.",
         ),
         click.option(
             "--max-minutes",
             type=float,
-            default=330.0,
+            default=budget.MINUTES,
             show_default=True,
             help="Most minutes, confirmation and report included.",
         ),
         click.option(
             "--max-usd",
             type=float,
-            default=10.0,
+            default=budget.USD,
             show_default=True,
             help="Most dollars, for models and device.",
         ),
@@ -145,7 +145,7 @@ def run(**options: Any) -> None:
 @STATE
 def report(state: Path) -> None:
     """Rewrite results.tsv, progress.png, report.html and PULL_REQUEST.md from the ledger."""
-    from autoresearch_action.commands.run import rewrite_report
+    from autoresearch_action.commands.report import rewrite_report
 
     rewrite_report(state)
     click.echo(f"Wrote results.tsv, progress.png, report.html and PULL_REQUEST.md in {state}.")
@@ -156,7 +156,7 @@ def report(state: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done; make no write request.")
 def publish(state: Path, dry_run: bool) -> None:
     """Open or update the pull request of a run that proved something."""
-    from autoresearch_action.commands.run import publish_session
+    from autoresearch_action.commands.publish import publish_session
 
     publish_session(state, dry_run)
 
@@ -174,14 +174,14 @@ def publish(state: Path, dry_run: bool) -> None:
 @click.option(
     "--max-minutes",
     type=float,
-    default=330.0,
+    default=budget.MINUTES,
     show_default=True,
     help="The night that the forecast is for.",
 )
 @STATE
 def measure(program: Path, pairs: int, max_minutes: float, state: Path) -> None:
     """Measure the noise of this brief, and say how many runs a gain of 0.1, 0.5, 1 or 5 % needs."""
-    from autoresearch_action.commands.run import measure_noise
+    from autoresearch_action.commands.measure import measure_noise
 
     click.echo(measure_noise(program, Path.cwd(), state, pairs, max_minutes))
 

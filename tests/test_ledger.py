@@ -12,16 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_action import ledger as ledgers
 from autoresearch_action.errors import EnvironmentFault
-from autoresearch_action.ledger import CACHE, Ledger, RunState, read
+from autoresearch_action.ledger import CACHE, Ledger, RunState, read, run_state as states
 from autoresearch_action.records import Confirmation, Measurement, Proposal, Trial, Usage, Verdict
 
 PATCH = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-x = 1\n+x = 2\n"
 
 
 def measured(number: int, seed: int = 1, **more: object) -> Measurement:
-    trial = Trial(number=number, commit=f"c{number}", seed=seed, group=str(more.pop("group", "")))
+    trial = Trial.model_validate(
+        {
+            "number": number,
+            "commit": f"c{number}",
+            "seed": seed,
+            "stage": more.pop("stage", "search"),
+        }
+    )
     return Measurement(
         trial=trial,
         outcome="ok",
@@ -44,19 +50,19 @@ def fill(ledger: Ledger, number: int, status: str = "discard") -> None:
     )
 
 
-@pytest.mark.parametrize("block", [ledgers.BLOCK, 1000, 7])
+@pytest.mark.parametrize("block", [states.BLOCK, 1000, 7])
 def test_an_experiment_is_the_fold_of_its_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     """However the file is cut into blocks as it is read."""
-    monkeypatch.setattr(ledgers, "BLOCK", block)
+    monkeypatch.setattr(states, "BLOCK", block)
     ledger = Ledger(tmp_path)
     ledger.measured(measured(0))
     fill(ledger, 1, "keep")
     fill(ledger, 2)
     ledger.append("ask", ask=7, worst=0.25)
     ledger.spent("claude", Usage(calls=1, usd=1.5), ask=6)
-    ledger.measured(measured(1, group="claim"))
+    ledger.measured(measured(1, stage="confirm"))
     ledger.append("confirmation", Confirmation(held=True, tree="abc", estimate=0.02))
     ledger.append("stop", reason="done", finished=True)
     ledger.close()
@@ -74,7 +80,7 @@ def test_an_experiment_is_the_fold_of_its_events(
         and first.verdict
         and first.verdict.status == "keep"
     )
-    assert len(first.runs) == 1 and len(run_state.confirm_runs["claim"]) == 1
+    assert len(first.runs) == 1 and len(run_state.confirm_runs["confirm", ""]) == 1
     assert (
         run_state.usd == 1.75
         and run_state.device_seconds == 8.0

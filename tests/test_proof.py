@@ -17,7 +17,7 @@ from autoresearch_action.agents import Context, Draft
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.records import Run, Trial, Verdict
-from autoresearch_action.research.history import History, changed
+from autoresearch_action.research.history import History, Inheritance, changed
 
 SOURCE = "LR = 0.1\n#\n#\n#\nWIDTH = 4\n"
 
@@ -232,7 +232,7 @@ def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
     base = tiny.commit(home)
 
     put_aside(home / ".autoresearch")
-    run_state = quick.go(home, quick.Agent([]), bowl, inherited=stack)
+    run_state = quick.go(home, quick.Agent([]), bowl, inherited=Inheritance(stack=stack))
     (whole,) = events(home, "proposal")
     assert (
         whole["parent"] == base
@@ -241,12 +241,17 @@ def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
     )
 
     put_aside(home / ".autoresearch")
-    quick.go(home, quick.Agent([]), bowl, inherited=stack, settled=frozenset([whole["tree"]]))
+    quick.go(
+        home,
+        quick.Agent([]),
+        bowl,
+        inherited=Inheritance(stack=stack, settled=frozenset([whole["tree"]])),
+    )
     assert not events(home, "proposal")
 
     put_aside(home / ".autoresearch")
     broken = stack[0].model_copy(update={"patch": stack[0].patch.replace("WIDTH = 4", "WIDTH = 5")})
-    quick.go(home, quick.Agent([]), bowl, inherited=(broken, stack[0]))
+    quick.go(home, quick.Agent([]), bowl, inherited=Inheritance(stack=(broken, stack[0])))
     assert [event["description"] for event in events(home, "proposal")] == ["WIDTH = 6"]
     assert "left out (WIDTH = 6): The patch does not apply" in events(home, "message")[0]["text"]
 

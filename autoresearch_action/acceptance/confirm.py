@@ -129,8 +129,8 @@ class PairedConfirmation:
         self, place: int, seed: int, found: dict[str, Measurement | None]
     ) -> list[RunRequest]:
         pair = [
-            RunRequest("base", seed, "holdout", self.slice),
-            RunRequest("head", seed, "holdout", self.slice),
+            RunRequest("base", seed, self.slice),
+            RunRequest("head", seed, self.slice),
         ]
         if derive(self.seed, "order", place) % 2:
             pair.reverse()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
@@ -81,6 +82,14 @@ class SequentialScreen:
         self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
     ) -> NeedRuns | Decision:
         """Ask for runs, or decide. A candidate's crash, refusal or early stop decides at once."""
+        answer = self._answer(candidate, incumbent)
+        if isinstance(answer, NeedRuns) or not self.noise.drift:
+            return answer
+        return replace(answer, misjudged=tuple(self.misjudged(candidate, incumbent)))
+
+    def _answer(
+        self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
+    ) -> NeedRuns | Decision:
         for run in candidate:
             if run.outcome != "ok":
                 return Decision(

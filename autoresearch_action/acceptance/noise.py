@@ -70,8 +70,6 @@ class Noise(Record):
     # Of the baseline
     mean: float
     runs: int = 0
-    # Spread between runs next to each other in time: less than sigma where the machine drifts
-    short: float | None = None
     # Spread of same-seed differences of edits so far, median; for planning only
     paired: float | None = None
     # Stored runs of the incumbent may reject a candidate, never keep one
@@ -252,12 +250,6 @@ def _noise(
 ) -> Noise:
     ordered = good(sorted(runs, key=lambda run: run.started))
     variance, dof = sample_variance(ordered)
-    steps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)]
-    # Half the mean squared step (von Neumann 1941) is the variance that neighbours in time do not
-    # share.
-    short = (
-        math.sqrt(math.fsum(step * step for step in steps) / (2 * len(steps))) if steps else None
-    )
     notes = (
         ["`exact: true`, but two runs of the same code differ: measured as noisy"]
         if brief.exact
@@ -268,7 +260,6 @@ def _noise(
         dof=dof,
         mean=statistics.fmean(ordered),
         runs=len(ordered),
-        short=short,
         drift=brief.measures_time,
         blind=blind,
         reseed=reseed,

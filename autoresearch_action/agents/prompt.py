@@ -216,11 +216,7 @@ def _baseline(context: Context) -> str:
 
 
 def _of_search(run: Measurement) -> bool:
-    return (
-        run.trial.split == "val"
-        and run.trial.scale == "search"
-        and run.trial.purpose not in ("confirm", "transfer")
-    )
+    return run.trial.stage == "search"
 
 
 def _verdict(verdict: Verdict | None, number: bool = True) -> str:

@@ -8,14 +8,14 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import click
 
 from autoresearch_action.acceptance.noise import Noise
-from autoresearch_action.ledger import DamagedLedger, RunState
+from autoresearch_action.ledger import DamagedLedger, RunState, parse
 from autoresearch_action.records import INHERITED, Proposal, Run, Verdict
 
 # Earlier runs that are read
@@ -50,32 +50,49 @@ def _alike(run: Run) -> tuple[object, ...]:
 
 
 @dataclass(frozen=True)
+class Inheritance:
+    """What earlier runs left to this one."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    # Git trees tried on this base, and as what
+    known: Mapping[str, str] = field(default_factory=dict)
+    # A stack: measured first, as one candidate
+    stack: tuple[Proposal, ...] = ()
+    # Trees that later runs have measured on this base: the stack is not inherited once more
+    settled: frozenset[str] = frozenset()
+    # Of a run with equal device, base and data
+    noise: Noise | None = None
+    # Of early stops, over all earlier runs
+    audit: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
 class History:
     """The newest earlier runs, oldest first, as the run `now` sees them."""
 
-    studies: tuple[RunState, ...]
+    runs: tuple[RunState, ...]
     now: Run
 
     @classmethod
     def of(cls, state: Path, now: Run) -> History:
         """One whose ledger is damaged costs only itself."""
-        studies = []
+        runs = []
         for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]:
             try:
                 run_state = RunState.of(path)
                 for number in list(run_state.statuses)[-MAX_EARLIER:]:
                     # Folded here, so that what is damaged is met here
                     run_state.experiments[number]
-                studies.append(run_state)
+                runs.append(run_state)
             except (DamagedLedger, OSError) as error:
                 click.echo(f"An earlier run is left out: {error}", err=True)
-        return cls(tuple(studies), now)
+        return cls(tuple(runs), now)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """Newest last."""
         found: list[Verdict] = []
-        for run_state in self.studies:
+        for run_state in self.runs:
             numbers = [number for number in run_state.statuses if number]
             found += [
                 v
@@ -89,7 +106,7 @@ class History:
         """Git trees measured on the very same evidence (base, data, machine …), and as what."""
         return {
             tree: f"#{number} of run {run_state.run.id}"
-            for run_state in self.studies
+            for run_state in self.runs
             if run_state.run and not changed(run_state.run, self.now)
             for tree, number in list(run_state.trees.items())[-MAX_EARLIER:]
             if (verdict := run_state.experiments[number].verdict) and verdict.runs
@@ -101,7 +118,7 @@ class History:
         return next(
             (
                 run_state.facts["audit"]
-                for run_state in reversed(self.studies)
+                for run_state in reversed(self.runs)
                 if run_state.facts.get("audit")
             ),
             None,
@@ -110,13 +127,13 @@ class History:
     @property
     def noise(self) -> Noise | None:
         """The noise of an earlier run with equal device, base, brief and data."""
-        for run_state in reversed(self.studies):
+        for run_state in reversed(self.runs):
             if (
                 run_state.run
                 and run_state.facts.get("noise")
                 and _alike(run_state.run) == _alike(self.now)
             ):
-                return Noise.model_validate(run_state.facts["noise"])
+                return parse(Noise, run_state.facts["noise"])
         return None
 
     @cached_property
@@ -125,11 +142,9 @@ class History:
         where there is none.
         """
         mine = [
-            i
-            for i, run_state in enumerate(self.studies)
-            if run_state.kept and self._ours(run_state)
+            i for i, run_state in enumerate(self.runs) if run_state.kept and self._ours(run_state)
         ]
-        return max([i for i in mine if self.studies[i].improved] or mine, default=-1)
+        return max([i for i in mine if self.runs[i].improved] or mine, default=-1)
 
     def _ours(self, run_state: RunState) -> bool:
         return run_state.run is not None and run_state.run.brief_id == self.now.brief_id
@@ -137,7 +152,7 @@ class History:
     @property
     def stack(self) -> tuple[Proposal, ...]:
         """The kept changes to begin with, where their patches are still there."""
-        run_state = self.studies[self._source] if self._source >= 0 else None
+        run_state = self.runs[self._source] if self._source >= 0 else None
         if run_state is None or run_state.run is None:
             return ()
         kept = (
@@ -150,12 +165,23 @@ class History:
             for p in kept
         )
 
+    def inheritance(self, fresh: bool) -> Inheritance:
+        """For the next run; a `fresh` one begins with no stack."""
+        return Inheritance(
+            verdicts=self.verdicts,
+            known=self.trees,
+            stack=() if fresh else self.stack,
+            settled=self.settled,
+            noise=self.noise,
+            audit=self.audit,
+        )
+
     @property
     def settled(self) -> frozenset[str]:
         """Git trees that were measured on this very base after the run that the stack is of."""
         later = [
             s
-            for s in self.studies[self._source + 1 :]
+            for s in self.runs[self._source + 1 :]
             if self._ours(s) and s.run and s.run.base == self.now.base
         ]
         return frozenset(
