@@ -1,5 +1,4 @@
-"""The nouns that travel: Proposal, Measurement, Verdict, Confirmation, Experiment, and what asks
-for them.
+"""The nouns that travel: Proposal, Trial, Measurement, Verdict, Confirmation, Experiment, Run.
 
 Plain frozen data, safe to write to the ledger and to send to another machine. No behaviour beyond
 small derived facts; nothing here reads a clock, a file or a process.
@@ -27,9 +26,7 @@ def sign_of(goal: Goal) -> int:
 
 
 class Record(BaseModel):
-    """Frozen, closed (an unknown key is an error), NaN and infinities allowed and kept in JSON as
-    strings.
-    """
+    """Frozen and closed (an unknown key is an error). NaN and infinities are strings in JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -45,9 +42,8 @@ class Usage(Record):
     usd: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            **{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields}
-        )
+        names = Usage.model_fields
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 class Proposal(Record):
@@ -85,8 +81,7 @@ class StopRule(Record):
 
 
 class Trial(Record):
-    """A request: measure one commit once. Everything that the machine doing it has to know beside
-    the brief.
+    """A request: measure one commit once. All that the machine needs to know beside the brief.
 
     Whose run it is, is said once: by `number` and `stage`, for a reference run by `beside`, for a
     claim by `attempt`. `side`, `split`, `scale` and `purpose` follow from these.
@@ -213,9 +208,7 @@ class Verdict(Record):
 
 
 class Confirmation(Record):
-    """The outcome of re-measuring base and head on fresh seeds and held-out data. Improvement > 0
-    is better.
-    """
+    """The outcome of measuring base and head on fresh seeds and held-out data."""
 
     held: bool
     # Mean of the base runs

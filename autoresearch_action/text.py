@@ -2,7 +2,7 @@
 or a page.
 
 Covers Markdown only; HTML is escaped by the template engine. Secrets are scrubbed earlier
-(trials/secrets.py).
+(isolation/secrets.py).
 """
 
 from __future__ import annotations

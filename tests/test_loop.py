@@ -211,7 +211,7 @@ def survive_one(home: Path, kills: int, words: tuple[str, ...], dice: random.Ran
     settled = Counter(event["number"] for event in folded if event["event"] == "verdict")
     assert set(settled.values()) == {1} and set(settled) == {0, *numbers}
     runs = Counter(
-        (e["trial"]["commit"], e["trial"]["seed"], e["trial"]["split"])
+        (e["trial"]["commit"], e["trial"]["seed"], e["trial"]["stage"])
         for e in folded
         if e["event"] == "trial"
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,11 +16,18 @@ import quick
 import studies
 import tiny
 
+from autoresearch_action import brief as briefs
+from autoresearch_action import report
+from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
+from autoresearch_action.acceptance.noise import Noise, good
 from autoresearch_action.agents import Context, Draft
+from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import Ledger, RunState
-from autoresearch_action.records import Run, Trial, Verdict
+from autoresearch_action.ledger.experiments import measurement
+from autoresearch_action.records import Measurement, Run, Trial, Verdict
 from autoresearch_action.research.history import History, Inheritance, changed
+from autoresearch_action.workspace.trees import Workspace
 
 SOURCE = "LR = 0.1\n#\n#\n#\nWIDTH = 4\n"
 
@@ -186,6 +196,83 @@ def test_kept_changes_that_do_not_apply_on_one_another_end_in_a_sentence(tmp_pat
         and run_state.confirmation
         and "do not apply" in run_state.confirmation.reason
     )
+
+
+def test_a_ledger_of_the_release_before_goes_on_and_is_reported(tmp_path: Path) -> None:
+    """Its claim was half measured when it was interrupted, after a search with references, an edit
+    that was carried on, and a prune. It ends as that release ended it.
+    """
+    home = quick.repository(tmp_path / "home", SOURCE, transfer="{set: {LR: 0.2}}")
+    state = home / ".autoresearch"
+    shutil.copytree(Path(__file__).parent / "fixtures" / "release", state)
+    renamed(home, state)
+    before = RunState.of(state / "ledger.jsonl")
+    assert {stage: len(runs) for (stage, _), runs in before.confirm_runs.items()} == {
+        "prune": 2,
+        "confirm": 4,
+    }
+    for event in events(home, "trial"):
+        facts = ("purpose", "side", "split", "scale", "slice", "asked_by")
+        told, trial = event["trial"], measurement(event).trial
+        # A claim was asked for by no experiment's screen
+        shown = facts if trial.stage == "search" else facts[:-1]
+        assert {name: getattr(trial, name) for name in shown} == {n: told[n] for n in shown}
+    run_state = quick.go(home, quick.Agent([]), bowl, gpu_usd_per_hour=1.0)
+    assert run_state.trials == 48
+    assert run_state.tried == 4
+    confirmation = run_state.confirmation
+    assert confirmation
+    assert confirmation.held
+    assert confirmation.numbers == [2, 4, 7]
+    assert confirmation.estimate == pytest.approx(0.16613440681104508, abs=1e-12)
+    assert confirmation.p_value == 0.0078125
+    assert confirmation.notes[1].startswith("transfer: 1.1923 → 1.00961 over 3 pairs")
+    report.write(state, run_state)
+    assert "1.17311 → 1.00698" in (state / "PULL_REQUEST.md").read_text()
+    assert len((state / "results.tsv").read_text().splitlines()) == 9
+
+
+def renamed(home: Path, state: Path) -> None:
+    """Give a ledger from elsewhere the commits of this repository: made anew, patch by patch."""
+    path = state / "ledger.jsonl"
+    workspace = Workspace(home, state, briefs.read(Path("program.md"), home))
+    text = path.read_text()
+    told = [json.loads(line) for line in text.splitlines()]
+    commits = {told[0]["base"]: workspace.base}
+    for event in told:
+        if event["event"] == "proposal":
+            patch = (state / "trials" / f"{event['number']:04d}" / "patch.diff").read_text()
+            parent = commits[event["parent"]]
+            commits[event["commit"]] = workspace.commit(parent, patch, event["description"])
+    for old, new in commits.items():
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+class Generous:
+    """A rule of keeping: one run, and whatever is better than the incumbent's mean is kept."""
+
+    def __init__(self, brief: Brief, noise: Noise, seed: int, **_: object) -> None:
+        self.sign, self.seed = brief.sign, seed
+
+    def decide(
+        self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
+    ) -> NeedRuns | Decision:
+        if not candidate:
+            return NeedRuns((RunRequest("head", self.seed),))
+        gain = self.sign * (good(candidate)[0] - fmean(good(incumbent)))
+        return Decision("keep" if gain > 0 else "discard", "dummy", gain)
+
+
+def test_another_rule_of_keeping_is_one_class(tmp_path: Path) -> None:
+    home = quick.repository(tmp_path / "home", SOURCE)
+    edits = [("LR = 0.1", "LR = -0.5"), ("WIDTH = 4", "WIDTH = 7")]
+    run_state = quick.go(home, quick.Agent(edits), bowl, keep_rule=Generous)
+    measured = [e for number, e in run_state.experiments.items() if number and e.runs]
+    assert {len(e.runs) for e in measured} == {1}
+    assert {e.verdict.reason for e in measured if e.verdict} == {"dummy"}
+    assert [run_state.experiments[number].description for number in run_state.kept] == ["WIDTH = 7"]
+    assert run_state.improved
 
 
 TRIAL = Trial(number=0, commit="", seed=1)

@@ -151,7 +151,7 @@ def test_a_device_that_another_run_holds_is_waited_for(tmp_path: Path, words: st
     home = tiny.repository(tmp_path / "home", program=TIMED)
     (home / "train.py").write_text(SOURCE)
     tiny.commit(home)
-    code = "import sys; from autoresearch_action.trials import device; device.LOCKS = device.Path(sys.argv.pop()); from autoresearch_action.cli import main; main()"
+    code = "import sys; from autoresearch_action.isolation import device; device.LOCKS = device.Path(sys.argv.pop()); from autoresearch_action.cli import main; main()"
     locks = tmp_path / "locks"
     locks.mkdir()
     with (locks / "machine.lock").open("w") as file:

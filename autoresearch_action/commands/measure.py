@@ -13,7 +13,8 @@ import click
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.acceptance import NeedRuns
-from autoresearch_action.acceptance.noise import Noise, calibrate, derive, forecast
+from autoresearch_action.acceptance.forecast import forecast
+from autoresearch_action.acceptance.noise import Noise, calibrate, derive
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.commands.machine import Machine

@@ -38,7 +38,8 @@ class Proposals:
     """
 
     def __init__(self, context: ResearchContext) -> None:
-        self.agent, self.workspace = context.parts.agent, context.workspace
+        self.context, self.workspace = context, context.workspace
+        self.agent = context.parts.agent
         self.ledger, self.run_state = context.ledger, context.run_state
         self.depth = len(context.parts.executor.slots) + 1
         # Git trees tried in earlier runs on this base, and as what
@@ -67,12 +68,30 @@ class Proposals:
     def wants_more(self) -> bool:
         return not self.exhausted and len(self.waiting) + self.thinking < self.depth
 
-    def request(self, context: Context, repair: Experiment | None = None) -> None:
-        """Start one call. `context.tree` and `context.directory` are filled in here."""
+    def request(self, pending: list[int], repair: Experiment | None = None) -> None:
+        """Start one call. `pending`: numbers that are being screened."""
+        context = self._agent_context(pending)
         self._last_call += 1
         self.ledger.append("ask", ask=self._last_call, worst=self.agent.worst_usd or 0.0)
-        context = replace(context, cancelled=self.cancelled)
         self._calls[self._pool.submit(self._think, context, repair)] = self._last_call
+
+    def _agent_context(self, pending: list[int]) -> Context:
+        """What the agent sees; its work tree is given to it when it begins."""
+        context, number = self.context, self.run_state.next_number + self.thinking
+        return Context(
+            brief=context.brief,
+            tree=self.run_state.state,
+            directory=self.run_state.state,
+            parent=context.incumbent_commit,
+            number=number,
+            seed=context.seed + number,
+            history=self.run_state.recent(),
+            earlier=context.parts.inherited.verdicts,
+            pending=[self.run_state.experiments[one] for one in pending] + self.waiting,
+            noise=context.noise.sigma if context.noise else None,
+            usd_left=context.budget.max_usd - context.spent,
+            cancelled=self.cancelled,
+        )
 
     def _think(self, context: Context, repair: Experiment | None) -> Made:
         tree = self._trees.get()

@@ -1,8 +1,8 @@
 """The search: from the baseline to a stack of provisional keeps.
 
-Which trial runs next, and what a decision changes. One thread decides; trials run on the scheduler's
-slots and proposals are made meanwhile, so that neither waits for the other. Whether a candidate is
-kept is acceptance/keep.py's, what is claimed at the end confirmation.py's.
+Which trial runs next, and what a decision changes. One thread decides; trials run on the slots and
+proposals are made meanwhile, so that neither waits for the other. Whether a candidate is kept is
+acceptance/keep.py's, what is claimed at the end confirmation.py's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
 from autoresearch_action.acceptance.noise import calibrate
-from autoresearch_action.agents import Context
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment, Measurement, Trial
 from autoresearch_action.research.context import ResearchContext
@@ -32,7 +31,6 @@ class Candidate:
     """An experiment that is being screened, or the baseline (0). Its runs are the run state's."""
 
     number: int
-    commit: str
     # Number of the incumbent it is judged against; evidence never moves to another
     rival: int = 0
     requests: deque[RunRequest] = field(default_factory=deque)
@@ -58,9 +56,8 @@ class Search:
     def __init__(self, context: ResearchContext) -> None:
         self.context, self.brief, self.budget = context, context.brief, context.budget
         self.ledger, self.run_state = context.ledger, context.run_state
-        self.scheduler = context.scheduler
         self.proposals = Proposals(context)
-        self.baseline = Candidate(0, context.base)
+        self.baseline = Candidate(0)
         self.candidates: dict[int, Candidate] = {}
         self.reason = ""
         self._said = len(self.run_state.messages)
@@ -71,18 +68,18 @@ class Search:
         self._advance(self.baseline)
         while True:
             self.reason = self._stop_reason()
-            if not self.reason:
-                self._request_proposals()
+            while self.proposals.wants_more() and not self._stop_reason():
+                self.proposals.request([*self.candidates])
             late = self._launch()
             open_ones = bool(self.candidates or self.proposals.waiting)
             # That alone is why they go undecided
             if late and open_ones and not self.context.target_reached():
                 self.reason = self._spent_reason(0, 1) or self.reason
             self.reason = self.reason or (self._stop_reason() if late else "")
-            busy = self.scheduler.running or self.proposals.thinking
+            busy = self.context.scheduler.running or self.proposals.thinking
             if not busy and (late or (self.reason and not open_ones)):
                 break
-            for measurement in self.scheduler.wait(self.proposals.futures):
+            for measurement in self.context.scheduler.wait(self.proposals.futures):
                 self._measured(measurement)
             for verdict in self.proposals.collect():
                 self.context.tell(verdict)
@@ -101,8 +98,7 @@ class Search:
             elif experiment.parent != commit:
                 self.proposals.carry(experiment, commit, "the incumbent had moved")
             elif experiment.runs:
-                candidate = Candidate(number, experiment.commit, self.run_state.incumbent)
-                self.candidates[number] = candidate
+                self.candidates[number] = Candidate(number, self.run_state.incumbent)
             else:
                 self.proposals.waiting.append(experiment)
         if experiments.last == 0 and (first := inherit(self.context)):
@@ -140,38 +136,13 @@ class Search:
     def _leave_undecided(self) -> None:
         for candidate in list(self.candidates.values()):
             experiment = self.run_state.experiments[candidate.number]
-            count = len(experiment.runs)
-            runs = f"after {count} run{'s' * (count != 1)}"
-            reason = f"Undecided {runs} when the run ended: {self.reason}."
+            runs = f"{len(experiment.runs)} run{'s' * (len(experiment.runs) != 1)}"
+            reason = f"Undecided after {runs} when the run ended: {self.reason}."
             self._settle(experiment, Decision("discard", reason))
         for experiment in self.proposals.waiting:
-            self.context.tell(
-                self.proposals.unmeasured(experiment, f"Never measured: {self.reason}.")
-            )
+            reason = f"Never measured: {self.reason}."
+            self.context.tell(self.proposals.unmeasured(experiment, reason))
         self.proposals.waiting.clear()
-
-    # Proposals
-
-    def _request_proposals(self) -> None:
-        while self.proposals.wants_more() and not self._stop_reason():
-            self.proposals.request(self._agent_context())
-
-    def _agent_context(self) -> Context:
-        pending = [self.run_state.experiments[number] for number in self.candidates]
-        number = self.run_state.next_number + self.proposals.thinking
-        return Context(
-            brief=self.brief,
-            tree=self.run_state.state,
-            directory=self.run_state.state,
-            parent=self.context.incumbent_commit,
-            number=number,
-            seed=self.context.seed + number,
-            history=self.run_state.recent(),
-            earlier=self.context.parts.inherited.verdicts,
-            pending=pending + self.proposals.waiting,
-            noise=self.context.noise.sigma if self.context.noise else None,
-            usd_left=self.budget.max_usd - self.context.spent,
-        )
 
     # Trials
 
@@ -179,7 +150,7 @@ class Search:
         """Fill the free slots: the baseline first, then candidates that need more runs, then new
         ones. Whether it is too late to.
         """
-        for slot in self.scheduler.free:
+        for slot in self.context.scheduler.free:
             if self._late():
                 return True
             owner = self._next_owner(slot)
@@ -192,7 +163,7 @@ class Search:
             owner.in_flight += 1
             if owner.number and not self.context.on_processor:
                 owner.slot = owner.slot or slot
-            self.scheduler.start(self._trial(owner, request), slot)
+            self.context.scheduler.start(self._trial(owner, request), slot)
         return False
 
     def _next_owner(self, slot: str) -> Candidate | None:
@@ -201,19 +172,18 @@ class Search:
                 return candidate
         if self.context.noise is None or not self.proposals.waiting:
             return None
-        experiment = self.proposals.waiting.pop(0)
-        candidate = Candidate(experiment.number, experiment.commit, self.run_state.incumbent)
+        candidate = Candidate(self.proposals.waiting.pop(0).number, self.run_state.incumbent)
         self.candidates[candidate.number] = candidate
         self._advance(candidate)
         return candidate if candidate.requests else None
 
     def _trial(self, owner: Candidate, request: RunRequest) -> Trial:
         if not owner.number:
-            return self.context.trial(0, owner.commit, request.seed)
+            return self.context.trial(0, self.context.base, request.seed)
         experiment = self.run_state.experiments[owner.number]
         if request.side == "head":
             stop = first_look_rule(self.context, experiment, owner.rival, request.seed)
-            return self.context.trial(owner.number, owner.commit, request.seed, stop=stop)
+            return self.context.trial(owner.number, experiment.commit, request.seed, stop=stop)
         beside, commit = owner.number, experiment.parent
         return self.context.trial(owner.rival, commit, request.seed, beside=beside)
 
@@ -293,7 +263,7 @@ class Search:
         self.context.noise = self.context.noise.learn(experiment.runs, runs)
         self._settle(experiment, decision)
         if decision.status == "crash" and self._may_repair(experiment):
-            self.proposals.request(self._agent_context(), repair=experiment)
+            self.proposals.request([*self.candidates], repair=experiment)
 
     def _may_repair(self, experiment: Experiment) -> bool:
         proposal = experiment.proposal
