@@ -74,6 +74,15 @@ def clip(text: str, limit: int) -> str:
     return f"{text[:limit]}\n[… {len(text) - limit:,} further characters are not shown …]"
 
 
+def task(brief: Brief, directory: Path | None = None) -> list[str]:
+    """What a model is told that stays the same: the rules; the brief, with the frozen files; the
+    files to edit. Without a `directory` no files: the model sits among them.
+    """
+    if directory is None:
+        return [RULES, contract(brief)]
+    return [RULES, f"{contract(brief)}\n{frozen(directory, brief)}", files(directory, brief)]
+
+
 def contract(brief: Brief) -> str:
     """The brief: what counts, what may change, and the author's prose."""
     lines = [
