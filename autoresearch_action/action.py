@@ -84,7 +84,7 @@ class Inputs:
 
 
 def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -> Path:
-    """Where the ledger lives: as given, else outside the workspace, by repository, brief and shard."""
+    """Where the ledger is: as given, else outside the workspace, by repository, brief, shard."""
     given, shard = inputs.text("state-directory"), inputs.text("shard")
     if shard and not shard.isdecimal():
         raise InputError(f"shard: {shard[:60]!r} is not a number.")
@@ -111,9 +111,8 @@ def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | Non
     """
     directory = Path(environ.get("GITHUB_WORKSPACE", ".")) / inputs.text("working-directory", ".")
     if not directory.is_dir():
-        raise InputError(
-            f"working-directory: {inputs.text('working-directory')} is not there; was the repository checked out?"
-        )
+        given = f"working-directory: {inputs.text('working-directory')}"
+        raise InputError(f"{given} is not there; was the repository checked out?")
     os.chdir(directory)
     prose = inputs.text("brief") or event.read(environ).brief
     brief = briefs.read(Path(inputs.text("program", "program.md")), Path.cwd(), prose)
@@ -187,9 +186,8 @@ def _merged(inputs: Inputs, brief: Brief, state: Path) -> list[str]:
         target,
         lambda text: outputs.annotate("warning", text),
     )
-    print(
-        f"{count} kept change{'s' * (count != 1)} of {len(list(folder.glob('*/ledger.jsonl')))} shards to measure again."
-    )
+    kept, shards = f"{count} kept change{'s' * (count != 1)}", [*folder.glob("*/ledger.jsonl")]
+    print(f"{kept} of {len(shards)} shards to measure again.")
     return [f"patches:{target}"] if count else []
 
 
@@ -253,7 +251,8 @@ def enqueue(environ: Mapping[str, str]) -> None:
         # The research goes on all the same
         outputs.annotate(
             "warning",
-            f"Not queued: should this run be cancelled while it waits, dispatch its checkpoint again. {error}",
+            "Not queued: should this run be cancelled while it waits, dispatch its checkpoint"
+            f" again. {error}",
         )
 
 

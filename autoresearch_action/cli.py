@@ -116,9 +116,13 @@ def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Replaces the prose of the brief, never its front matter.",
 )
 @click.option(
-    "--agent", "agents", multiple=True, metavar="SPEC",
-    help="claude[:MODEL], optuna, command:CMD or patches:DIR; several form an ensemble. Default: claude with a key, optuna without.",
-)  # fmt: skip
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="SPEC",
+    help="claude[:MODEL], optuna, command:CMD or patches:DIR; several form an ensemble."
+    " Default: claude with a key, optuna without.",
+)
 @_budget
 @click.option(
     "--slots", default="auto", show_default=True, help="auto, a number, or devices: cuda:0,cuda:1."
@@ -203,9 +207,8 @@ def init() -> None:
     written = write(Path.cwd())
     for path in written:
         click.echo(f"Wrote {path}.")
-    click.echo(
-        f"Read and commit: git add {' '.join(map(str, written))} && git commit; then `autoresearch doctor`."
-    )
+    add = f"git add {' '.join(map(str, written))}"
+    click.echo(f"Read and commit: {add} && git commit; then `autoresearch doctor`.")
 
 
 if __name__ == "__main__":

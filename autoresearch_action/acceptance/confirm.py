@@ -29,7 +29,7 @@ TEST = "sign-flip randomisation test"
 
 
 class PairedConfirmation:
-    """One attempt at a claim. `level`: one-sided, of the whole attempt; `slice`: of the hold-out."""
+    """One attempt at a claim. `level`: one-sided, of all of it; `slice`: of the hold-out."""
 
     def __init__(
         self,
@@ -55,9 +55,8 @@ class PairedConfirmation:
                 "Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain."
             )
         if not self.enough:
-            return self._lost(
-                f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs, too few for level {self.level:.2g}."
-            )
+            few = f"{self.looks[-1]} pairs, too few for level {self.level:.2g}"
+            return self._lost(f"Nothing can be claimed: the budget left is for {few}.")
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
             sides.setdefault((run.trial.seed, run.trial.side), run)
@@ -90,9 +89,8 @@ class PairedConfirmation:
                 else:
                     wants.append((place, seed, found))
             if failed > SPARE:
-                return self._lost(
-                    f"Nothing can be claimed: {failed} pairs could not be measured, the base failed: {why}"
-                )
+                what = f"{failed} pairs could not be measured, the base failed: {why}"
+                return self._lost(f"Nothing can be claimed: {what}")
             if wants:
                 return NeedRuns(tuple(want for pair in wants for want in self._pair(*pair)))
             answer = self._judge(pairs, looks)
@@ -185,7 +183,8 @@ def trained_longer(pairs: Sequence[tuple[Measurement, Measurement]]) -> str:
     error = float(excess.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
     if mine - theirs <= max(LONGER * theirs, 3 * error):
         return ""
-    return f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s: equal time for all."
+    took = f"{mine:.4g} s on average where the base took {theirs:.4g} s"
+    return f"the head trained longer, {took}: equal time for all."
 
 
 def widened(

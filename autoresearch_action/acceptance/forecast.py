@@ -1,4 +1,4 @@
-"""Forecast: how many runs a gain of a given size needs, and what a night will yield, from the noise.
+"""Forecast: how many runs a gain of a size needs, and what a night will yield, from the noise.
 
 For planning alone: no decision rests on it. Pure.
 """
@@ -50,7 +50,7 @@ def forecast(
     proof = 2 * noise.reserve_pairs()
     ideas = max(0, int((total - noise.runs - proof) / (1.0 if noise.exact else 2.1)))
     lines.append(
-        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to calibrate, {proof} to confirm,"
-        f" the rest for about {ideas} idea{'s' * (ideas != 1)}."
+        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to"
+        f" calibrate, {proof} to confirm, the rest for about {ideas} idea{'s' * (ideas != 1)}."
     )
     return "\n".join(lines)

@@ -2,8 +2,8 @@
 bounds every claim.
 
 A sequential test on the standardised gain over the incumbent: hopeless candidates go after one run,
-doubtful ones get replicates only while these can change the decision. Pure: what to run next is derived from the evidence so far and the seed, so that an
-interrupted screen goes on where it was.
+doubtful ones get replicates only while these can change the decision. Pure: what to run next is
+derived from the evidence so far and the seed, so that an interrupted screen goes on where it was.
 """
 
 from __future__ import annotations
@@ -103,10 +103,8 @@ class SequentialScreen:
             if run.outcome != "ok" and candidate and run.trial.asked_by == candidate[0].trial.number
         ]
         if len(failed) > SPARE:
-            return Decision(
-                "discard",
-                f"Cannot be judged: the incumbent failed beside it {len(failed)} times ({failed[-1].reason})",
-            )
+            often = f"the incumbent failed beside it {len(failed)} times ({failed[-1].reason})"
+            return Decision("discard", f"Cannot be judged: {often}")
         self._failed = {run.trial.seed for run in failed}
         if self.noise.exact or (self.noise.blind and self.noise.sigma == 0):
             return self._exact(candidate, references or list(incumbent))

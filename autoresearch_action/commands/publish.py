@@ -27,8 +27,7 @@ def publish_session(
             if run_state.run
             else "nothing yet"
         )
-        click.echo(
-            f"Dry run: {told}\nWith GITHUB_TOKEN and GITHUB_REPOSITORY set it also says what would change on GitHub."
-        )
+        more = "it also says what would change on GitHub"
+        click.echo(f"Dry run: {told}\nWith GITHUB_TOKEN and GITHUB_REPOSITORY set {more}.")
         return
     click.echo(publish(state, environment, dry_run).describe())

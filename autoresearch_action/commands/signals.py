@@ -13,9 +13,10 @@ from typing import NoReturn
 
 from autoresearch_action.isolation.process import end_all
 
-AT_ONCE = b"""
-autoresearch: ended at once. What was done is in the ledger: the same command goes on from there, `autoresearch report` shows it.
-"""
+AT_ONCE = (
+    b"\nautoresearch: ended at once. What was done is in the ledger:"
+    b" the same command goes on from there, `autoresearch report` shows it.\n"
+)
 # The live view hides it
 SHOW_CURSOR = b"\x1b[?25h"
 

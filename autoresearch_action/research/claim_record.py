@@ -67,7 +67,7 @@ class ClaimRecord:
 
 
 def next_level(state: Path, brief_id: str) -> float:
-    """What the next claim will be tested at: the search keeps time for the pairs that this takes."""
+    """What the next claim is tested at: the search keeps time for the pairs that this takes."""
     return ClaimRecord(state).next(brief_id, CAP)[2]
 
 

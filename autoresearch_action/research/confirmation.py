@@ -206,7 +206,7 @@ class _Attempt:
 def _transferred(
     context: ResearchContext, stack: Stack, confirmation: Confirmation
 ) -> Confirmation:
-    """Base and head at the larger scale: its own line, and a condition where the brief requires it."""
+    """Base and head at the larger scale: a line, and a condition where the brief requires it."""
     assert context.brief.transfer is not None
     holds, told = _transfer(context, stack)
     note = f"transfer: {told}"

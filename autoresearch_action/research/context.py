@@ -20,7 +20,7 @@ from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.records import Measurement, Trial, Verdict
-from autoresearch_action.research.history import Inheritance
+from autoresearch_action.research.history import NOTHING, Inheritance
 from autoresearch_action.research.scheduler import Scheduler
 from autoresearch_action.trials import Executor
 from autoresearch_action.workspace.trees import Workspace
@@ -54,7 +54,7 @@ class Parts:
     seed: int
     # Why the run must end now, "" while it need not
     interrupted: Callable[[], str]
-    inherited: Inheritance = Inheritance()
+    inherited: Inheritance = NOTHING
     # False: a shard of a fleet, which searches and leaves the claim to the merge
     claims: bool = True
     # That a claim of this run will be tested at: the lower, the more pairs it takes

@@ -27,7 +27,7 @@ HARDWARE = ("processor", "cores", "memory", "gpu")
 
 
 def changed(old: Run, now: Run) -> list[str]:
-    """What the evidence of `old` rests on and `now` has otherwise, in words; [] where it goes on."""
+    """What the evidence of `old` rests on and `now` has otherwise; [] where it goes on."""
     facts = {
         "the commit": (old.base, now.base),
         "the brief": (old.brief_hash, now.brief_hash),
@@ -64,6 +64,10 @@ class Inheritance:
     noise: Noise | None = None
     # Of early stops, over all earlier runs
     audit: Mapping[str, object] | None = None
+
+
+# Of a first run
+NOTHING = Inheritance()
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Scheduler:
                 return self._collect()
 
     def _opened(self) -> bool:
-        """Whether a slot takes another trial since this was last asked, though its own is not done."""
+        """Whether a slot takes another trial since this was last asked, its own not done."""
         now = {
             slot for slot in self.free if any(slot == name for name, _, _ in self.running.values())
         }

@@ -89,7 +89,7 @@ class Search:
         return self.reason
 
     def _resume(self) -> None:
-        """Go on with what the ledger has without a verdict, or begin with an earlier run's stack."""
+        """Go on with what has no verdict in the ledger, or begin with an earlier run's stack."""
         experiments, commit = self.run_state.experiments, self.context.incumbent_commit
         for number in self.run_state.unsettled:
             experiment = experiments[number]
