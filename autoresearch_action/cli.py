@@ -67,42 +67,31 @@ def main() -> None:
     """
 
 
-def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--max-experiments",
-            type=int,
-            default=budget.EXPERIMENTS,
-            show_default=True,
-            help="Most experiments that are measured.",
-        ),
-        click.option(
-            "--max-minutes",
-            type=float,
-            default=budget.MINUTES,
-            show_default=True,
-            help="Most minutes, confirmation and report included.",
-        ),
-        click.option(
-            "--max-usd",
-            type=float,
-            default=budget.USD,
-            show_default=True,
-            help="Most dollars, for models and device.",
-        ),
-        click.option(
-            "--gpu-usd-per-hour",
-            type=float,
-            default=0.0,
-            help="What an hour of the device costs; counts towards --max-usd.",
-        ),
-        click.option(
-            "--usd-per-call",
-            type=float,
-            default=None,
-            help="Price of one agent call, where no price list knows it.",
-        ),
-    ):
+# Name, type, default, what it is
+CAPS = (
+    ("--max-experiments", int, budget.EXPERIMENTS, "Most experiments that are measured."),
+    ("--max-minutes", float, budget.MINUTES, "Most minutes, confirmation and report included."),
+    ("--max-usd", float, budget.USD, "Most dollars, for models and device."),
+    (
+        "--gpu-usd-per-hour",
+        float,
+        0.0,
+        "What an hour of the device costs; counts towards --max-usd.",
+    ),
+    (
+        "--usd-per-call",
+        float,
+        None,
+        "Price of one agent call, where no price list knows it.",
+    ),
+)
+
+
+def _caps(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, kind, default, text in CAPS:
+        option = click.option(
+            name, type=kind, default=default, show_default=bool(default), help=text
+        )
         command = option(command)
     return command
 
@@ -123,7 +112,7 @@ def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
     help="claude[:MODEL], optuna, command:CMD or patches:DIR; several form an ensemble."
     " Default: claude with a key, optuna without.",
 )
-@_budget
+@_caps
 @click.option(
     "--slots", default="auto", show_default=True, help="auto, a number, or devices: cuda:0,cuda:1."
 )

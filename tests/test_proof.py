@@ -26,7 +26,7 @@ from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.ledger.experiments import measurement
 from autoresearch_action.records import Measurement, Run, Trial, Verdict
-from autoresearch_action.research.history import History, Inheritance, changed
+from autoresearch_action.research.history import Inheritance, changed, inheritance
 from autoresearch_action.workspace.trees import Workspace
 
 SOURCE = "LR = 0.1\n#\n#\n#\nWIDTH = 4\n"
@@ -409,8 +409,8 @@ def test_the_stack_is_that_of_the_newest_run_that_proved_something(tmp_path: Pat
     def after(words: str, held: bool, count: int = 4, **facts: Any) -> tuple[set[str], int]:
         studies.make(tmp_path, count, words, every=3, held=held, **facts)
         put_aside(tmp_path)
-        past = History.of(tmp_path, now)
-        return {proposal.description for proposal in past.stack}, len(past.settled)
+        left = inheritance(tmp_path, now)
+        return {proposal.description for proposal in left.stack}, len(left.settled)
 
     assert after("first", False) == ({"first"}, 0)
     assert after("proved", True) == ({"proved"}, 0)

@@ -32,7 +32,7 @@ from autoresearch_action.records import Run
 from autoresearch_action.report.live import View
 from autoresearch_action.research.claim_record import next_level
 from autoresearch_action.research.context import Parts
-from autoresearch_action.research.history import History
+from autoresearch_action.research.history import inheritance
 from autoresearch_action.research.run import run
 from autoresearch_action.research.stack import stacked
 from autoresearch_action.trials.setup import run_setup
@@ -171,7 +171,6 @@ class _Session:
         now: Run,
     ) -> None:
         run_state, scrub = self.ledger.run_state, self.secrets.scrub
-        history = History.of(self.state, run_state.run or now)
         if not run_state.finished:
             parts = Parts(
                 brief=self.brief,
@@ -183,7 +182,7 @@ class _Session:
                 view=view,
                 seed=resume.dice(run_state),
                 interrupted=self.interrupted,
-                inherited=history.inheritance(self.options.fresh),
+                inherited=inheritance(self.state, run_state.run or now, self.options.fresh),
                 claims=self.options.claims,
                 level=next_level(self.state, self.brief.id),
             )
