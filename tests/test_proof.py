@@ -62,7 +62,8 @@ def test_dollars_of_device_and_calls_are_a_hard_cap_of_search_and_proof(
             home, quick.Agent(edits, usd=1.0), bowl, max_usd=usd, gpu_usd_per_hour=3600.0
         )
     except InputError as error:
-        assert "--max-usd" in str(error) and usd < 32
+        assert "--max-usd" in str(error)
+        assert usd < 32
         run_state = RunState.of(home / ".autoresearch" / "ledger.jsonl")
     assert run_state.usd + run_state.device_seconds <= usd
     assert usd < 40 or "dollars" in run_state.stop_reason
@@ -82,11 +83,10 @@ def test_device_time_of_trials_in_flight_at_a_kill_counts(tmp_path: Path) -> Non
         with pytest.raises(MemoryError):
             quick.go(home, quick.Agent(edits), bowl, dies, seconds=7.0)
     run_state = quick.go(home, quick.Agent(edits), bowl, seconds=7.0)
-    assert run_state.trials > 5 and run_state.trial_seconds == 7 * run_state.trials
-    assert (
-        run_state.cut_seconds == 3 * 7 * len(quick.Executor.slots)
-        and run_state.device_seconds == run_state.trial_seconds + run_state.cut_seconds
-    )
+    assert run_state.trials > 5
+    assert run_state.trial_seconds == 7 * run_state.trials
+    assert run_state.cut_seconds == 3 * 7 * len(quick.Executor.slots)
+    assert run_state.device_seconds == run_state.trial_seconds + run_state.cut_seconds
 
 
 def test_an_idea_that_was_thought_of_while_the_incumbent_moved_is_measured_on_the_new_one(
@@ -110,8 +110,10 @@ def test_an_idea_that_was_thought_of_while_the_incumbent_moved_is_measured_on_th
         home, Slow([("WIDTH = 4", "WIDTH = 8"), ("LR = 0.1", "LR = 0.3")]), bowl, seen
     )
     made, measured = (e for e in run_state.experiments.values() if e.description == "LR = 0.3")
-    assert run_state.carried == {made.number} and not made.runs
-    assert measured.parent == run_state.experiments[run_state.kept[0]].commit and measured.runs
+    assert run_state.carried == {made.number}
+    assert not made.runs
+    assert measured.parent == run_state.experiments[run_state.kept[0]].commit
+    assert measured.runs
 
 
 def test_an_idea_that_was_never_measured_is_no_experiment(tmp_path: Path) -> None:
@@ -121,20 +123,17 @@ def test_an_idea_that_was_never_measured_is_no_experiment(tmp_path: Path) -> Non
         ("LR = 0.1", f"LR = -{value}") for value in range(1, 9)
     ]
     run_state = quick.go(home, quick.Agent(edits), bowl, max_experiments=5)
-    assert (
-        run_state.unmeasured
-        and run_state.tried == 5
-        and "all 5 experiments" in run_state.stop_reason
-    )
+    assert run_state.unmeasured
+    assert run_state.tried == 5
+    assert "all 5 experiments" in run_state.stop_reason
     assert run_state.unmeasured == RunState.of(run_state.state / "ledger.jsonl").unmeasured
     measured = [
         e
         for number, e in run_state.experiments.items()
         if number and number not in run_state.carried and e.runs
     ]
-    assert len(measured) == 5 and not any(
-        run_state.experiments[number].runs for number in run_state.unmeasured
-    )
+    assert len(measured) == 5
+    assert not any(run_state.experiments[number].runs for number in run_state.unmeasured)
 
 
 def lucky(literals: dict[str, float], trial: Trial) -> float:
@@ -154,20 +153,18 @@ def test_a_proof_that_was_interrupted_goes_on_and_searches_no_further(tmp_path: 
         return "interrupted" if "plans" in run_state.facts else ""
 
     run_state = quick.go(home, quick.Agent(edits, patient=True), lucky, begun, max_experiments=2)
-    assert not run_state.finished and len(events(home, "stack")) == 1 and len(run_state.kept) == 1
+    assert not run_state.finished
+    assert len(events(home, "stack")) == 1
+    assert len(run_state.kept) == 1
     asked, agent = len(events(home, "ask")), quick.Agent([("X = 0.01", "X = -0.5")])
     run_state = quick.go(home, agent, lucky, max_experiments=9)
-    assert (
-        run_state.finished
-        and run_state.improved
-        and not agent.calls
-        and len(events(home, "ask")) == asked
-    )
-    assert (
-        len(events(home, "stack")) == 1
-        and run_state.confirmation
-        and run_state.confirmation.numbers == run_state.kept
-    )
+    assert run_state.finished
+    assert run_state.improved
+    assert not agent.calls
+    assert len(events(home, "ask")) == asked
+    assert len(events(home, "stack")) == 1
+    assert run_state.confirmation
+    assert run_state.confirmation.numbers == run_state.kept
 
 
 def test_kept_changes_that_do_not_apply_on_one_another_end_in_a_sentence(tmp_path: Path) -> None:
@@ -180,7 +177,8 @@ def test_kept_changes_that_do_not_apply_on_one_another_end_in_a_sentence(tmp_pat
     )
     ledger = Ledger(home / ".autoresearch")
     twice = run_state.experiments[run_state.kept[0]]
-    assert twice.proposal and twice.verdict
+    assert twice.proposal
+    assert twice.verdict
     other = twice.proposal.model_copy(
         update={"patch": twice.proposal.patch.replace("WIDTH = 6", "WIDTH = 7"), "parent": "f" * 40}
     )
@@ -191,11 +189,9 @@ def test_kept_changes_that_do_not_apply_on_one_another_end_in_a_sentence(tmp_pat
     )
     ledger.close()
     run_state = quick.go(home, quick.Agent([]), lambda literals, _: bowl(literals, TRIAL))
-    assert (
-        run_state.finished
-        and run_state.confirmation
-        and "do not apply" in run_state.confirmation.reason
-    )
+    assert run_state.finished
+    assert run_state.confirmation
+    assert "do not apply" in run_state.confirmation.reason
 
 
 def test_a_ledger_of_the_release_before_goes_on_and_is_reported(tmp_path: Path) -> None:
@@ -298,7 +294,8 @@ def test_an_attempt_is_counted_once_wherever_it_is_killed(
         quick.go(home, quick.Agent([("WIDTH = 4", "WIDTH = 7")]), bowl)
     monkeypatch.setattr(Ledger, "append", whole)
     run_state = quick.go(home, quick.Agent([]), bowl)
-    assert run_state.improved and "1 claim in 1 attempt " in run_state.facts["claims"]
+    assert run_state.improved
+    assert "1 claim in 1 attempt " in run_state.facts["claims"]
     assert (
         json.loads((home / ".autoresearch" / "claims.json").read_text())["claims"]["attempts"] == 1
     )
@@ -309,7 +306,8 @@ def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
     home = quick.repository(tmp_path / "home", "WIDTH = 4\nLR = 0.1\n")
     edits = [("WIDTH = 4", "WIDTH = 6"), ("WIDTH = 6", "WIDTH = 8")]
     run_state = quick.go(home, quick.Agent(edits, patient=True), bowl)
-    assert len(run_state.kept) == 2 and run_state.improved
+    assert len(run_state.kept) == 2
+    assert run_state.improved
     stack = tuple(
         proposal
         for number in run_state.kept
@@ -321,11 +319,9 @@ def test_an_earlier_run_s_stack_is_measured_as_a_whole(tmp_path: Path) -> None:
     put_aside(home / ".autoresearch")
     run_state = quick.go(home, quick.Agent([]), bowl, inherited=Inheritance(stack=stack))
     (whole,) = events(home, "proposal")
-    assert (
-        whole["parent"] == base
-        and whole["description"] == "Together: WIDTH = 6; WIDTH = 8"
-        and run_state.improved
-    )
+    assert whole["parent"] == base
+    assert whole["description"] == "Together: WIDTH = 6; WIDTH = 8"
+    assert run_state.improved
 
     put_aside(home / ".autoresearch")
     quick.go(
@@ -366,15 +362,12 @@ def test_what_was_rejected_while_the_machine_had_stepped_is_measured_again(tmp_p
         if e.verdict and "worse than the incumbent" in e.verdict.reason and not e.origin
     }
     again = [e for e in run_state.experiments.values() if e.origin in first]
-    assert (
-        again
-        and {e.origin for e in again} == {*first}
-        and len(again) == len(first)
-        and run_state.tried == len(edits)
-    )
-    assert {e.description for e in again} <= {
-        f"{name} = 2" for name in "ABC"
-    } and run_state.improved
+    assert again
+    assert {e.origin for e in again} == {*first}
+    assert len(again) == len(first)
+    assert run_state.tried == len(edits)
+    assert {e.description for e in again} <= {f"{name} = 2" for name in "ABC"}
+    assert run_state.improved
     assert {*run_state.kept} & (
         {e.number for e in again} | {e.number for e in run_state.experiments.values() if e.origin}
     )

@@ -66,48 +66,34 @@ class PairedConfirmation:
                     f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome})."
                 )
         pairs: list[tuple[Measurement, Measurement]] = []
-        wants: list[tuple[int, int, dict[str, Measurement | None]]] = []
+        needed: list[list[RunRequest]] = []
         failed, place, looks, why = 0, 0, list(self.looks), ""
         while True:
-            goal = looks[0]
-            while len(pairs) + len(wants) < goal and failed <= SPARE:
+            while len(pairs) + len(needed) < looks[0] and failed <= SPARE:
                 seed = derive(self.seed, "confirm", place)
-                found = {side: sides.get((seed, side)) for side in ("base", "head")}
+                base, head = (sides.get((seed, side)) for side in ("base", "head"))
                 place += 1
-                if any(run is not None and not _measured(run) for run in found.values()):
+                if broken := [run for run in (base, head) if run and not _measured(run)]:
                     failed += 1
-                    why = next(
-                        (
-                            r.reason or r.outcome
-                            for r in found.values()
-                            if r is not None and not _measured(r)
-                        ),
-                        why,
-                    )
-                elif found["base"] is not None and found["head"] is not None:
-                    pairs.append((found["base"], found["head"]))
+                    why = broken[0].reason or broken[0].outcome
+                elif base and head:
+                    pairs.append((base, head))
                 else:
-                    wants.append((place, seed, found))
+                    done = {run.trial.side for run in (base, head) if run}
+                    needed.append([one for one in self._pair(place, seed) if one.side not in done])
             if failed > SPARE:
                 what = f"{failed} pairs could not be measured, the base failed: {why}"
                 return self._lost(f"Nothing can be claimed: {what}")
-            if wants:
-                return NeedRuns(tuple(want for pair in wants for want in self._pair(*pair)))
+            if needed:
+                return NeedRuns(tuple(request for pair in needed for request in pair))
             answer = self._judge(pairs, looks)
             if answer is not None:
                 return answer
             looks.pop(0)
 
-    def _pair(
-        self, place: int, seed: int, found: dict[str, Measurement | None]
-    ) -> list[RunRequest]:
-        pair = [
-            RunRequest("base", seed, self.slice),
-            RunRequest("head", seed, self.slice),
-        ]
-        if derive(self.seed, "order", place) % 2:
-            pair.reverse()
-        return [want for want in pair if found[want.side] is None]
+    def _pair(self, place: int, seed: int) -> list[RunRequest]:
+        pair = [RunRequest("base", seed, self.slice), RunRequest("head", seed, self.slice)]
+        return pair[::-1] if derive(self.seed, "order", place) % 2 else pair
 
     def _judge(
         self, pairs: Sequence[tuple[Measurement, Measurement]], looks: Sequence[int]
