@@ -208,22 +208,28 @@ def decisions() -> dict[str, float]:
     told = {}
     for size in (SHORT, LONG):
         with tempfile.TemporaryDirectory() as place:
-            home = quick.repository(Path(place) / "home", "LR = 0.1\n")
-            program = (home / "program.md").read_text().replace("val_bpb", "seconds")
-            (home / "program.md").write_text(program)
-            tiny.commit(home)
-            quick.go(home, quick.Agent([("LR = 0.1", "LR = 0.2")]), slower, max_experiments=1)
-            ledger = home / ".autoresearch" / "ledger.jsonl"
-            prolong(ledger, size)
+            home = Path(place) / "home"
+            ledger = long_ledger(home, size)
             edits = [("LR = 0.1", f"LR = 0.3{number:02d}") for number in range(DECISIONS)]
             quick.go(home, quick.Agent(edits), slower, max_experiments=size + DECISIONS)
-            events = (
-                json.loads(line) for line in ledger.read_text().splitlines()[-9 * DECISIONS :]
-            )
-            at = [event["at"] for event in events if event["event"] == "verdict"][-DECISIONS:]
+            last = ledger.read_text().splitlines()[-9 * DECISIONS :]
+            events = [json.loads(line) for line in last]
+        at = [event["at"] for event in events if event["event"] == "verdict"][-DECISIONS:]
         gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
         told[f"decision {size}"] = 1000 * statistics.median(gaps)
     return told
+
+
+def long_ledger(home: Path, size: int) -> Path:
+    """A repository whose run, interrupted, has tried `size` experiments; its ledger."""
+    quick.repository(home, "LR = 0.1\n")
+    program = (home / "program.md").read_text().replace("val_bpb", "seconds")
+    (home / "program.md").write_text(program)
+    tiny.commit(home)
+    quick.go(home, quick.Agent([("LR = 0.1", "LR = 0.2")]), slower, max_experiments=1)
+    ledger = home / ".autoresearch" / "ledger.jsonl"
+    prolong(ledger, size)
+    return ledger
 
 
 def slower(literals: dict[str, float], trial: Trial) -> float:

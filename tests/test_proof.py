@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -23,11 +25,14 @@ from autoresearch_action.acceptance.noise import Noise, good
 from autoresearch_action.agents import Context, Draft
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
-from autoresearch_action.ledger import Ledger, RunState
+from autoresearch_action.ledger import CACHE, Experiments, Ledger, RunState
 from autoresearch_action.ledger.experiments import measurement
 from autoresearch_action.records import Measurement, Run, Trial, Verdict
 from autoresearch_action.research.history import Inheritance, changed, inheritance
 from autoresearch_action.workspace.trees import Workspace
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark"))
+import overhead
 
 SOURCE = "LR = 0.1\n#\n#\n#\nWIDTH = 4\n"
 
@@ -371,6 +376,27 @@ def test_what_was_rejected_while_the_machine_had_stepped_is_measured_again(tmp_p
     assert {*run_state.kept} & (
         {e.number for e in again} | {e.number for e in run_state.experiments.values() if e.origin}
     )
+
+
+def test_a_decision_reads_no_more_of_a_long_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More experiments than are kept in memory: what is read again is what agents are shown, once."""
+    size = CACHE + 500
+    ledger = overhead.long_ledger(tmp_path / "home", size)
+    lines, read = Experiments._lines, Counter[str]()
+
+    def counted(self: Experiments, offsets: list[int]) -> Any:
+        read["experiments"] += 1
+        return lines(self, offsets)
+
+    monkeypatch.setattr(Experiments, "_lines", counted)
+    edits = [("LR = 0.1", f"LR = 0.3{number}") for number in range(5)]
+    agent = quick.Agent(edits)
+    run_state = quick.go(tmp_path / "home", agent, overhead.slower, max_experiments=size + 5)
+    assert run_state.tried == size + 5
+    assert len(RunState.of(ledger).experiments) == size + 6
+    assert read["experiments"] < 400
 
 
 def test_the_baseline_sets_the_clock_and_has_none_to_keep(tmp_path: Path) -> None:
