@@ -76,8 +76,8 @@ def run_session(options: Options, directory: Path) -> RunState:
     dispatched = event.read(os.environ)
     brief = briefs.read(options.program, directory, options.brief or dispatched.brief)
     ledger = Ledger(options.state.resolve())
-    session = _Session(options, directory, brief, ledger, secrets, signals)
     try:
+        session = _Session(options, directory, brief, ledger, secrets, signals)
         with signals.caught():
             run_state = session.run(options.checkpoint or dispatched.checkpoint)
     except Interrupted as interruption:
@@ -90,34 +90,32 @@ def run_session(options: Options, directory: Path) -> RunState:
     return run_state
 
 
+@dataclass
 class _Session:
     """One start of a run on this machine."""
 
-    def __init__(
-        self,
-        options: Options,
-        directory: Path,
-        brief: Brief,
-        ledger: Ledger,
-        secrets: Secrets,
-        signals: Signals,
-    ) -> None:
-        self.options, self.directory, self.brief = options, directory, brief
-        self.ledger, self.secrets, self.signals = ledger, secrets, signals
-        self.state = options.state.resolve()
+    options: Options
+    directory: Path
+    brief: Brief
+    ledger: Ledger
+    secrets: Secrets
+    signals: Signals
 
-    def interrupted(self) -> str:
-        return self.signals() or self.budget.over()
-
-    def run(self, checkpoint: str | None) -> RunState:
-        options, brief = self.options, self.brief
-        self.budget = budget = Budget(
+    def __post_init__(self) -> None:
+        options, self.state = self.options, self.options.state.resolve()
+        self.budget = Budget(
             options.max_experiments,
             options.max_minutes,
             options.max_usd,
             options.gpu_usd_per_hour,
             time.monotonic,
         )
+
+    def interrupted(self) -> str:
+        return self.signals() or self.budget.over()
+
+    def run(self, checkpoint: str | None) -> RunState:
+        options, brief, budget = self.options, self.brief, self.budget
         machine = Machine(options.slots, brief, options.require_sandbox, options.executor)
         budget.slots = len(machine.slots)
         if brief.fixed_time:
