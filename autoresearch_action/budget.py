@@ -57,7 +57,7 @@ class Budget:
     def seconds_left(self) -> float:
         return self.started + self.max_minutes * 60 - self.clock()
 
-    def over(self) -> str:
+    def over_reason(self) -> str:
         """Why everything must stop now, "" while there is time: what is left is for the report."""
         return (
             ""

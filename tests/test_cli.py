@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from autoresearch_action import brief as briefs
-from autoresearch_action.cli import main
+from autoresearch_action.cli import CAPS, main
 from autoresearch_action.commands.init import init
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
 from autoresearch_action.trials import checkpoint
@@ -189,6 +189,12 @@ def test_help_and_version_load_nothing_heavy() -> None:
         done = CliRunner().invoke(main, ([name] if name else []) + ["--help"])
         assert done.exit_code == 0
         assert done.output
+
+
+def test_the_action_s_caps_are_the_command_line_s() -> None:
+    inputs = yaml.safe_load((HERE / "action.yml").read_text())["inputs"]
+    caps = {name.removeprefix("--"): default for name, _, default, _ in CAPS[:3]}
+    assert {name: float(inputs[name]["default"]) for name in caps} == caps
 
 
 def test_the_readme_s_workflows_are_sound(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class _Session:
         )
 
     def interrupted(self) -> str:
-        return self.signals() or self.budget.over()
+        return self.signals() or self.budget.over_reason()
 
     def run(self, checkpoint: str | None) -> RunState:
         options, brief, budget = self.options, self.brief, self.budget
