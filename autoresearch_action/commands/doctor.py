@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,8 +25,10 @@ from autoresearch_action.isolation import device
 from autoresearch_action.isolation.sandbox import Sandbox
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
-from autoresearch_action.trials import Executor
 from autoresearch_action.workspace.git import uncommitted
+
+if TYPE_CHECKING:
+    from autoresearch_action.trials.pool import LocalPool
 
 # Seconds that another run's hold on the device is waited for
 PATIENCE = 60.0
@@ -97,7 +99,7 @@ def _examine(directory: Path, program: Path, secrets: Secrets) -> Iterator[Findi
     yield _key(secrets, brief)
     yield from _token(secrets.values, os.environ)
     if isinstance(sandbox, Sandbox):
-        yield from _try_run(directory, brief, secrets)
+        yield from _try_run(directory, brief, sandbox, secrets)
 
 
 def _sandbox(brief: Brief) -> Sandbox | Finding:
@@ -163,29 +165,37 @@ def _token(secret: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[Fi
         yield Finding(name, text, 3 if advice else 0, advice)
 
 
-def _try_run(directory: Path, brief: Brief, secrets: Secrets) -> Iterator[Finding]:
+def _try_run(
+    directory: Path, brief: Brief, sandbox: Sandbox, secrets: Secrets
+) -> Iterator[Finding]:
     """The brief's commands, once; where that is quick, with another seed, and with literal seeds
     replaced as a run would.
     """
-    from autoresearch_action.commands.machine import Machine
+    from autoresearch_action.trials.pool import LocalPool
     from autoresearch_action.trials.setup import run_setup
     from autoresearch_action.workspace.trees import Workspace
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            state = Path(folder)
-            workspace = Workspace(directory, state, brief)
+            workspace = Workspace(directory, Path(folder), brief)
             workspace.setup_hash = run_setup(workspace, secrets, click.echo)
-            machine = Machine("1", brief)
-            with machine.locked(click.echo, patience=PATIENCE):
-                executor = machine.executor(brief, workspace, state, {}, secrets.scrub)
-                with closing(executor):
-                    runs, again = _tries(executor, workspace.base, brief), []
-                    if len(runs) == 2 and not brief.exact and blind(runs):
-                        again = _tries(executor, workspace.base, brief, reseed=True)
+            slots = device.find_slots("1", exclusive=brief.measures_time)
+            locks = device.Locks(slots, exclusive=brief.measures_time)
+            locks.acquire(click.echo, str, PATIENCE)
         except UserError as error:
             yield Finding("repository", str(error), error.exit_code)
             return
+        pool = LocalPool(brief, workspace, sandbox, slots, Path(folder), scrub=secrets.scrub)
+        try:
+            runs = _tries(pool, workspace.base, brief)
+            again = (
+                _tries(pool, workspace.base, brief, reseed=True)
+                if len(runs) == 2 and not brief.exact and blind(runs)
+                else []
+            )
+        finally:
+            pool.close()
+            locks.release()
     yield from _told(brief, runs)
     if again and (len(again) < 2 or blind(again)):
         yield Finding(
@@ -197,9 +207,7 @@ def _try_run(directory: Path, brief: Brief, secrets: Secrets) -> Iterator[Findin
         yield Finding("seeds", "literal seeds are replaced in the trial's copy")
 
 
-def _tries(
-    executor: Executor, commit: str, brief: Brief, reseed: bool = False
-) -> list[Measurement]:
+def _tries(pool: LocalPool, commit: str, brief: Brief, reseed: bool = False) -> list[Measurement]:
     """Runs with two seeds; one alone where it fails or is not quick."""
     budget = min(TRY_BUDGET, brief.time_budget)
     runs: list[Measurement] = []
@@ -212,7 +220,7 @@ def _tries(
             reseed=reseed,
             index=seed + 2 * reseed,
         )
-        runs.append(executor.submit(trial).result())
+        runs.append(pool.submit(trial).result())
         if runs[-1].outcome != "ok" or runs[-1].seconds > QUICK:
             break
     return runs

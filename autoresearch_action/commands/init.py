@@ -37,8 +37,7 @@ _LESS = re.compile(
 PROSE = """
 # What to try
 
-Say here, in plain English, what the agent should look for: what is slow or weak, \
-what has been tried, what must not
+Say here, in plain English, what the agent should look for: what is slow or weak, what has been tried, what must not
 change. One small change an experiment; when two do the same, the simpler one wins.
 """
 
@@ -138,8 +137,7 @@ def _suite(directory: Path, tests: list[str]) -> str:
     )
 
 
-_SCORER = '''"""Score a candidate: the geometric mean of the benchmarks' median seconds. \
-Frozen during a run."""
+_SCORER = '''"""Score a candidate: the geometric mean of the benchmarks' median seconds. Frozen during a run."""
 
 import json
 import math
@@ -150,8 +148,7 @@ import tempfile
 BENCHMARKS = TESTS
 
 with tempfile.NamedTemporaryFile(suffix=".json") as file:
-    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", \
-f"--benchmark-json={file.name}", *BENCHMARKS]
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", f"--benchmark-json={file.name}", *BENCHMARKS]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     medians = [bench["stats"]["median"] for bench in json.load(file)["benchmarks"]]
 print(f"METRIC median_seconds={math.exp(sum(map(math.log, medians)) / len(medians)):.9g}")
@@ -174,14 +171,13 @@ def _script(directory: Path) -> str:
                     metric=metric,
                     goal=goal,
                 )
-            better = "better measure it by a file that is not edited, as `evaluate`"
-            own = f"  # which prints its own score: {better}"
+            own = "  # which prints its own score: better measure it by a file that is not edited, as `evaluate`"
             return _front(
                 edit=f"[{file.name}]{own}", run=f"python {file.name}", metric=metric, goal=goal
             )
     raise InputError(
-        "No objective was found here (no train.py with prepare.py, no pytest-benchmark tests, no"
-        " script that prints `name: value`): write a program.md by hand; the README shows one."
+        "No objective was found here (no train.py with prepare.py, no pytest-benchmark tests, no script that prints `name: value`): write"
+        " a program.md by hand; the README shows one."
     )
 
 
@@ -212,13 +208,19 @@ def _uses_gpu(directory: Path) -> bool:
 def _workflow(folder: str, gpu: bool) -> str:
     """For the project in this folder of the repository; on a hosted runner where it uses no GPU."""
     given = {} if folder == "." else {"working-directory": json.dumps(folder)}
-    if not gpu:
-        else_ = """no GPU seems needed; without this line: ["self-hosted", "gpu"]"""
-        given["runs-on"] = f"""'["ubuntu-latest"]' # {else_}"""
-    keys = "".join(f"\n      {key}: {value}" for key, value in given.items())
-    where = f"\n    with:{keys}" if given else ""
-    return f"""# Experiments every night, or at the press of a button; \
-what is proven becomes a pull request.
+    given |= (
+        {}
+        if gpu
+        else {
+            "runs-on": """'["ubuntu-latest"]' # no GPU seems needed; without this line: ["self-hosted", "gpu"]"""
+        }
+    )
+    where = (
+        "\n    with:" + "".join(f"\n      {key}: {value}" for key, value in given.items())
+        if given
+        else ""
+    )
+    return f"""# Experiments every night, or at the press of a button; what is proven becomes a pull request.
 name: autoresearch
 on:
   schedule:
