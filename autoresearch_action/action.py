@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from autoresearch_action import brief as briefs
-from autoresearch_action import text
+from autoresearch_action import budget, text
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError, UserError
 from autoresearch_action.github import event, outputs
@@ -86,9 +86,7 @@ class Inputs:
 
 
 def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -> Path:
-    """Where the ledger lives: as given, else outside the workspace, by repository, brief and
-    shard.
-    """
+    """Where the ledger is: as given, else outside the workspace, by repository, brief, shard."""
     given, shard = inputs.text("state-directory"), inputs.text("shard")
     if shard and not shard.isdecimal():
         raise InputError(f"shard: {shard[:60]!r} is not a number.")
@@ -115,10 +113,8 @@ def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | Non
     """
     directory = Path(environ.get("GITHUB_WORKSPACE", ".")) / inputs.text("working-directory", ".")
     if not directory.is_dir():
-        raise InputError(
-            f"working-directory: {inputs.text('working-directory')} is not there; was the"
-            " repository checked out?"
-        )
+        given = f"working-directory: {inputs.text('working-directory')}"
+        raise InputError(f"{given} is not there; was the repository checked out?")
     os.chdir(directory)
     prose = inputs.text("brief") or event.read(environ).brief
     brief = briefs.read(Path(inputs.text("program", "program.md")), Path.cwd(), prose)
@@ -160,9 +156,9 @@ def research(environ: Mapping[str, str]) -> None:
         program=brief.path,
         brief=prose,
         agents=tuple(agents),
-        max_experiments=inputs.whole("max-experiments", 100),
-        max_minutes=inputs.number("max-minutes", 330),
-        max_usd=inputs.number("max-usd", 10),
+        max_experiments=inputs.whole("max-experiments", budget.EXPERIMENTS),
+        max_minutes=inputs.number("max-minutes", budget.MINUTES),
+        max_usd=inputs.number("max-usd", budget.USD),
         gpu_usd_per_hour=inputs.number("gpu-usd-per-hour", 0),
         usd_per_call=inputs.number("usd-per-call", 0) if inputs.text("usd-per-call") else None,
         slots="auto",
@@ -192,10 +188,8 @@ def _merged(inputs: Inputs, brief: Brief, state: Path) -> list[str]:
         target,
         lambda text: outputs.annotate("warning", text),
     )
-    print(
-        f"{count} kept change{'s' * (count != 1)} of"
-        f" {len(list(folder.glob('*/ledger.jsonl')))} shards to measure again."
-    )
+    kept, shards = f"{count} kept change{'s' * (count != 1)}", [*folder.glob("*/ledger.jsonl")]
+    print(f"{kept} of {len(shards)} shards to measure again.")
     return [f"patches:{target}"] if count else []
 
 

@@ -30,7 +30,7 @@ from pydantic import (
 
 from autoresearch_action import metric_names
 from autoresearch_action.errors import InputError
-from autoresearch_action.records import Record
+from autoresearch_action.records import Record, sign_of
 from autoresearch_action.secret_names import is_secret
 from autoresearch_action.syntax import parsed
 
@@ -237,7 +237,7 @@ class Brief(Record):
     @property
     def sign(self) -> int:
         """improvement = sign × (head − base)."""
-        return 1 if self.goal == "maximize" else -1
+        return sign_of(self.goal)
 
     @property
     def fixed_time(self) -> bool:

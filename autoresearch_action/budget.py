@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from autoresearch_action.errors import InputError
 
+# Caps of a run where none are given: experiments, minutes, US dollars
+EXPERIMENTS, MINUTES, USD = 100, 330.0, 10.0
 # Report, outputs and summary at the end
 PUBLISH_SECONDS = 20.0
 # Of these the part that even an interrupted run needs
@@ -41,9 +43,8 @@ class Budget:
         if self.max_experiments < 1:
             raise InputError(f"--max-experiments {self.max_experiments}: at least 1 is needed.")
         if not 0 < self.max_minutes <= LONGEST:
-            raise InputError(
-                f"--max-minutes {self.max_minutes:g}: give a number of minutes above 0, at most {LONGEST:,}."
-            )
+            given = f"--max-minutes {self.max_minutes:g}"
+            raise InputError(f"{given}: give a number of minutes above 0, at most {LONGEST:,}.")
         if not math.isfinite(self.max_usd) or self.max_usd < 0:
             raise InputError(f"--max-usd {self.max_usd}: give a number of dollars, 0 or more.")
         if not math.isfinite(self.gpu_usd_per_hour) or self.gpu_usd_per_hour < 0:
@@ -56,7 +57,7 @@ class Budget:
     def seconds_left(self) -> float:
         return self.started + self.max_minutes * 60 - self.clock()
 
-    def over(self) -> str:
+    def over_reason(self) -> str:
         """Why everything must stop now, "" while there is time: what is left is for the report."""
         return (
             ""
@@ -93,19 +94,21 @@ class Budget:
         """
         self.trial_seconds = self.trial_seconds or time_budget + START_UP
         need = self.rounds(runs) * self.trial_seconds + PUBLISH_SECONDS
+        least = "calibration, one candidate and its confirmation are"
         if need > self.max_minutes * 60:
             raise InputError(
-                f"--max-minutes {self.max_minutes:g} is too small: calibration, one candidate and its confirmation are"
-                f" {runs} trials of {self.trial_seconds:.0f} s on {self.slots} slot{'s' * (self.slots > 1)},"
+                f"--max-minutes {self.max_minutes:g} is too small: {least} {runs} trials of"
+                f" {self.trial_seconds:.0f} s on {self.slots} slot{'s' * (self.slots > 1)},"
                 f" which needs --max-minutes {math.ceil(need / 6) / 10:g}."
             )
         if self.trials_left(0.0) < runs:
+            cost = self.device_usd(runs * self.trial_seconds)
             raise InputError(
-                f"--max-usd {self.max_usd:g} is too small: calibration, one candidate and its confirmation are {runs} trials of"
-                f" {self.trial_seconds:.3g} s, which cost {self.device_usd(runs * self.trial_seconds):.2f} dollars of the device."
+                f"--max-usd {self.max_usd:g} is too small: {least} {runs} trials of"
+                f" {self.trial_seconds:.3g} s, which cost {cost:.2f} dollars of the device."
             )
 
-    def why_not(
+    def spent_reason(
         self, experiments: int, spent: float, trials: int, confirm_runs: int, worst_usd: float = 0.0
     ) -> str:
         """Why no further experiment may start, in a few words; "" when one may.

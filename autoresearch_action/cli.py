@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from autoresearch_action import __version__
+from autoresearch_action import __version__, budget
 from autoresearch_action.errors import UserError
 
 STATE = click.option(
@@ -38,7 +38,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            from autoresearch_action.commands.run import at_once
+            from autoresearch_action.commands.signals import at_once
 
             # Nobody reads it any more
             with suppress(OSError, ValueError):
@@ -67,42 +67,31 @@ def main() -> None:
     """
 
 
-def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--max-experiments",
-            type=int,
-            default=100,
-            show_default=True,
-            help="Most experiments that are measured.",
-        ),
-        click.option(
-            "--max-minutes",
-            type=float,
-            default=330.0,
-            show_default=True,
-            help="Most minutes, confirmation and report included.",
-        ),
-        click.option(
-            "--max-usd",
-            type=float,
-            default=10.0,
-            show_default=True,
-            help="Most dollars, for models and device.",
-        ),
-        click.option(
-            "--gpu-usd-per-hour",
-            type=float,
-            default=0.0,
-            help="What an hour of the device costs; counts towards --max-usd.",
-        ),
-        click.option(
-            "--usd-per-call",
-            type=float,
-            default=None,
-            help="Price of one agent call, where no price list knows it.",
-        ),
-    ):
+# Name, type, default, what it is
+CAPS = (
+    ("--max-experiments", int, budget.EXPERIMENTS, "Most experiments that are measured."),
+    ("--max-minutes", float, budget.MINUTES, "Most minutes, confirmation and report included."),
+    ("--max-usd", float, budget.USD, "Most dollars, for models and device."),
+    (
+        "--gpu-usd-per-hour",
+        float,
+        0.0,
+        "What an hour of the device costs; counts towards --max-usd.",
+    ),
+    (
+        "--usd-per-call",
+        float,
+        None,
+        "Price of one agent call, where no price list knows it.",
+    ),
+)
+
+
+def _caps(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, kind, default, text in CAPS:
+        option = click.option(
+            name, type=kind, default=default, show_default=bool(default), help=text
+        )
         command = option(command)
     return command
 
@@ -116,10 +105,14 @@ def _budget(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Replaces the prose of the brief, never its front matter.",
 )
 @click.option(
-    "--agent", "agents", multiple=True, metavar="SPEC",
-    help="claude[:MODEL], optuna, command:CMD or patches:DIR; several form an ensemble. Default: claude with a key, optuna without.",
-)  # fmt: skip
-@_budget
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="SPEC",
+    help="claude[:MODEL], optuna, command:CMD or patches:DIR; several form an ensemble."
+    " Default: claude with a key, optuna without.",
+)
+@_caps
 @click.option(
     "--slots", default="auto", show_default=True, help="auto, a number, or devices: cuda:0,cuda:1."
 )
@@ -145,7 +138,7 @@ def run(**options: Any) -> None:
 @STATE
 def report(state: Path) -> None:
     """Rewrite results.tsv, progress.png, report.html and PULL_REQUEST.md from the ledger."""
-    from autoresearch_action.commands.run import rewrite_report
+    from autoresearch_action.commands.report import rewrite_report
 
     rewrite_report(state)
     click.echo(f"Wrote results.tsv, progress.png, report.html and PULL_REQUEST.md in {state}.")
@@ -156,7 +149,7 @@ def report(state: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done; make no write request.")
 def publish(state: Path, dry_run: bool) -> None:
     """Open or update the pull request of a run that proved something."""
-    from autoresearch_action.commands.run import publish_session
+    from autoresearch_action.commands.publish import publish_session
 
     publish_session(state, dry_run)
 
@@ -174,14 +167,14 @@ def publish(state: Path, dry_run: bool) -> None:
 @click.option(
     "--max-minutes",
     type=float,
-    default=330.0,
+    default=budget.MINUTES,
     show_default=True,
     help="The night that the forecast is for.",
 )
 @STATE
 def measure(program: Path, pairs: int, max_minutes: float, state: Path) -> None:
     """Measure the noise of this brief, and say how many runs a gain of 0.1, 0.5, 1 or 5 % needs."""
-    from autoresearch_action.commands.run import measure_noise
+    from autoresearch_action.commands.measure import measure_noise
 
     click.echo(measure_noise(program, Path.cwd(), state, pairs, max_minutes))
 
@@ -203,9 +196,8 @@ def init() -> None:
     written = write(Path.cwd())
     for path in written:
         click.echo(f"Wrote {path}.")
-    click.echo(
-        f"Read and commit: git add {' '.join(map(str, written))} && git commit; then `autoresearch doctor`."
-    )
+    add = f"git add {' '.join(map(str, written))}"
+    click.echo(f"Read and commit: {add} && git commit; then `autoresearch doctor`.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""The nouns that travel: Proposal, Measurement, Verdict, Confirmation, Experiment, and what asks
-for them.
+"""The nouns that travel: Proposal, Trial, Measurement, Verdict, Confirmation, Experiment, Run.
 
 Plain frozen data, safe to write to the ledger and to send to another machine. No behaviour beyond
 small derived facts; nothing here reads a clock, a file or a process. What names something (ids,
@@ -16,6 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Split = Literal["val", "holdout"]
 Side = Literal["base", "head"]
+Stage = Literal["search", "prune", "confirm", "transfer"]
+Goal = Literal["minimize", "maximize"]
 Outcome = Literal["ok", "crash", "discard", "stopped", "lost"]
 Status = Literal["keep", "discard", "crash"]
 # Among a proposal's details: the run whose whole stack it is
@@ -47,18 +48,19 @@ ObjectName = Annotated[str, Field(pattern=r"^[\w.-]{0,64}$")]
 Hexadecimal = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 
 
+def sign_of(goal: Goal) -> int:
+    """improvement = sign × (head − base)."""
+    return 1 if goal == "maximize" else -1
+
+
 class Record(BaseModel):
-    """Frozen, closed (an unknown key is an error), NaN and infinities allowed and kept in JSON as
-    strings.
-    """
+    """Frozen and closed (an unknown key is an error). NaN and infinities are strings in JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Usage(Record):
-    """What a proposal cost: tokens as the model's reply reports them, dollars from the price
-    list.
-    """
+    """What a proposal cost: tokens as the reply reports them, dollars from the price list."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -68,9 +70,8 @@ class Usage(Record):
     usd: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            **{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields}
-        )
+        names = Usage.model_fields
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 class Proposal(Record):
@@ -108,19 +109,23 @@ class StopRule(Record):
 
 
 class Trial(Record):
-    """A request: measure one commit once. Everything that the machine doing it has to know beside
-    the brief.
+    """A request: measure one commit once. All that the machine needs to know beside the brief.
+
+    Whose run it is, is said once: by `number` and `stage`, for a reference run by `beside`, for a
+    claim by `attempt`. `side`, `split`, `scale` and `purpose` follow from these.
     """
 
-    # Of the experiment; 0 is the baseline
+    # Of the experiment that is measured; 0 is the baseline
     number: int
     commit: ObjectName
     seed: int
-    split: Split = "val"
-    # Hold-out slice; meaningful for split == "holdout"
+    stage: Stage = "search"
+    # Prune, confirm and transfer: git tree of the head that is tried
+    attempt: str = ""
+    # Search: the experiment that this run of its incumbent was asked for
+    beside: int = 0
+    # Hold-out slice of a confirmation
     slice: int = 0
-    side: Side = "head"
-    scale: Literal["search", "transfer"] = "search"
     # Seconds; None: the brief's
     time_budget: float | None = None
     # Hard wall-clock seconds by phase; missing: the default
@@ -130,13 +135,32 @@ class Trial(Record):
     # Literal seeds in the trial's copy are replaced
     reseed: bool = False
     stop: StopRule | None = None
-    purpose: Literal["baseline", "screen", "reference", "prune", "confirm", "transfer"] = "screen"
     # Counts trials over the whole run: names logs and scratch
     index: int = 0
-    # The experiment whose screen asked for it (a reference run of the incumbent has another number)
-    asked_by: int = 0
-    # Confirm and transfer: which attempt this run belongs to
-    group: str = ""
+
+    @property
+    def asked_by(self) -> int:
+        """The experiment whose screen asked for it; 0: the baseline's."""
+        return self.beside or self.number
+
+    @property
+    def side(self) -> Side:
+        return "base" if self.beside or not self.number else "head"
+
+    @property
+    def split(self) -> Split:
+        return "holdout" if self.stage in ("confirm", "transfer") else "val"
+
+    @property
+    def scale(self) -> Literal["search", "transfer"]:
+        return "transfer" if self.stage == "transfer" else "search"
+
+    @property
+    def purpose(self) -> str:
+        """In a word, for people and file names."""
+        if self.stage != "search":
+            return self.stage
+        return "reference" if self.beside else "screen" if self.number else "baseline"
 
 
 class Measurement(Record):
@@ -212,9 +236,7 @@ class Verdict(Record):
 
 
 class Confirmation(Record):
-    """The outcome of re-measuring base and head on fresh seeds and held-out data. Improvement > 0
-    is better.
-    """
+    """The outcome of measuring base and head on fresh seeds and held-out data."""
 
     held: bool
     # Mean of the base runs
@@ -266,9 +288,7 @@ class Experiment(Record):
 
 
 class Run(Record):
-    """What is true of a whole run: written once at its start, read by the report and by
-    `publish`.
-    """
+    """What is true of a whole run: written at its start, read by the report and by `publish`."""
 
     id: Slug
     started: float
@@ -284,7 +304,7 @@ class Run(Record):
     brief_hash: Hexadecimal = ""
     prose: str = ""
     metric: MetricName = "val_bpb"
-    goal: Literal["minimize", "maximize"] = "minimize"
+    goal: Goal = "minimize"
     # Front matter that differs from the defaults
     contract: dict[str, Any] = Field(default_factory=dict)
     agents: list[str] = Field(default_factory=list)
@@ -297,7 +317,10 @@ class Run(Record):
     environment: dict[str, str] = Field(default_factory=dict)
     # Uri, sha256
     checkpoint: dict[str, str] = Field(default_factory=dict)
-    seeds: Literal["seeded", "reseeded", "blind", "exact"] = "seeded"
     visibility: Literal["full", "hash"] = "full"
     # Frozen code reads AUTORESEARCH_SPLIT: the confirmation was scored on data of its own
     holdout: bool = False
+
+    @property
+    def sign(self) -> int:
+        return sign_of(self.goal)

@@ -1,5 +1,5 @@
-"""The harness's own cost: time per experiment on a trial that does nothing, start-up, and peak
-memory.
+"""The harness's own cost: time per experiment on a trial that does nothing, start-up, peak memory,
+and a decision's cost on a short and on a very long ledger.
 
     python benchmark/overhead.py [--experiments 60]
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
@@ -26,17 +27,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import quick  # noqa: E402
+import tiny  # noqa: E402
 from model_server import ModelServer, reply  # noqa: E402
 
 from autoresearch_action.isolation import Job  # noqa: E402
 from autoresearch_action.isolation.log import Log  # noqa: E402
 from autoresearch_action.isolation.process import Limits  # noqa: E402
 from autoresearch_action.isolation.sandbox import choose, start  # noqa: E402
+from autoresearch_action.records import Trial  # noqa: E402
 
 # Per experiment (median), to the first trial, peak of the harness
 MOST_MS, MOST_START, MOST_MB = 60, 1, 120
 # Over a bare subprocess (median)
 MOST_SANDBOX_MS, STARTS = 30, 30
+# Experiments that a ledger holds already when the decisions on the next ones are timed
+SHORT, LONG, DECISIONS = 100, 100_000, 24
 PEAK = """import atexit, resource, sys
 atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))
 from autoresearch_action.cli import main
@@ -117,6 +123,8 @@ def measure(experiments: int) -> dict[str, float]:
         "memory": (after.ru_maxrss if after.ru_maxrss > before.ru_maxrss else float("nan")) / 1024,
         **sandboxed(),
         **starts(),
+        # Last: a child's peak is at least that of the process it was started by
+        **decisions(),
     }
 
 
@@ -194,6 +202,61 @@ def sandboxed() -> dict[str, float]:
     return told | {"own": told["sandboxed"] - told["bare"], "load": os.getloadavg()[0]}
 
 
+def decisions() -> dict[str, float]:
+    """Median milliseconds from one verdict to the next, proposal and git included, on trials that
+    take no time, by the number of experiments that the ledger holds. Time is the metric, so that
+    the rule looks back on what others measured.
+    """
+    told = {}
+    for size in (SHORT, LONG):
+        with tempfile.TemporaryDirectory() as place:
+            home = Path(place) / "home"
+            ledger = long_ledger(home, size)
+            edits = [("LR = 0.1", f"LR = 0.3{number:02d}") for number in range(DECISIONS)]
+            quick.go(home, quick.Agent(edits), slower, max_experiments=size + DECISIONS)
+            last = ledger.read_text().splitlines()[-9 * DECISIONS :]
+            events = [json.loads(line) for line in last]
+        at = [event["at"] for event in events if event["event"] == "verdict"][-DECISIONS:]
+        gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+        told[f"decision {size}"] = 1000 * statistics.median(gaps)
+    return told
+
+
+def long_ledger(home: Path, size: int) -> Path:
+    """A repository whose run, interrupted, has tried `size` experiments; its ledger."""
+    quick.repository(home, "LR = 0.1\n")
+    program = (home / "program.md").read_text().replace("val_bpb", "seconds")
+    (home / "program.md").write_text(program)
+    tiny.commit(home)
+    quick.go(home, quick.Agent([("LR = 0.1", "LR = 0.2")]), slower, max_experiments=1)
+    ledger = home / ".autoresearch" / "ledger.jsonl"
+    prolong(ledger, size)
+    return ledger
+
+
+def slower(literals: dict[str, float], trial: Trial) -> float:
+    return 100 + 10 * (literals["LR"] != 0.1) + random.Random(trial.seed).gauss(0, 0.1)
+
+
+def prolong(ledger: Path, size: int) -> None:
+    """The ledger of one experiment as that of `size`: its lines again and again, renumbered."""
+    lines = ledger.read_text().splitlines()
+    events = [(json.loads(line), line) for line in lines]
+    (made,) = (event for event, _ in events if event["event"] == "proposal")
+    mine = [line for event, line in events if event.get("number") == 1]
+    first = ("run", "session", "trial", "fact", "verdict")
+    with ledger.open("w") as file:
+        for event, line in events:
+            if event["event"] in first and event.get("number", 0) == 0:
+                file.write(f"{line}\n")
+        for number in range(1, size + 1):
+            commit = f"{number:040x}"
+            for line in mine:
+                line = line.replace('"number":1,', f'"number":{number},')
+                line = line.replace(made["commit"], commit).replace(made["tree"], commit[::-1])
+                file.write(f"{line}\n")
+
+
 def report(told: dict[str, float]) -> list[str]:
     return [
         f"experiments                        {told['experiments']:.0f}",
@@ -206,6 +269,10 @@ def report(told: dict[str, float]) -> list[str]:
         *(
             f"with {agent:8} start {told[f'{agent} start']:.2f} s, peak {told[f'{agent} memory']:.0f} MB  (aim: at most {most})"
             for agent, most in (("optuna", "1 s, 120 MB"), ("claude", "2 s, 180 MB"))
+        ),
+        *(
+            f"a decision after {size:7,} experiments {told[f'decision {size}']:.1f} ms"
+            for size in (SHORT, LONG)
         ),
         f"/bin/sh, bare                      {told['bare']:.1f} ms  (median of {STARTS})",
         f"/bin/sh, in the sandbox            {told['sandboxed']:.1f} ms",

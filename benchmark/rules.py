@@ -24,9 +24,10 @@ from scipy.special import ndtr, ndtri
 
 from autoresearch_action.acceptance import NeedRuns, RunRequest
 from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
-from autoresearch_action.acceptance.confirm import FIRST_SHARE, PairedConfirmation
+from autoresearch_action.acceptance.confirm import PairedConfirmation
 from autoresearch_action.acceptance.keep import SequentialScreen
 from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, calibrate, derive
+from autoresearch_action.acceptance.sign_flip import FIRST_SHARE
 from autoresearch_action.brief import Brief
 
 KINDS = (

@@ -24,14 +24,16 @@ from typing import Any
 from small import prepared, turned
 
 from autoresearch_action import brief as briefs
-from autoresearch_action.acceptance.noise import Noise
+from autoresearch_action.acceptance.noise import Noise, good
 from autoresearch_action.agents import Context, Draft, Exhausted
 from autoresearch_action.budget import Budget
 from autoresearch_action.isolation.device import Slot
 from autoresearch_action.isolation.sandbox import choose
 from autoresearch_action.ledger import Ledger, read
 from autoresearch_action.records import Usage
-from autoresearch_action.research.search import Loop, Parts
+from autoresearch_action.research.context import Parts, ResearchContext
+from autoresearch_action.research.history import Inheritance
+from autoresearch_action.research.search import search as research
 from autoresearch_action.trials.pool import LocalPool
 from autoresearch_action.workspace.trees import Workspace
 
@@ -274,7 +276,7 @@ class Task:
     ) -> Told:
         told = Told("ours, losers stopped" if stops else "ours", share)
         cpu = own_cpu()
-        loop = search(
+        context = search(
             self.place,
             state,
             Scripted(edits, share, trial, None if stops else False),
@@ -303,9 +305,9 @@ class Task:
         if stops:
             told.notes.append(f"{stopped} of {len(tried)} first looks were stopped early")
         told.looks, told.decisions = len(tried), len(tried)
-        values = [run.value for run in loop.incumbent.runs if run.value is not None]
+        values = good(context.runs(run_state.incumbent))
         told.best = statistics.fmean(values)
-        told.head = loop.parts.workspace._git("show", f"{loop.incumbent.commit}:train.py")
+        told.head = context.workspace._git("show", f"{context.incumbent_commit}:train.py")
         intervals = [(run.started, run.started + run.seconds) for run in runs]
         searching = [
             pair
@@ -343,7 +345,7 @@ def count(
 
 def search(
     directory: Path, state: Path, agent: Any, slots: Sequence[Slot], known: Noise | None = None
-) -> Loop:
+) -> ResearchContext:
     """The product's own search, from the baseline to the agent's end; no proof."""
     brief = briefs.read(Path("program.md"), directory)
     ledger = Ledger(state)
@@ -351,14 +353,16 @@ def search(
     pool = LocalPool(brief, workspace, choose(), slots, state)
     budget = Budget(100_000, 240, 0, clock=time.monotonic)
     budget.slots = len(slots)
-    loop = Loop(Parts(brief, workspace, agent, pool, ledger, budget, Silent(), 1, str, noise=known))
+    inherited = Inheritance(noise=known)
+    context = ResearchContext(
+        Parts(brief, workspace, agent, pool, ledger, budget, Silent(), 1, str, inherited)
+    )
     try:
-        loop.search()
+        research(context)
     finally:
-        loop.desk.cancel()
         pool.close()
         ledger.close()
-    return loop
+    return context
 
 
 def slots(number: int) -> list[Slot]:

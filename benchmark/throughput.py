@@ -36,8 +36,8 @@ import overhead
 from sides import HEAD, Edit, Scripted, Task, Told, search, slots, words
 from small import base_source, machine, prepared, publish, table, turned
 
-from autoresearch_action.acceptance.confirm import interval
 from autoresearch_action.acceptance.noise import Noise
+from autoresearch_action.acceptance.sign_flip import interval
 from autoresearch_action.agents import Context, Draft, Exhausted
 from autoresearch_action.ledger import read
 
@@ -163,9 +163,7 @@ def long_ledger(state: Path, template: Path, entries: int) -> tuple[float, float
                 re.sub(r'"ask":\d+', f'"ask":{n}', spent),
                 *mine,
             ):
-                line = line.replace(f'"number":{number}', f'"number":{n}').replace(
-                    f'"asked_by":{number}', f'"asked_by":{n}'
-                )
+                line = line.replace(f'"number":{number}', f'"number":{n}')
                 file.write(line.replace(commit, new).replace(tree, new[::-1]) + "\n")
     program = (
         "import resource, sys, time; from pathlib import Path; from autoresearch_action import ledger\n"

@@ -25,6 +25,8 @@ from typing import Any
 
 from small import machine, publish, table
 
+from autoresearch_action.ledger.experiments import measurement
+
 PHASES = (
     "checkout",
     "check",
@@ -70,7 +72,7 @@ def read(ledger: Path) -> Iterator[Stretch]:
                     event["slot"],
                     event["started"],
                     event["seconds"],
-                    event["trial"]["purpose"],
+                    measurement(event).trial.purpose,
                     event["outcome"],
                 )
                 yield Stretch(*facts, parts(event))

@@ -29,7 +29,7 @@ from statistics import fmean, median, stdev
 
 from small import HERE, ROOT, machine, prepared, publish, table
 
-from autoresearch_action.acceptance.confirm import interval
+from autoresearch_action.acceptance.sign_flip import interval
 from autoresearch_action.workspace.rewrite import reseed
 
 # Steps at the beginning that autoresearch's clock leaves out; ours compiles on a pass that trains

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import tiny
 
@@ -16,7 +17,9 @@ from autoresearch_action.agents import AgentFailure, Context, Draft, Exhausted
 from autoresearch_action.budget import Budget
 from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.records import Experiment, Measurement, Trial, Usage
-from autoresearch_action.research.search import Parts, run
+from autoresearch_action.research.context import Parts
+from autoresearch_action.research.history import Inheritance
+from autoresearch_action.research.run import run
 from autoresearch_action.workspace.trees import Workspace
 
 Formula = Callable[[dict[str, float], Trial], float]
@@ -123,7 +126,8 @@ def go(
     max_experiments: int = 10,
     max_usd: float = 10.0,
     gpu_usd_per_hour: float = 0.0,
-    **parts: object,
+    inherited: Inheritance | None = None,
+    **parts: Any,
 ) -> RunState:
     """Begin or go on with the run in HOME/.autoresearch."""
     state = home / ".autoresearch"
@@ -143,8 +147,9 @@ def go(
                 View(),
                 1,
                 lambda: interrupted(ledger.run_state),
+                inherited or Inheritance(),
                 **parts,
-            )  # type: ignore[arg-type]
+            )
         )
     finally:
         ledger.close()

@@ -281,8 +281,8 @@ def test_the_prompt_is_bounded_and_holds_no_held_out_value(context: Context) -> 
         number=0,
         runs=[
             measured(0, 1.5),
-            measured(0, 6.54321, split="holdout"),
-            measured(0, 9.87654, purpose="confirm"),
+            measured(0, 6.54321, stage="confirm"),
+            measured(0, 9.87654, stage="transfer"),
         ],
     )
     long = [
@@ -292,7 +292,7 @@ def test_the_prompt_is_bounded_and_holds_no_held_out_value(context: Context) -> 
             "keep" if n % 50 == 0 else "discard",
             gain=0.001 * n,
             description=f"idea-{n} " + "x" * 300,
-        ).model_copy(update={"runs": [measured(n, 7.65432, split="holdout")]})
+        ).model_copy(update={"runs": [measured(n, 7.65432, stage="confirm")]})
         for n in range(1, 1500)
     ]
     pending = [tried(2000 + n, "claude", description=f"under-way-{n}") for n in range(50)]

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from autoresearch_action import brief as briefs
-from autoresearch_action.cli import main
+from autoresearch_action.cli import CAPS, main
 from autoresearch_action.commands.init import init
 from autoresearch_action.errors import EnvironmentFault, InputError, Interrupted
 from autoresearch_action.trials import checkpoint
@@ -96,7 +96,8 @@ def test_init_writes_what_doctor_accepts(tmp_path: Path, kind: str) -> None:
             "work.py" if "modules" in kind else "main.py"
         ]
         said = autoresearch(home, "doctor")
-        assert "run: tokens_per_second" in said and "Nothing stands in the way" in said
+        assert "run: tokens_per_second" in said
+        assert "Nothing stands in the way" in said
 
 
 def test_init_in_a_folder_of_a_repository_puts_the_workflow_at_its_top(tmp_path: Path) -> None:
@@ -105,10 +106,8 @@ def test_init_in_a_folder_of_a_repository_puts_the_workflow_at_its_top(tmp_path:
     (home / "main.py").write_text(SCRIPT)
     tiny.git(tmp_path / "root", "init", "-q", "-b", "main")
     said = autoresearch(home, "init")
-    assert (
-        "Wrote program.md." in said
-        and "git add program.md ../../.github/workflows/autoresearch.yml && git commit" in said
-    )
+    assert "Wrote program.md." in said
+    assert "git add program.md ../../.github/workflows/autoresearch.yml && git commit" in said
     workflow = tmp_path / "root" / ".github" / "workflows" / "autoresearch.yml"
     assert yaml.safe_load(workflow.read_text())["jobs"]["autoresearch"]["with"] == {
         "working-directory": "services/a model",
@@ -119,28 +118,25 @@ def test_init_in_a_folder_of_a_repository_puts_the_workflow_at_its_top(tmp_path:
         check=True,
         cwd=tmp_path / "root",
     )
-    assert "already" in autoresearch(home, "init", code=2) and not (home / ".github").exists()
+    assert "already" in autoresearch(home, "init", code=2)
+    assert not (home / ".github").exists()
 
 
 def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
     home = tiny.repository(tmp_path / "home", program=PROGRAM)
     said = autoresearch(home, "doctor")
-    assert (
-        "ok   run" in said
-        and "sandbox" in said
-        and "Set ANTHROPIC_API_KEY" in said
-        and "Nothing stands in the way" in said
-    )
+    assert "ok   run" in said
+    assert "sandbox" in said
+    assert "Set ANTHROPIC_API_KEY" in said
+    assert "Nothing stands in the way" in said
     brief = (home / "program.md").read_text()
     (home / "program.md").write_text(
         brief.replace("metric:", "limits: {speed: 5}\ndata: [/nowhere/data]\nmetric:", 1)
     )
     tiny.commit(home)
     said = autoresearch(home, "doctor", code=2)
-    assert (
-        "FAIL limits: `limits` names speed" in said
-        and "note data: /nowhere/data is not there" in said
-    )
+    assert "FAIL limits: `limits` names speed" in said
+    assert "note data: /nowhere/data is not there" in said
     (home / "program.md").write_text(brief)
     (home / "train.py").write_text("raise SystemExit('no data here')\n")
     tiny.commit(home)
@@ -152,22 +148,19 @@ def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
     )
     (home / "train.py").write_text("RATE = 1.5\nopen('model.txt', 'w').write(str(RATE))\n")
     tiny.commit(home)
-    assert (
-        "AUTORESEARCH_SEED" in autoresearch(home, "doctor")
-        and not (home / ".autoresearch").exists()
-    )
+    assert "AUTORESEARCH_SEED" in autoresearch(home, "doctor")
+    assert not (home / ".autoresearch").exists()
     seeded = "RATE = 1.5\nimport random\nrandom.seed(7)\nopen('model.txt', 'w').write(str(random.random()))\n"
     (home / "train.py").write_text(seeded)
     tiny.commit(home)
     said = autoresearch(home, "doctor")
-    assert (
-        "ok   seeds: literal seeds are replaced in the trial's copy" in said
-        and "AUTORESEARCH_SEED" not in said
-    )
+    assert "ok   seeds: literal seeds are replaced in the trial's copy" in said
+    assert "AUTORESEARCH_SEED" not in said
     tiny.git(home, "rm", "-q", "--cached", "program.md")
     tiny.git(home, "commit", "-q", "-m", "Forget the brief")
     said = autoresearch(home, "doctor", code=2)
-    assert "FAIL commit: program.md is not committed" in said and "git add program.md" in said
+    assert "FAIL commit: program.md is not committed" in said
+    assert "git add program.md" in said
     (home / "program.md").write_text("---\nmetrik: x\n---\n")
     assert "did you mean `metric`" in autoresearch(home, "doctor", code=2)
 
@@ -271,9 +264,12 @@ def test_measure_says_what_a_gain_takes(tmp_path: Path) -> None:
     said = autoresearch(home, "measure", "--pairs", "6")
     assert said.count("run ") >= 12
     sigma = re.search(r"σ = ([\d.]+) over 12 runs", said)
-    assert sigma and 0.008 < float(sigma[1]) < 0.04
+    assert sigma
+    assert 0.008 < float(sigma[1]) < 0.04
     needed = [int(found) for found in re.findall(r"A gain of [\d.]+ % needs (\d+) runs", said)]
-    assert len(needed) == 4 and needed == sorted(needed, reverse=True) and needed[0] > needed[-1]
+    assert len(needed) == 4
+    assert needed == sorted(needed, reverse=True)
+    assert needed[0] > needed[-1]
     for minutes in ("nan", "-5", "inf"):
         assert f"--max-minutes {minutes}" in autoresearch(
             home, "measure", f"--max-minutes={minutes}", code=2
@@ -285,7 +281,14 @@ def test_help_and_version_load_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE)
     for name in [None, *main.commands]:
         done = CliRunner().invoke(main, ([name] if name else []) + ["--help"])
-        assert done.exit_code == 0 and done.output
+        assert done.exit_code == 0
+        assert done.output
+
+
+def test_the_action_s_caps_are_the_command_line_s() -> None:
+    inputs = yaml.safe_load((HERE / "action.yml").read_text())["inputs"]
+    caps = {name.removeprefix("--"): default for name, _, default, _ in CAPS[:3]}
+    assert {name: float(inputs[name]["default"]) for name in caps} == caps
 
 
 def test_the_pages_workflows_are_sound(tmp_path: Path) -> None:
@@ -322,11 +325,9 @@ def test_the_page_s_brief_is_one() -> None:
     text = re.search(r"```yaml\n(---\nedit:.*?)```", page, re.DOTALL)
     assert text
     brief = briefs.parse(text[1].encode(), Path("program.md"), HERE)
-    assert (
-        brief.metric == "val_bpb"
-        and brief.evaluate
-        and brief.limits["peak_vram_mb"].relative == pytest.approx(0.1)
-    )
+    assert brief.metric == "val_bpb"
+    assert brief.evaluate
+    assert brief.limits["peak_vram_mb"].relative == pytest.approx(0.1)
 
 
 def test_a_checkpoint_is_fetched_hashed_and_kept(tmp_path: Path) -> None:
@@ -336,10 +337,8 @@ def test_a_checkpoint_is_fetched_hashed_and_kept(tmp_path: Path) -> None:
     path, sha = checkpoint.fetch(
         f"file://{served}", tmp_path / "state", {"AWS_SECRET_ACCESS_KEY": "x"}
     )
-    assert (
-        path.read_bytes() == served.read_bytes()
-        and sha == hashlib.sha256(b"weights" * 1000).hexdigest()
-    )
+    assert path.read_bytes() == served.read_bytes()
+    assert sha == hashlib.sha256(b"weights" * 1000).hexdigest()
     served.write_bytes(b"changed")
     assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}, keep=True) == (path, sha)
     assert checkpoint.fetch(f"file://{served}", tmp_path / "state", {}) == (
@@ -363,7 +362,8 @@ def test_a_checkpoint_is_fetched_hashed_and_kept(tmp_path: Path) -> None:
             tmp_path / "other",
             {},
         )
-    assert "aaa" not in str(caught.value) and "pw@" not in str(caught.value)
+    assert "aaa" not in str(caught.value)
+    assert "pw@" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
         checkpoint.fetch(str(tmp_path / "missing"), tmp_path, {})
     with (

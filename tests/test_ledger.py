@@ -12,16 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_action import ledger as ledgers
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.ledger import CACHE, Ledger, RunState, read
+from autoresearch_action.ledger import run_state as states
 from autoresearch_action.records import Confirmation, Measurement, Proposal, Trial, Usage, Verdict
 
 PATCH = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-x = 1\n+x = 2\n"
 
 
 def measured(number: int, seed: int = 1, **more: object) -> Measurement:
-    trial = Trial(number=number, commit=f"c{number}", seed=seed, group=str(more.pop("group", "")))
+    trial = Trial.model_validate(
+        {
+            "number": number,
+            "commit": f"c{number}",
+            "seed": seed,
+            "stage": more.pop("stage", "search"),
+        }
+    )
     return Measurement(
         trial=trial,
         outcome="ok",
@@ -44,44 +51,43 @@ def fill(ledger: Ledger, number: int, status: str = "discard") -> None:
     )
 
 
-@pytest.mark.parametrize("block", [ledgers.BLOCK, 1000, 7])
+@pytest.mark.parametrize("block", [states.BLOCK, 1000, 7])
 def test_an_experiment_is_the_fold_of_its_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     """However the file is cut into blocks as it is read."""
-    monkeypatch.setattr(ledgers, "BLOCK", block)
+    monkeypatch.setattr(states, "BLOCK", block)
     ledger = Ledger(tmp_path)
     ledger.measured(measured(0))
     fill(ledger, 1, "keep")
     fill(ledger, 2)
     ledger.append("ask", ask=7, worst=0.25)
     ledger.spent("claude", Usage(calls=1, usd=1.5), ask=6)
-    ledger.measured(measured(1, group="claim"))
+    ledger.measured(measured(1, stage="confirm"))
     ledger.append("confirmation", Confirmation(held=True, tree="abc", estimate=0.02))
     ledger.append("stop", reason="done", finished=True)
     ledger.close()
 
     run_state = read(tmp_path)
-    assert (
-        list(run_state.experiments) == [0, 1, 2]
-        and run_state.kept == [1]
-        and run_state.next_number == 3
-    )
+    assert list(run_state.experiments) == [0, 1, 2]
+    assert run_state.kept == [1]
+    assert run_state.next_number == 3
     first = run_state.experiments[1]
-    assert (
-        first.proposal
-        and first.proposal.patch == PATCH
-        and first.verdict
-        and first.verdict.status == "keep"
-    )
-    assert len(first.runs) == 1 and len(run_state.confirm_runs["claim"]) == 1
-    assert (
-        run_state.usd == 1.75
-        and run_state.device_seconds == 8.0
-        and run_state.trees == {"tree1": 1, "tree2": 2}
-    )
-    assert run_state.improved and run_state.confirmation and run_state.confirmation.tree == "abc"
-    assert run_state.finished and run_state.first > 0 and run_state.last >= run_state.first
+    assert first.proposal
+    assert first.proposal.patch == PATCH
+    assert first.verdict
+    assert first.verdict.status == "keep"
+    assert len(first.runs) == 1
+    assert len(run_state.confirm_runs["confirm", ""]) == 1
+    assert run_state.usd == 1.75
+    assert run_state.device_seconds == 8.0
+    assert run_state.trees == {"tree1": 1, "tree2": 2}
+    assert run_state.improved
+    assert run_state.confirmation
+    assert run_state.confirmation.tree == "abc"
+    assert run_state.finished
+    assert run_state.first > 0
+    assert run_state.last >= run_state.first
     line = json.loads((tmp_path / "ledger.jsonl").read_text().splitlines()[3])
     assert line["event"] == "verdict"
     assert {
@@ -109,9 +115,8 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     fill(ledger, 2)
     ledger.close()
-    assert (tmp_path / "ledger.jsonl").read_bytes().startswith(whole) and list(
-        read(tmp_path).experiments
-    ) == [1, 2]
+    assert (tmp_path / "ledger.jsonl").read_bytes().startswith(whole)
+    assert list(read(tmp_path).experiments) == [1, 2]
 
 
 def test_a_last_line_that_no_version_began_is_not_cut_off(tmp_path: Path) -> None:
@@ -162,10 +167,12 @@ def test_a_finished_ledger_is_put_aside_with_its_patches(tmp_path: Path) -> None
     ledger = Ledger(tmp_path)
     fill(ledger, 1, "keep")
     ledger.restart("night-1")
-    assert ledger.run_state.next_number == 1 and not ledger.run_state.kept
+    assert ledger.run_state.next_number == 1
+    assert not ledger.run_state.kept
     fill(ledger, 1)
     old = RunState.of(tmp_path / "history" / "night-1.jsonl")
-    assert old.kept == [1] and old.patch(1) == PATCH
+    assert old.kept == [1]
+    assert old.patch(1) == PATCH
     ledger.close()
 
 
@@ -188,13 +195,12 @@ def test_a_long_ledger_is_indexed_without_being_held(tmp_path: Path) -> None:
     run_state = read(tmp_path)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (
-        len(run_state.experiments) == 20_000
-        and len(run_state.statuses) == 20_000
-        and run_state.trees["tree777"] == 777
-    )
+    assert len(run_state.experiments) == 20_000
+    assert len(run_state.statuses) == 20_000
+    assert run_state.trees["tree777"] == 777
     assert run_state.experiments[12_345].verdict is not None
-    assert len(run_state.recent()) <= 302 and len(run_state.experiments._cache) <= CACHE
+    assert len(run_state.recent()) <= 302
+    assert len(run_state.experiments._cache) <= CACHE
     assert held < 20_000 * 800, "the index must stay far below the ledger's own size"
 
 

@@ -27,6 +27,7 @@ from test_loop import HERE, PROGRAM, command, environment, events, patience, run
 
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.isolation.proc import descendants
+from autoresearch_action.records import Trial
 from autoresearch_action.trials.cluster import places
 from autoresearch_action.trials.worker import SCRATCH
 
@@ -103,7 +104,7 @@ def hanging(cluster: int) -> tuple[int, int]:
 def results(home: Path, state: str) -> dict[tuple[str, str], tuple[Any, ...]]:
     """What was measured, by tree and split: everything but times, memory and places."""
     return {
-        (trial["hashes"]["tree"], trial["trial"]["split"]): (
+        (trial["hashes"]["tree"], trial["trial"]["stage"]): (
             *(trial[name] for name in ("outcome", "value", "reason", "tail", "sandbox", "self_reported", "notes")),
             [loss for _, loss in trial["curve"]], trial["metrics"] | {"peak_rss_mb": 0}, (home / state / trial["log"]).read_text(),
         )
@@ -190,9 +191,8 @@ def test_a_study_survives_its_workers_and_equals_a_local_one(
     ray, local = results(home, ".autoresearch"), results(home, "local")
     same = ray.keys() & local.keys()  # a rejected idea may have been tried on another parent
     assert len(same) >= 4 and all(ray[key] == local[key] for key in same)
-    assert [trial["trial"]["purpose"] for trial in events(home, "trial")].count("screen") == 3, (
-        "lost trials leave no trace"
-    )
+    purposes = [Trial.model_validate(event["trial"]).purpose for event in events(home, "trial")]
+    assert purposes.count("screen") == 3, "lost trials leave no trace"
     assert {*SCRATCH.glob("autoresearch-ray-*/*")} <= before, (
         "the workers left their folders behind"
     )

@@ -25,6 +25,7 @@ from autoresearch_action import brief as briefs
 from autoresearch_action import report, text
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
+from autoresearch_action.commands import resume
 from autoresearch_action.commands import run as run_command
 from autoresearch_action.github import outputs
 from autoresearch_action.ledger import RunState
@@ -448,7 +449,7 @@ def test_the_window_stands_there_and_a_signed_address_does_not(tmp_path: Path) -
         "sha256": "0" * 64,
     }
     run = run_command._describe(options, brief, Workspace(home, tmp_path / "space", brief), machine)  # type: ignore[arg-type]
-    run = run.model_copy(update={"checkpoint": run_command.recorded(given)})
+    run = run.model_copy(update={"checkpoint": resume.recorded(given)})
     told = body.body(studies.make(tmp_path / "state", **run.model_dump()))
     assert (
         "300 s of training for every run" in told

@@ -30,11 +30,9 @@ def begun(home: Path, *words: str, **more: str) -> subprocess.Popen[str]:
 def ended(process: subprocess.Popen[str], said: str) -> str:
     process.send_signal(signal.SIGTERM)
     said += process.communicate(timeout=100)[0]
-    assert (
-        process.returncode == 0
-        and "Stopped: interrupted by SIGTERM" in said
-        and "Nothing is lost" in said
-    ), said
+    assert process.returncode == 0, said
+    assert "Stopped: interrupted by SIGTERM" in said, said
+    assert "Nothing is lost" in said, said
     return said
 
 
@@ -81,11 +79,10 @@ def test_a_checkpoint_or_data_that_changed_begin_a_new_run(tmp_path: Path) -> No
         assert told in said
         ended(process, said)
         runs.append(events(home, "run")[0]["id"])
-        assert (
-            all(event["trial"]["number"] == 0 for event in events(home, "trial"))
-            and len(events(home, "run")) == 1
-        )
-    assert runs[0] == runs[1] and len(set(runs)) == 3
+        assert all(event["trial"]["number"] == 0 for event in events(home, "trial"))
+        assert len(events(home, "run")) == 1
+    assert runs[0] == runs[1]
+    assert len(set(runs)) == 3
     assert (home / ".autoresearch" / "trials" / "setup.log").exists()
     assert {path.stem for path in (home / ".autoresearch" / "history").glob("*.jsonl")} == set(
         runs[:3]
@@ -105,12 +102,13 @@ def test_setup_ends_with_the_run_that_it_is_for(tmp_path: Path) -> None:
     process = begun(home, "run", "--agent", "optuna")
     said = until(process, "Setting up")
     wait_for(lambda: len(living(mark)) == 2, 100)
-    assert "program.md is not committed" in said and "during `setup`" in ended(process, said)
+    assert "program.md is not committed" in said
+    assert "during `setup`" in ended(process, said)
     assert not living(mark)
     said = run(home, "--agent", "optuna", "--max-minutes", "0.15")
-    assert (
-        "the 0.15 minutes are over during `setup`" in said and not living(mark) and not events(home)
-    )
+    assert "the 0.15 minutes are over during `setup`" in said
+    assert not living(mark)
+    assert not events(home)
 
 
 def test_setup_s_secrets_stay_out_of_its_log_and_its_error(tmp_path: Path) -> None:
@@ -129,7 +127,8 @@ def test_setup_s_secrets_stay_out_of_its_log_and_its_error(tmp_path: Path) -> No
     said = (
         run(home, code=2, **values) + (home / ".autoresearch" / "trials" / "setup.log").read_text()
     )
-    assert said.count("https://me:***https://me:***@index") == 2 and "by job-77" in said
+    assert said.count("https://me:***https://me:***@index") == 2
+    assert "by job-77" in said
     assert not re.search("planted|of-a-key", said)
 
 

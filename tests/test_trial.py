@@ -54,7 +54,7 @@ def test_the_base_is_measured_at_every_level_of_isolation(tmp_path: Path, level:
         and one.metrics["peak_rss_mb"] > 1
     )
     assert one.hashes["frozen"] == at.workspace.frozen(at.workspace.base)
-    held = bench.base(at, 1, split="holdout")
+    held = bench.base(at, 1, stage="confirm")
     assert held.value == pytest.approx((one.value or 0) + 0.001, abs=2e-6)
 
 
@@ -317,7 +317,7 @@ def test_only_what_scores_is_told_what_it_is_measured_on(tmp_path: Path, scored:
     at = bench.make(
         tiny.repository(tmp_path / "r", program=program, score__py=told + "print('val_bpb: 1')\n")
     )
-    measured = bench.candidate(at, told + "print('val_bpb: 1')\n", split="holdout", slice=7)
+    measured = bench.candidate(at, told + "print('val_bpb: 1')\n", stage="confirm", slice=7)
     lines = [
         line
         for line in (at.state / measured.log).read_text().splitlines()
@@ -487,13 +487,13 @@ def test_what_counts_as_a_metric() -> None:
 def test_transfer_sets_literals_and_a_missing_one_is_said(tmp_path: Path) -> None:
     program = tiny.PROGRAM.replace("metric:", "transfer: {set: {WIDTH: 8}}\nmetric:", 1)
     at = bench.make(tiny.repository(tmp_path / "r", program=program))
-    plain, wide = bench.base(at), bench.base(at, scale="transfer")
+    plain, wide = bench.base(at), bench.base(at, stage="transfer")
     assert (
         plain.value is not None
         and wide.value is not None
         and plain.value - wide.value == pytest.approx(0.16, abs=0.05)
     )
-    missing = bench.candidate(at, SCORE, scale="transfer")
+    missing = bench.candidate(at, SCORE, stage="transfer")
     assert missing.outcome == "crash" and "WIDTH" in missing.reason
 
 

@@ -1,7 +1,8 @@
-"""Who decides: the two small interfaces that every rule implements. Pure: no clock, no file, no
+"""Who decides: the two small interfaces that the rules stand behind. Pure: no clock, no file, no
 process.
 
 A rule is shown the evidence so far and answers with the runs it wants next, or with its decision.
+Whoever asks needs no more than this module; which rules a run uses is said in its `Parts`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from autoresearch_action.records import Confirmation, Measurement, Side, Split, Status
+from autoresearch_action.records import Confirmation, Measurement, Side, Status
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class RunRequest:
 
     side: Side
     seed: int
-    split: Split = "val"
+    # Of the hold-out, in a confirmation
     slice: int = 0
 
 
@@ -44,17 +45,24 @@ class Decision:
     reason: str
     estimate: float | None = None
     spread: float | None = None
+    # Experiments that were rejected unseen and, with what is known now, would not be
+    misjudged: tuple[int, ...] = ()
 
 
-class Screen(Protocol):
-    """Provisional keeps."""
+class KeepRule(Protocol):
+    """Provisional keeps. A new one for every candidate; it holds no evidence itself."""
 
     def decide(
         self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
     ) -> NeedRuns | Decision: ...
 
 
-class Confirm(Protocol):
-    """Claims."""
+class ClaimRule(Protocol):
+    """Claims. A new one for every attempt."""
+
+    @property
+    def looks(self) -> Sequence[int]:
+        """Pairs after which it may decide."""
+        ...
 
     def decide(self, runs: Sequence[Measurement]) -> NeedRuns | Confirmation: ...

@@ -57,8 +57,10 @@ class Claims(Record):
 
     def describe(self) -> str:
         """One line for the pull request."""
-        claims = f"{len(self.claimed)} claim{'s' * (len(self.claimed) != 1)} in {self.attempts} attempt{'s' * (self.attempts != 1)}"
-        return f"{claims} so far, their false share held to ≤ {self.fdr:.0%} (LORD++); next at level {self.level():.2g}"
+        claims = f"{len(self.claimed)} claim{'s' * (len(self.claimed) != 1)}"
+        attempts = f"{self.attempts} attempt{'s' * (self.attempts != 1)}"
+        bound = f"their false share held to ≤ {self.fdr:.0%} (LORD++)"
+        return f"{claims} in {attempts} so far, {bound}; next at level {self.level():.2g}"
 
 
 def gamma(index: int) -> float:
@@ -78,8 +80,8 @@ def next_slice(used: Sequence[int], total: int, seed: int) -> tuple[int, str]:
     )
     chosen = min(order, key=lambda index: counts[index])
     note = f"hold-out use {len(used) + 1} of {total}"
-    if counts[chosen]:
-        note += f": slice {chosen} was seen {counts[chosen]}× before, so the level is divided by {2 ** counts[chosen]}"
+    if times := counts[chosen]:
+        note += f": slice {chosen} was seen {times}× before, so the level is divided by {2**times}"
     return chosen, note
 
 

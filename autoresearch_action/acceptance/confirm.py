@@ -1,64 +1,40 @@
 """Confirmation: does the head beat the base on fresh seeds and held-out data? The only place where
 a claim is made.
 
-Covers the pairs to run, the test, the interval and what is quoted. Which head is confirmed, the
-level (claims.py) and the single fallback are the caller's. Pure: runs are derived from the seed, so
-that a killed confirmation goes on.
-
-The test is Fisher's sign-flip randomisation test on the pairs' differences (Fisher 1935, §21;
-Pitman 1937): within a pair the order is random, so without an effect every difference is as likely
-to have either sign, whatever its distribution: heavy tails and skew cannot break the level. It
-looks twice, by stage-wise ordering of the sign patterns (Armitage 1957; Jennison & Turnbull 1999,
-§8.4), which keeps the level exactly. The interval inverts the test (Hartigan 1969, typical values).
+Covers the pairs to run and what is said of them; the test and the interval are sign_flip.py's.
+Which head is confirmed, the level (claims.py) and the single fallback are the caller's. Pure: runs
+are derived from the seed, so that a killed confirmation goes on.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoresearch_action.acceptance import NeedRuns, RunRequest
-from autoresearch_action.acceptance.keep import judge_limits
+from autoresearch_action.acceptance.limits import judge_limits
 from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, derive, first_look, t_quantile
 from autoresearch_action.acceptance.repeats import Draws
+from autoresearch_action.acceptance.sign_flip import COVERAGE, adjusted, interval, stagewise
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Confirmation, Measurement
 
-# Of the level spent at the first look
-FIRST_SHARE = 0.6
-# A first look with a p-value above this ends it (futility: cannot raise the error)
-HOPELESS = 0.35
 # Pairs replaced where the base side crashed
 SPARE = 2
 # Pairs beyond twice those that count that may repeat a draw before it is given up
 REPEATS = 3
 # Of the base's clock: a head that trained longer by more is not compared
 LONGER = 0.01
-COVERAGE = 0.95
 TEST = "sign-flip randomisation test"
 
-Floats = NDArray[np.float64]
 Pair = tuple[Measurement, Measurement]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the test says at one look. `p_value` belongs to the whole plan of looks, not to this
-    look alone.
-    """
-
-    p_value: float
-    rejected: bool
-    hopeless: bool
-
-
 class PairedConfirmation:
-    """One attempt at a claim. `level`: one-sided, of the whole attempt; `slice`: the hold-out's."""
+    """One attempt at a claim. `level`: one-sided, of all of it; `slice`: of the hold-out."""
 
     def __init__(
         self,
@@ -88,10 +64,8 @@ class PairedConfirmation:
                 "Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain."
             )
         if not self.enough:
-            return self._lost(
-                f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs,"
-                f" too few for level {self.level:.2g}."
-            )
+            few = f"{self.looks[-1]} pairs, too few for level {self.level:.2g}"
+            return self._lost(f"Nothing can be claimed: the budget left is for {few}.")
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
             sides.setdefault((run.trial.seed, run.trial.side), run)
@@ -101,55 +75,39 @@ class PairedConfirmation:
                     f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome})."
                 )
         pairs: list[Pair] = []
-        wants: list[tuple[int, int, dict[str, Measurement | None]]] = []
+        needed: list[list[RunRequest]] = []
         failed, place, looks, why = 0, 0, list(self.looks), ""
         repeats: list[Pair] = []
         while True:
-            goal = looks[0]
-            while len(pairs) + len(wants) < goal and failed <= SPARE:
+            while len(pairs) + len(needed) < looks[0] and failed <= SPARE:
                 seed = derive(self.seed, "confirm", place)
-                found = {side: sides.get((seed, side)) for side in ("base", "head")}
+                base, head = (sides.get((seed, side)) for side in ("base", "head"))
                 place += 1
-                if any(run is not None and not _measured(run) for run in found.values()):
+                if broken := [run for run in (base, head) if run and not _measured(run)]:
                     failed += 1
-                    why = next(
-                        (
-                            r.reason or r.outcome
-                            for r in found.values()
-                            if r is not None and not _measured(r)
-                        ),
-                        why,
-                    )
-                elif found["base"] is not None and found["head"] is not None:
-                    pair = (found["base"], found["head"])
+                    why = broken[0].reason or broken[0].outcome
+                elif base and head:
+                    pair = (base, head)
                     new = self.noise.exact or self.draws.new(pair, pairs)
                     (pairs if new else repeats).append(pair)
                 else:
-                    wants.append((place, seed, found))
+                    done = {run.trial.side for run in (base, head) if run}
+                    needed.append([one for one in self._pair(place, seed) if one.side not in done])
             if failed > SPARE:
-                return self._lost(
-                    f"Nothing can be claimed: {failed} pairs could not be measured,"
-                    f" the base failed: {why}"
-                )
-            if self._exhausted(goal, pairs, repeats):
+                what = f"{failed} pairs could not be measured, the base failed: {why}"
+                return self._lost(f"Nothing can be claimed: {what}")
+            if self._exhausted(looks[0], pairs, repeats):
                 return self._repeating(pairs, repeats)
-            if wants:
-                return NeedRuns(tuple(want for pair in wants for want in self._pair(*pair)))
+            if needed:
+                return NeedRuns(tuple(request for pair in needed for request in pair))
             answer = self._judge(pairs, looks)
             if answer is not None:
                 return answer
             looks.pop(0)
 
-    def _pair(
-        self, place: int, seed: int, found: dict[str, Measurement | None]
-    ) -> list[RunRequest]:
-        pair = [
-            RunRequest("base", seed, "holdout", self.slice),
-            RunRequest("head", seed, "holdout", self.slice),
-        ]
-        if derive(self.seed, "order", place) % 2:
-            pair.reverse()
-        return [want for want in pair if found[want.side] is None]
+    def _pair(self, place: int, seed: int) -> list[RunRequest]:
+        pair = [RunRequest("base", seed, self.slice), RunRequest("head", seed, self.slice)]
+        return pair[::-1] if derive(self.seed, "order", place) % 2 else pair
 
     def _exhausted(self, goal: int, pairs: Sequence[Pair], repeats: Sequence[Pair]) -> bool:
         """Whether too few new draws are left, or too few runs, to have as many as are needed."""
@@ -241,64 +199,8 @@ def trained_longer(pairs: Sequence[Pair], window: float = 0.0) -> str:
     error = float(excess.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
     if mine <= window or mine - theirs <= max(LONGER * theirs, 3 * error):
         return ""
-    return (
-        f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s:"
-        " equal time for all."
-    )
-
-
-def stagewise(
-    differences: Sequence[float], looks: Sequence[int], level: float, last: bool = True
-) -> Outcome:
-    """The sign-flip test after the last of `looks` pairs; the earlier looks are known not to have
-    rejected.
-
-    `differences`: improvements, > 0 better. One-sided p-value = share of the 2ⁿ sign patterns that
-    would have been rejected at an earlier look, or else sum to at least what was seen. Not `last`:
-    only FIRST_SHARE of level is spent.
-    """
-    rejected = np.zeros(1, dtype=bool)
-    p_value = share = 1.0
-    for index, n in enumerate(looks):
-        final = index == len(looks) - 1
-        spend = level if final and last else FIRST_SHARE * level
-        sums = flips(differences[:n])
-        earlier = np.tile(rejected, len(sums) // len(rejected))
-        spare = np.sort(sums[~earlier])[::-1]
-        slack = 1e-12 * float(np.abs(sums).max())
-        if final:
-            share = float(np.mean(sums >= sums[0] - slack))
-            p_value = float(np.mean(earlier | (sums >= sums[0] - slack)))
-            return Outcome(p_value, bool(p_value <= spend), not last and share > HOPELESS)
-        room = math.floor(spend * len(sums) + 1e-9) - int(earlier.sum())
-        # Equal sums are rejected together or not at all.
-        edge = spare[room] + slack if 0 <= room < len(spare) else math.inf
-        rejected = earlier | (sums > edge)
-    raise ValueError("no looks")
-
-
-def flips(differences: Sequence[float]) -> Floats:
-    """Sums under all 2ⁿ sign patterns; bit i of the index flips difference i, index 0 is what was
-    seen.
-    """
-    sums = np.zeros(1)
-    for value in differences:
-        sums = np.concatenate([sums + value, sums - value])
-    return sums
-
-
-def interval(
-    differences: Sequence[float], coverage: float = COVERAGE
-) -> tuple[float | None, float | None]:
-    """The effects that the two-sided sign-flip test does not reject: order statistics of the subset
-    means.
-    """
-    sums, counts = np.zeros(1), np.zeros(1)
-    for value in differences:
-        sums, counts = np.concatenate([sums, sums + value]), np.concatenate([counts, counts + 1])
-    means = np.sort(sums[1:] / counts[1:])
-    rank = math.floor((1 - coverage) / 2 * len(sums) + 1e-9)
-    return (float(means[rank - 1]), float(means[-rank])) if rank else (None, None)
+    took = f"{mine:.4g} s on average where the base took {theirs:.4g} s"
+    return f"the head trained longer, {took}: equal time for all."
 
 
 def widened(
@@ -323,29 +225,6 @@ def widened(
         high = estimate + math.hypot(high - estimate, half)
         over = "seeds and document blocks"
     return {"low": low, "high": high, "over": over}
-
-
-def adjusted(differences: Sequence[float], level: float) -> float:
-    """The estimate given that it is quoted only where the test rejects: it then is too high on
-    average.
-
-    Conditional maximum likelihood of a truncated normal mean, averaged with the plain one (Zhong &
-    Prentice 2008, Biostatistics 9:621), never below half of the plain estimate.
-    """
-    from scipy.special import log_ndtr
-
-    n, plain = len(differences), math.fsum(differences) / len(differences)
-    spread = float(np.std(differences, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    if spread == 0:
-        return plain
-    edge = min(plain, t_quantile(1 - level, n - 1) * spread)
-    low, high = 0.0, plain
-    for _ in range(50):
-        middle = (low + high) / 2
-        u = (middle - edge) / spread
-        mills = math.exp(-u * u / 2 - math.log(2 * math.pi) / 2 - float(log_ndtr(u)))
-        low, high = (middle, high) if (plain - middle) / spread > mills else (low, middle)
-    return (plain + (low + high) / 2) / 2
 
 
 def _measured(run: Measurement) -> bool:

@@ -69,8 +69,8 @@ class Watch:
         elapsed -= self._first
         if elapsed:
             gone = max(0.0, elapsed - self._at)
-            past = math.exp(-self._rate * gone) if gone else 1.0
-            self.mean = past * self.mean + (1 - past) * loss
+            weight = math.exp(-self._rate * gone) if gone else 1.0
+            self.mean = weight * self.mean + (1 - weight) * loss
         self._at = elapsed
         if not self.rule.elapsed or elapsed < self.rule.elapsed[0]:
             return False
@@ -130,7 +130,7 @@ def _smoothed(
 
 
 def audit(
-    past: object | None, first: Measurement, incumbent_runs: Sequence[Measurement], kept: bool
+    before: object | None, first: Measurement, incumbent_runs: Sequence[Measurement], kept: bool
 ) -> dict[str, Any]:
     """The audit after one more comparable first look that was run to the end without a rule, and
     its verdict.
@@ -140,7 +140,7 @@ def audit(
     (Clopper & Pearson 1934; the rule of three where none is). Where even the lower 90 % bound
     exceeds MOST_LOST, `looser` widens every later rule and the counts of winners begin again.
     """
-    state = _state(past)
+    state = _state(before)
     rule = band(incumbent_runs, first.trial.seed, state["looser"])
     if rule is None or first.outcome != "ok" or len(first.curve) < MIN_LINES:
         return state
@@ -163,6 +163,6 @@ def clopper_pearson(hits: int, n: int, tail: float) -> tuple[float, float]:
     return low, float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
 
 
-def _state(past: object | None) -> dict[str, Any]:
-    known = dict(past) if isinstance(past, Mapping) else {}
+def _state(told: object | None) -> dict[str, Any]:
+    known = dict(told) if isinstance(told, Mapping) else {}
     return {"looks": 0, "stopped": 0, "kept": 0, "lost": 0, "bound": 1.0, "looser": 1.0} | known

@@ -2,19 +2,20 @@
 bounds every claim.
 
 A sequential test on the standardised gain over the incumbent: hopeless candidates go after one run,
-doubtful ones get replicates only while these can change the decision. Also the guardrails on other
-metrics. Pure: what to run next is derived from the evidence so far and the seed, so that an
-interrupted screen goes on where it was.
+doubtful ones get replicates only while these can change the decision. Pure: what to run next is
+derived from the evidence so far and the seed, so that an interrupted screen goes on where it was.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
 from autoresearch_action.acceptance.drift import level
+from autoresearch_action.acceptance.limits import judge_limits
 from autoresearch_action.acceptance.noise import (
     Evidence,
     Noise,
@@ -81,6 +82,14 @@ class SequentialScreen:
         self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
     ) -> NeedRuns | Decision:
         """Ask for runs, or decide. A candidate's crash, refusal or early stop decides at once."""
+        answer = self._answer(candidate, incumbent)
+        if isinstance(answer, NeedRuns) or not self.noise.drift:
+            return answer
+        return replace(answer, misjudged=tuple(self.misjudged(candidate, incumbent)))
+
+    def _answer(
+        self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
+    ) -> NeedRuns | Decision:
         for run in candidate:
             if run.outcome != "ok":
                 return Decision(
@@ -94,10 +103,8 @@ class SequentialScreen:
             if run.outcome != "ok" and candidate and run.trial.asked_by == candidate[0].trial.number
         ]
         if len(failed) > SPARE:
-            return Decision(
-                "discard",
-                f"Cannot be judged: the incumbent failed beside it {len(failed)} times ({failed[-1].reason})",
-            )
+            often = f"the incumbent failed beside it {len(failed)} times ({failed[-1].reason})"
+            return Decision("discard", f"Cannot be judged: {often}")
         self._failed = {run.trial.seed for run in failed}
         if self.noise.exact or (self.noise.blind and self.noise.sigma == 0):
             return self._exact(candidate, references or list(incumbent))
@@ -313,40 +320,3 @@ class SequentialScreen:
         return Decision(
             "discard", f"worse by {-gain:.6g} ({how})" if gain else f"no change ({how})", gain, 0.0
         )
-
-
-def judge_limits(
-    brief: Brief, head: Sequence[Measurement], base: Sequence[Measurement], level: float = 0.1
-) -> tuple[Literal["ok", "doubtful", "broken"], str]:
-    """Guardrails: "broken" only beyond the noise (one-sided t test at `level`), "doubtful" over the
-    limit within it.
-    """
-    doubtful = ""
-    for name, limit in brief.limits.items():
-        mine = [run.metrics[name] for run in head if run.outcome == "ok" and name in run.metrics]
-        theirs = [run.metrics[name] for run in base if run.outcome == "ok" and name in run.metrics]
-        if not mine or not all(map(math.isfinite, mine)):
-            return (
-                "broken",
-                f"{name} has a limit ({limit.text}) and the candidate does not print it.",
-            )
-        mean = math.fsum(mine) / len(mine)
-        low, high = limit.bounds(math.fsum(theirs) / len(theirs) if theirs else None)
-        excess = max(mean - high, low - mean)
-        if excess <= 0:
-            continue
-        sentence = (
-            f"{name} is {mean:.6g}, its limit {high if mean > high else low:.6g} ({limit.text})."
-        )
-        variance, dof = pool(sample_variance(mine), sample_variance(theirs))
-        share = (
-            (1 + limit.relative) ** 2 / len(theirs)
-            if limit.relative is not None and theirs
-            else 0.0
-        )
-        if dof == 0 or excess > t_quantile(1 - level, dof) * math.sqrt(
-            variance * (1 / len(mine) + share)
-        ):
-            return "broken", sentence
-        doubtful = doubtful or sentence
-    return ("doubtful", doubtful) if doubtful else ("ok", "")

@@ -1,9 +1,9 @@
 """Noise: how far two runs of the same code differ, learnt from few baseline replicates and from
 every run since.
 
-Covers calibration, whether seeds matter at all, and how many runs a gain of a given size needs.
-Does not decide about any candidate (keep.py) and claims nothing (confirm.py). Pure: dice come
-from seeds that the caller gives.
+Covers calibration and whether seeds matter at all. What a gain of a given size takes is
+forecast.py's. Does not decide about any candidate (keep.py) and claims nothing (confirm.py). Pure:
+dice come from seeds that the caller gives.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ EARLY = 12
 MORE_PAIRS = 3
 # Of a decimal logarithm: nearer to a whole number it is taken for a power of ten
 JUMP = 0.15
-# Per cent, what `measure` speaks of
-GAINS = (0.1, 0.5, 1.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,6 @@ class Noise(Record):
     # Of the baseline
     mean: float
     runs: int = 0
-    # Spread between runs next to each other in time: less than sigma where the machine drifts
-    short: float | None = None
     # Spread of same-seed differences of edits so far, median; for planning only
     paired: float | None = None
     # Stored runs of the incumbent may reject a candidate, never keep one
@@ -271,19 +267,12 @@ def _noise(
 ) -> Noise:
     ordered = good(sorted(runs, key=lambda run: run.started))
     variance, dof = sample_variance(ordered)
-    steps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)]
-    # Half the mean squared step (von Neumann 1941) is the variance that neighbours in time do not
-    # share.
-    short = (
-        math.sqrt(math.fsum(step * step for step in steps) / (2 * len(steps))) if steps else None
-    )
     repeats = not blind and repeating(ordered)
     return Noise(
         sigma=math.sqrt(variance),
         dof=dof,
         mean=statistics.fmean(ordered),
         runs=len(ordered),
-        short=short,
         drift=brief.measures_time,
         blind=blind,
         reseed=reseed,
@@ -321,49 +310,5 @@ def _notes(values: Sequence[float], brief: Brief, blind: bool, repeats: bool) ->
 def _limits_printed(runs: Sequence[Measurement], brief: Brief) -> None:
     for name in brief.limits:
         if runs and not any(name in run.metrics for run in runs):
-            raise InputError(
-                f"`limits` names {name}, which the baseline does not print: print it, or take the"
-                " limit out."
-            )
-
-
-def runs_needed(noise: Noise, gain: float, level: float = 0.025, power: float = 0.8) -> int:
-    """Pairs of runs that confirm an improvement of `gain` (metric's unit) with probability `power`.
-
-    Normal approximation with Guenther's (1981) correction for the t test, never fewer than sign
-    flips need.
-    """
-    from scipy.special import ndtri
-
-    if noise.exact:
-        return 1
-    spread = noise.paired if noise.paired is not None else math.sqrt(2) * noise.sigma
-    z = float(ndtri(1 - level))
-    needed = (z + float(ndtri(power))) ** 2 * (spread / gain) ** 2 + z * z / 2
-    return max(noise.reserve_pairs(level), math.ceil(needed)) if math.isfinite(needed) else 10**9
-
-
-def forecast(
-    noise: Noise, brief: Brief, trial_seconds: float, minutes: float, slots: int = 1
-) -> str:
-    """What `autoresearch measure` prints: σ, runs by size of gain, and what a run of `minutes` will
-    yield.
-    """
-    lines = [f"{brief.metric}: {noise.mean:.6g} on the base, {noise.describe()}."]
-    lines += [f"Note: {note}." for note in noise.notes]
-    if noise.blind:
-        return "\n".join(
-            [*lines, "Read AUTORESEARCH_SEED in the program and seed its generators with it."]
-        )
-    for percent in GAINS:
-        pairs_needed = runs_needed(noise, abs(noise.mean) * percent / 100) if noise.mean else 0
-        runs = 2 * pairs_needed
-        lines.append(f"A gain of {percent:g} % needs {runs} run{'s' * (runs != 1)} to be claimed.")
-    total = int(minutes * 60 * slots // trial_seconds) if trial_seconds > 0 else 0
-    proof = 2 * noise.reserve_pairs()
-    ideas = max(0, int((total - noise.runs - proof) / (1.0 if noise.exact else 2.1)))
-    lines.append(
-        f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to"
-        f" calibrate, {proof} to confirm, the rest for about {ideas} idea{'s' * (ideas != 1)}."
-    )
-    return "\n".join(lines)
+            lack = f"`limits` names {name}, which the baseline does not print"
+            raise InputError(f"{lack}: print it, or take the limit out.")

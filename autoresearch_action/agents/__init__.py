@@ -1,7 +1,8 @@
 """Who proposes: the one interface that every agent implements.
 
 An agent is given a private work tree of the incumbent and edits it; what it may edit is checked,
-and the diff taken, by the loop. Adding an agent is one new file here and one line in `registry.py`.
+and the diff taken, by research/proposals.py. Adding an agent is one new file here and one line in
+`registry.py`.
 """
 
 from __future__ import annotations

@@ -110,12 +110,7 @@ class ClaudeAgent:
             raise InputError(
                 f"The price list does not know {self.model[:80]!r}: give --usd-per-call (0 if it costs nothing)."
             )
-        parts = [
-            prompt.RULES,
-            prompt.contract(brief),
-            prompt.frozen(brief.directory, brief),
-            prompt.files(brief.directory, brief),
-        ]
+        parts = prompt.task(brief, brief.directory)
         self._reckon(sum(len(part.encode()) for part in parts) + prompt.HISTORY)
 
     def propose(self, context: Context) -> Draft:
@@ -181,18 +176,9 @@ class ClaudeAgent:
         and after the files.
         """
         mark = {"type": "ephemeral", **({"ttl": "1h"} if self._long_cache else {})}
-        stable = (
-            f"{prompt.contract(context.brief)}\n{prompt.frozen(context.directory, context.brief)}"
-        )
-        blocks: list[dict[str, Any]] = [
-            {"type": "text", "text": stable, "cache_control": mark},
-            {
-                "type": "text",
-                "text": prompt.files(context.directory, context.brief),
-                "cache_control": mark,
-            },
-        ]
-        return [{"type": "text", "text": prompt.RULES}], blocks
+        rules, *parts = prompt.task(context.brief, context.directory)
+        blocks = [{"type": "text", "text": part, "cache_control": mark} for part in parts]
+        return [{"type": "text", "text": rules}], blocks
 
     def _call(
         self,

@@ -86,7 +86,7 @@ class CommandAgent:
 
     def _run(self, context: Context, question: str) -> Draft:
         usage = Usage(calls=1, usd=self.worst_usd or 0.0)
-        text = f"{prompt.RULES}\n\n{prompt.contract(context.brief)}\n\n{question}\n"
+        text = "\n\n".join([*prompt.task(context.brief), f"{question}\n"])
         # Git looks upwards for a repository, and above this tree lies the user's own.
         environment = self._environment | {
             "PWD": str(context.directory),

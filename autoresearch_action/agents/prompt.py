@@ -74,6 +74,15 @@ def clip(text: str, limit: int) -> str:
     return f"{text[:limit]}\n[… {len(text) - limit:,} further characters are not shown …]"
 
 
+def task(brief: Brief, directory: Path | None = None) -> list[str]:
+    """What a model is told that stays the same: the rules; the brief, with the frozen files; the
+    files to edit. Without a `directory` no files: the model sits among them.
+    """
+    if directory is None:
+        return [RULES, contract(brief)]
+    return [RULES, f"{contract(brief)}\n{frozen(directory, brief)}", files(directory, brief)]
+
+
 def contract(brief: Brief) -> str:
     """The brief: what counts, what may change, and the author's prose."""
     lines = [
@@ -216,11 +225,7 @@ def _baseline(context: Context) -> str:
 
 
 def _of_search(run: Measurement) -> bool:
-    return (
-        run.trial.split == "val"
-        and run.trial.scale == "search"
-        and run.trial.purpose not in ("confirm", "transfer")
-    )
+    return run.trial.stage == "search"
 
 
 def _verdict(verdict: Verdict | None, number: bool = True) -> str:

@@ -1,1 +1,1 @@
-"""One file a command: what the command line and the Action's steps do, put together from the parts."""
+"""One file a command: what the command line and the Action's steps do, put together of parts."""

@@ -30,6 +30,7 @@ from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.ledger import RunState
+from autoresearch_action.ledger.journal import HEADER
 from autoresearch_action.records import (
     Confirmation,
     Measurement,
@@ -240,7 +241,7 @@ def _checked(line: bytes) -> None:
     # One way to write it: no key twice, no blanks, no other escapes, floats as Python has them
     if json.dumps(event, separators=(",", ":")).encode() != line or next(iter(event)) != "event":
         raise ValueError("another form")
-    heads = [key for key in ledgers._HEADER if event.get(key) is not None]
+    heads = [key for key in HEADER if event.get(key) is not None]
     if list(event)[1 : 1 + len(heads)] != heads:
         raise ValueError("another order")
     prose = event.pop("prose", "")

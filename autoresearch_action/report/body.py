@@ -111,7 +111,7 @@ def verdict_line(run_state: RunState) -> str:
         f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh"
         f" seeds{' on held-out data' if run.holdout else ''}"
     )
-    if run.seeds == "exact" or confirmation.test == "exact":
+    if confirmation.test == "exact":
         over = "an exact count on this instance"
     return f"{_change(run, confirmation)}, over {over}, re-measured on this head."
 
@@ -230,7 +230,7 @@ def warnings(run_state: RunState) -> list[str]:
             "The metric is self-reported: the changed program printed it itself. Give the"
             " brief a scorer (evaluate)."
         )
-    if run.seeds == "blind" or (run_state.facts.get("noise") or {}).get("blind"):
+    if (run_state.facts.get("noise") or {}).get("blind"):
         found.append("Seeds have no effect on this program, so luck cannot be told from a gain.")
     if not run_state.finished:
         found.append("The run was interrupted; what is proven here was proven before.")

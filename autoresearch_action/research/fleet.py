@@ -9,11 +9,13 @@ cannot be read, costs only itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from autoresearch_action.ledger import RunState
+from autoresearch_action.research.stack import stacked
 from autoresearch_action.workspace.trees import PatchRefused, Workspace
 
 
@@ -48,18 +50,18 @@ def _kept(
     """Each kept change alone on the base; where it needs those before it, together with them."""
     if run_state.run is None or run_state.run.base != workspace.base:
         raise Skipped("it was not measured on this base")
-    tip = workspace.base
-    for number in run_state.kept:
-        experiment = run_state.experiments[number]
-        assert experiment.proposal is not None and experiment.verdict is not None
-        description = " ".join(experiment.description.split())
-        try:
-            tip = workspace.commit(tip, experiment.proposal.patch, description, three_way=True)
-        except PatchRefused:
-            # What came after it was built on it
-            return
-        alone = tip if number == run_state.kept[0] else workspace.carry(tip, workspace.base) or tip
-        tree = workspace.tree(alone)
-        estimate = experiment.verdict.estimate or 0.0
-        if tree not in found or found[tree][0] < estimate:
-            found[tree] = (estimate, description, workspace.patch(workspace.base, alone))
+    kept = [run_state.experiments[number] for number in run_state.kept]
+    changes = [
+        (one.proposal.patch if one.proposal else "", " ".join(one.description.split()))
+        for one in kept
+    ]
+    commits = stacked(workspace, changes)
+    # What came after one that does not apply was built on it
+    with suppress(PatchRefused):
+        for experiment, (_, description), commit in zip(kept, changes, commits, strict=False):
+            first = experiment is kept[0]
+            alone = commit if first else workspace.carry(commit, workspace.base) or commit
+            tree = workspace.tree(alone)
+            estimate = (experiment.verdict and experiment.verdict.estimate) or 0.0
+            if tree not in found or found[tree][0] < estimate:
+                found[tree] = (estimate, description, workspace.patch(workspace.base, alone))

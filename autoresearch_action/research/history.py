@@ -7,27 +7,26 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
 from autoresearch_action.acceptance.noise import Noise
-from autoresearch_action.ledger import DamagedLedger, RunState
+from autoresearch_action.ledger import DamagedLedger, RunState, parse
 from autoresearch_action.records import INHERITED, Proposal, Run, Verdict
 
 # Earlier runs that are read
 MAX_RUNS = 20
 # Verdicts of earlier runs that agents are shown
-MAX_EARLIER = 500
+MOST = 500
 # Of a run's environment; the number of slots shares it out
 HARDWARE = ("processor", "cores", "memory", "gpu")
 
 
 def changed(old: Run, now: Run) -> list[str]:
-    """What the evidence of `old` rests on and `now` has otherwise, in words; [] where it goes on."""
+    """What the evidence of `old` rests on and `now` has otherwise; [] where it goes on."""
     facts = {
         "the commit": (old.base, now.base),
         "the brief": (old.brief_hash, now.brief_hash),
@@ -45,122 +44,100 @@ def changed(old: Run, now: Run) -> list[str]:
     return [name for name, (before, after) in facts.items() if before != after]
 
 
-def _alike(run: Run) -> tuple[object, ...]:
-    return run.base, run.frozen, run.data, run.brief_hash, run.checkpoint, run.environment
-
-
 @dataclass(frozen=True)
-class History:
-    """The newest earlier runs, oldest first, as the run `now` sees them."""
+class Inheritance:
+    """What earlier runs left to this one."""
 
-    studies: tuple[RunState, ...]
-    now: Run
+    verdicts: tuple[Verdict, ...] = ()
+    # Git trees tried on this base, and as what
+    known: Mapping[str, str] = field(default_factory=dict)
+    # A stack: measured first, as one candidate
+    stack: tuple[Proposal, ...] = ()
+    # Trees that later runs have measured on this base: the stack is not inherited once more
+    settled: frozenset[str] = frozenset()
+    # Of a run with equal device, base and data
+    noise: Noise | None = None
+    # Of early stops, over all earlier runs
+    audit: Mapping[str, object] | None = None
 
-    @classmethod
-    def of(cls, state: Path, now: Run) -> History:
-        """One whose ledger is damaged costs only itself."""
-        studies = []
-        for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]:
-            try:
-                run_state = RunState.of(path)
-                for number in list(run_state.statuses)[-MAX_EARLIER:]:
-                    # Folded here, so that what is damaged is met here
-                    run_state.experiments[number]
-                studies.append(run_state)
-            except (DamagedLedger, OSError) as error:
-                click.echo(f"An earlier run is left out: {error}", err=True)
-        return cls(tuple(studies), now)
 
-    @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """Newest last."""
-        found: list[Verdict] = []
-        for run_state in self.studies:
-            numbers = [number for number in run_state.statuses if number]
-            found += [
-                v
-                for number in numbers[-MAX_EARLIER:]
-                if (v := run_state.experiments[number].verdict)
-            ]
-        return tuple(found[-MAX_EARLIER:])
+# Of a first run
+NOTHING = Inheritance()
 
-    @property
-    def trees(self) -> dict[str, str]:
-        """Git trees measured on the very same evidence (base, data, machine …), and as what."""
-        return {
-            tree: f"#{number} of run {run_state.run.id}"
-            for run_state in self.studies
-            if run_state.run and not changed(run_state.run, self.now)
-            for tree, number in list(run_state.trees.items())[-MAX_EARLIER:]
-            if (verdict := run_state.experiments[number].verdict) and verdict.runs
-        }
 
-    @property
-    def audit(self) -> Mapping[str, object] | None:
-        """The newest audit of early stops: each goes on from the one before."""
-        return next(
-            (
-                run_state.facts["audit"]
-                for run_state in reversed(self.studies)
-                if run_state.facts.get("audit")
-            ),
-            None,
-        )
-
-    @property
-    def noise(self) -> Noise | None:
-        """The noise of an earlier run with equal device, base, brief and data."""
-        for run_state in reversed(self.studies):
-            if (
-                run_state.run
-                and run_state.facts.get("noise")
-                and _alike(run_state.run) == _alike(self.now)
-            ):
-                return Noise.model_validate(run_state.facts["noise"])
-        return None
-
-    @cached_property
-    def _source(self) -> int:
-        """Place of the newest run of this brief that proved something, or else kept something; -1
-        where there is none.
-        """
-        mine = [
-            i
-            for i, run_state in enumerate(self.studies)
-            if run_state.kept and self._ours(run_state)
-        ]
-        return max([i for i in mine if self.studies[i].improved] or mine, default=-1)
-
-    def _ours(self, run_state: RunState) -> bool:
-        return run_state.run is not None and run_state.run.brief_id == self.now.brief_id
-
-    @property
-    def stack(self) -> tuple[Proposal, ...]:
-        """The kept changes to begin with, where their patches are still there."""
-        run_state = self.studies[self._source] if self._source >= 0 else None
-        if run_state is None or run_state.run is None:
-            return ()
-        kept = (
-            p
-            for number in run_state.kept
-            if (p := run_state.experiments[number].proposal) and p.patch
-        )
-        return tuple(
-            p.model_copy(update={"details": p.details | {INHERITED: run_state.run.id}})
-            for p in kept
-        )
-
-    @property
-    def settled(self) -> frozenset[str]:
-        """Git trees that were measured on this very base after the run that the stack is of."""
-        later = [
-            s
-            for s in self.studies[self._source + 1 :]
-            if self._ours(s) and s.run and s.run.base == self.now.base
-        ]
-        return frozenset(
+def inheritance(state: Path, now: Run, fresh: bool = False) -> Inheritance:
+    """For the run `now`; a `fresh` one begins with no stack."""
+    earlier = [*_earlier(state)]
+    mine = [(run, told) for run, told in earlier if run.brief_id == now.brief_id]
+    kept = [place for place, (_, told) in enumerate(mine) if told.kept]
+    proven = [place for place in kept if mine[place][1].improved]
+    source = max(proven or kept, default=-1)
+    return Inheritance(
+        verdicts=tuple(verdict for _, told in earlier for verdict in _verdicts(told))[-MOST:],
+        known={tree: what for run, told in earlier for tree, what in _known(run, told, now)},
+        stack=() if fresh or source < 0 else tuple(_stack(*mine[source])),
+        settled=frozenset(
             tree
-            for run_state in later
-            for tree, number in run_state.trees.items()
-            if (v := run_state.experiments[number].verdict) and v.runs
-        )
+            for run, told in mine[source + 1 :]
+            if run.base == now.base
+            for tree, number in told.trees.items()
+            if _measured(told, number)
+        ),
+        noise=next((_noise(told) for run, told in earlier[::-1] if _same(run, told, now)), None),
+        audit=next(
+            (told.facts["audit"] for _, told in earlier[::-1] if "audit" in told.facts), None
+        ),
+    )
+
+
+def _earlier(state: Path) -> Iterator[tuple[Run, RunState]]:
+    """The newest earlier runs, oldest first. One whose ledger is damaged costs only itself."""
+    for path in sorted((state / "history").glob("*.jsonl"))[-MAX_RUNS:]:
+        try:
+            told = RunState.of(path)
+            for number in list(told.statuses)[-MOST:]:
+                # Folded here, so that what is damaged is met here
+                told.experiments[number]
+            if told.run:
+                yield told.run, told
+        except (DamagedLedger, OSError) as error:
+            click.echo(f"An earlier run is left out: {error}", err=True)
+
+
+def _verdicts(told: RunState) -> list[Verdict]:
+    """Newest last."""
+    numbers = [number for number in told.statuses if number][-MOST:]
+    return [v for number in numbers if (v := told.experiments[number].verdict)]
+
+
+def _known(run: Run, told: RunState, now: Run) -> Iterator[tuple[str, str]]:
+    """Git trees measured on the very same evidence (base, data, machine …), and as what."""
+    if not changed(run, now):
+        for tree, number in list(told.trees.items())[-MOST:]:
+            if _measured(told, number):
+                yield tree, f"#{number} of run {run.id}"
+
+
+def _measured(told: RunState, number: int) -> bool:
+    verdict = told.experiments[number].verdict
+    return verdict is not None and verdict.runs > 0
+
+
+def _same(run: Run, told: RunState, now: Run) -> bool:
+    """Whether its noise is this run's: equal device, base, brief and data."""
+    names = ("base", "frozen", "data", "brief_hash", "checkpoint", "environment")
+    alike = all(getattr(run, name) == getattr(now, name) for name in names)
+    return alike and bool(told.facts.get("noise"))
+
+
+def _noise(told: RunState) -> Noise:
+    return parse(Noise, told.facts["noise"])
+
+
+def _stack(run: Run, told: RunState) -> Iterator[Proposal]:
+    """The kept changes to begin with, where their patches are still there."""
+    for number in told.kept:
+        proposal = told.experiments[number].proposal
+        if proposal and proposal.patch:
+            details = proposal.details | {INHERITED: run.id}
+            yield proposal.model_copy(update={"details": details})

@@ -1,7 +1,7 @@
-"""The crew: trials in flight. Hands them to the executor slot by slot and journals what comes back.
+"""Trials in flight: handed to the executor slot by slot, and what comes back is journalled.
 
-A trial whose worker was lost (a dead machine, a killed process) is asked again; the decision what
-to run is the loop's.
+A trial whose worker was lost (a dead machine, a killed process) is asked again. What is run next is
+decided in search.py and confirmation.py.
 """
 
 from __future__ import annotations
@@ -31,12 +31,8 @@ class Scheduler:
         interrupted: Callable[[], str],
         tick: Callable[[], None],
     ) -> None:
-        self.executor, self.ledger, self._interrupted, self._tick = (
-            executor,
-            ledger,
-            interrupted,
-            tick,
-        )
+        self.executor, self.ledger = executor, ledger
+        self._interrupted, self._tick = interrupted, tick
         self.running: dict[Future[Measurement], tuple[str, Trial, float]] = {}
         self._index = ledger.run_state.trials
         self._lost: dict[int, int] = {}
@@ -80,7 +76,7 @@ class Scheduler:
                 return self._collect()
 
     def _opened(self) -> bool:
-        """Whether a slot takes another trial since this was last asked, though its own is not done."""
+        """Whether a slot takes another trial since this was last asked, its own not done."""
         now = {
             slot for slot in self.free if any(slot == name for name, _, _ in self.running.values())
         }
@@ -103,12 +99,8 @@ class Scheduler:
                     if not interrupted:
                         self.running[self.executor.submit(trial, slot)] = (slot, trial, time.time())
                     continue
-                measurement = measurement.model_copy(
-                    update={
-                        "outcome": "crash",
-                        "reason": f"Lost {ATTEMPTS} times: {measurement.reason}",
-                    }
-                )
+                reason = f"Lost {ATTEMPTS} times: {measurement.reason}"
+                measurement = measurement.model_copy(update={"outcome": "crash", "reason": reason})
             self.ledger.measured(measurement)
             finished.append(measurement)
         return finished
