@@ -57,9 +57,7 @@ class Record(BaseModel):
 
 
 class Usage(Record):
-    """What a proposal cost: tokens as the model's reply reports them, dollars from the price
-    list.
-    """
+    """What a proposal cost: tokens as the model reports them, dollars from the price list."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -267,9 +265,7 @@ class Experiment(Record):
 
 
 class Run(Record):
-    """What is true of a whole run: written once at its start, read by the report and by
-    `publish`.
-    """
+    """What is true of a whole run: written once at its start, read by report and publish."""
 
     id: Slug
     started: float
