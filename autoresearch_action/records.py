@@ -29,7 +29,8 @@ _NO_BRANCH = re.compile(
 
 def _slug(value: str) -> str:
     """A file's or a branch's name, or a part of it."""
-    if not re.fullmatch(r"(?:[\w-][\w.-]{0,399})?", value) or _NO_BRANCH.search(f"x/{value}x"):
+    named = re.fullmatch(r"[\w-][\w.-]{0,999}", value) and not _NO_BRANCH.search(f"x/{value}")
+    if value and not named:
         raise ValueError("must be letters, digits, _ . and -")
     return value
 

@@ -17,6 +17,7 @@ import pytest
 import studies
 from delivery import Delivery
 from fake_github import FakeGitHub
+from pydantic import ValidationError
 
 from autoresearch_action.brief import Brief, parse
 from autoresearch_action.errors import InputError
@@ -495,3 +496,23 @@ def test_files_are_read_by_no_link_and_no_further_than_allowed(tmp_path: Path) -
     ):
         with pytest.raises(InputError):
             handover.content(tmp_path, *parts, most=most)
+
+
+SHAPES = {
+    "id": (["program", "für--program", "20261130-010203-abcd", ""], ["a.lock", "a.", "..", "a..b", ".x", "a/b", "a\n", "a b", "-->", "a\u200b"]),
+    "branch": (["main", "feature/x", "1/merge", "für", ""], ["main\n", "a b", "a..b", "a.lock", "/a", "a/", "a//b", "-x", "a^", "a~1", "a:b", "@", "x/.y", "a@{1}", "a\\b"]),
+    "metric": (["val_bpb", "acc@5", "a/b-c"], ["val bpb", "x\n", "1x", "`x`", ""]),
+    "frozen": (["", "0123456789abcdef"], ["x", "ab\n", "A" * 16, "a" * 65]),
+    "base": (["a" * 40, ""], ["a b", "a\n", "a/b", "a" * 65]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_names_something_has_a_shape(name: str) -> None:
+    good, bad = SHAPES[name]
+    facts: dict[str, object] = {"id": "x", "started": 1.0, "base": "a" * 40}
+    for value in good:
+        Run.model_validate(facts | {name: value})
+    for value in bad:
+        with pytest.raises(ValidationError):
+            Run.model_validate(facts | {name: value})
