@@ -4,8 +4,8 @@ rules of others.
 Ours is the product's own code: calibrate, SequentialScreen, PairedConfirmation, Claims and the
 hold-out's slices are driven run by run with simulated measurements, around them the order of
 research/search.py and confirmation.py (prune, one fallback); the proof has the time that it asks
-for. The metric is minimised, effects are in σ of single runs. The others' rules claim whatever they kept, and spend no
-runs on proof. Not covered: early stops, guardrails, trials side by side.
+for. The metric is minimised, effects are in σ of single runs. The others' rules claim whatever they
+kept, and spend no runs on proof. Not covered: early stops, guardrails, trials side by side.
 """
 
 from __future__ import annotations
