@@ -442,8 +442,11 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
         mark = error.context_mark if isinstance(error, yaml.scanner.ScannerError) else None
         mark = mark or error.problem_mark
         line = mark.line + 2 if mark else 2
+        written = front.split("\n")[line - 2 : line - 1]
+        begun = any(re.search(r"(:|-|\[|,)\s*[*&!%@`]", text) for text in written)
+        quoted = " (quote what begins with * & ! % @ or a backtick)" if begun else ""
         raise InputError(
-            f"{program}, line {line}: not valid YAML: {error.problem or error.context}."
+            f"{program}, line {line}: not valid YAML: {error.problem or error.context}{quoted}."
         ) from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise InputError(

@@ -3,9 +3,9 @@ rules of others.
 
 Ours is the product's own code: calibrate, SequentialScreen, PairedConfirmation, Claims and the
 hold-out's slices are driven run by run with simulated measurements, around them the order of
-research/search.py and confirmation.py (prune, one fallback); the proof has the time that it asks for. The metric is
-minimised, effects are in σ of single runs. The others' rules claim whatever they kept, and spend no
-runs on proof. Not covered: early stops, guardrails, trials side by side.
+research/search.py and confirmation.py (prune, one fallback); the proof has the time that it asks
+for. The metric is minimised, effects are in σ of single runs. The others' rules claim whatever they
+kept, and spend no runs on proof. Not covered: early stops, guardrails, trials side by side.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ KINDS = (
     "pairing holds",
     "pairing breaks",
 )
+ALL = (*KINDS, "seed-blind", "exact")
 # The program's seed picks one of so many fixed draws, and every edit moves them all
 FOLDS = {"five folds": 5, "twenty folds": 20}
-ALL = (*KINDS, "seed-blind", "exact", *FOLDS)
 DRIFTING = ("log-normal timing", "AR(1)+trend", "speed step")
 SIZES = (0.5, 1.0, 2.0, 4.0)
 # Added to an idea's number where it is measured again
@@ -110,7 +110,7 @@ class World:
         return Code(0.0, 0)
 
     def edit(self, code: Code, gain: float, number: int = 0) -> Code:
-        """The code after edit `number`; where seeds pick folds the same edits give the same code."""
+        """The code after edit `number`; where seeds pick folds equal edits give equal code."""
         if self.kind in FOLDS:
             return Code(code.gain + gain, derive(code.stream, "edit", number))
         moves = self.kind == "seed-blind" or (
@@ -323,8 +323,8 @@ def z_bounds(first: int, last: int, level: float) -> tuple[float, float]:
 
 
 def _pruned(world: World, stack: list[Change], noise: Noise) -> list[Change]:
-    """confirmation.py's: leave out, from the weakest on, what the head is no worse without (two runs
-    each).
+    """confirmation.py's: leave out, from the weakest on, what the head is no worse without (two
+    runs each).
     """
 
     def runs(changes: list[Change]) -> float:

@@ -117,6 +117,8 @@ def test_a_plain_autoresearch_checkout(directory: Path) -> None:
         ("run: x\nenv: [STRIPE_SIGNING_KEY]", "STRIPE_SIGNING_KEY", 3),
         ("run: x\ndata: /", "data", 3),
         ("run: 'x", "YAML", 2),
+        ("run: x\nedit: *.py", "quote what begins with", 3),
+        ("run: x\nedit: [!a, %b]", "quote what begins with", 3),
         ("goal: minimize", "run", 1),
     ],
 )

@@ -192,11 +192,14 @@ def test_doctor_asks_about_a_goal_that_the_name_speaks_against(tmp_path: Path) -
     assert "a val_bpb is mostly to be minimized" in autoresearch(home, "doctor")
 
 
-def test_an_edit_that_matches_no_file_is_refused_before_anything_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("edit", ["srcc/**", "'*.rs'", "'!train.py'"])
+def test_an_edit_that_matches_no_file_is_refused_before_anything_runs(
+    tmp_path: Path, edit: str
+) -> None:
     home = tiny.repository(
-        tmp_path / "home", program=PROGRAM.replace("edit: [train.py]", "edit: srcc/**")
+        tmp_path / "home", program=PROGRAM.replace("edit: [train.py]", f"edit: {edit}")
     )
-    words = "`edit` (srcc/**) names no file that is committed here"
+    words = f"`edit` ({edit.strip(chr(39))}) names no file that is committed here"
     assert words in autoresearch(home, "run", "--agent", "command:false", code=2)
     assert words in autoresearch(home, "doctor", ANTHROPIC_API_KEY="sk-nobody-has-this", code=2)
 

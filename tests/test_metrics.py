@@ -93,6 +93,11 @@ def test_a_progress_line_s_metric_counts_in_run_and_never_in_the_scorer() -> Non
     assert read(final).values == {NAME: 0.5}
 
 
+@pytest.mark.parametrize("name", ["round", "iter", "wall_ms/step"])
+def test_a_metric_that_is_called_like_a_counter_is_read(name: str) -> None:
+    assert read(f"{name}: 12", name=name).values == {name: 12.0}
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
+import quick
 import studies
 import tiny
 from test_loop import events, run
 
 from autoresearch_action.agents.edits import comparable
 from autoresearch_action.github import outputs
+from autoresearch_action.records import Trial
 from autoresearch_action.report import body
 
 PROGRAM = """---
@@ -61,6 +64,20 @@ def test_a_base_that_never_reaches_the_target_is_not_blind_and_can_be_beaten(
         and confirmation["baseline"] == 6.0
         and 3.5 < confirmation["best"] < 4.5
     )
+
+
+def test_a_quick_base_does_not_cut_the_window_short(tmp_path: Path) -> None:
+    """A base of one second, 300 s for all: neither the clock nor the wall ends a trial before."""
+    home, trials = tiny.repository(tmp_path / "home", program=WINDOW.replace(" 8", " 300")), []
+
+    def formula(literals: dict[str, float], trial: Trial) -> float:
+        trials.append(trial)
+        return 1.0 + literals["LR"] + random.Random(trial.seed).gauss(0, 0.01)
+
+    quick.go(home, quick.Agent([("LR = 0.1", "LR = 0.05")]), formula)
+    (clocks,) = {trial.clock_limit for trial in trials if trial.number}
+    assert clocks == 300
+    assert min(trial.limits["run"] for trial in trials if trial.number) == 330
 
 
 @pytest.mark.parametrize("scored", [True, False])

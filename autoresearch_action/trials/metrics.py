@@ -115,7 +115,9 @@ class Printed:
         if self._json:
             self._continue(plain)
         elif not self._begins(bare := _bare(plain)):
-            self._line(plain, bool(_COUNTER.match(bare) or _BAR.search(bare)))
+            alone = _FIELD.fullmatch(bare)
+            progress = bool(_COUNTER.match(bare) or _BAR.search(bare))
+            self._line(plain, progress and not (alone and alone[1] in self.wanted))
 
     def end(self) -> None:
         """The output has ended: what looked like the beginning of a JSON text was none."""
