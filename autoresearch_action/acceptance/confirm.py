@@ -29,7 +29,7 @@ TEST = "sign-flip randomisation test"
 
 
 class PairedConfirmation:
-    """One attempt at a claim. `level`: one-sided, of all of it; `slice`: of the hold-out."""
+    """One attempt at a claim. `level`: one-sided, of the whole attempt; `slice`: the hold-out's."""
 
     def __init__(
         self,
@@ -55,8 +55,10 @@ class PairedConfirmation:
                 "Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain."
             )
         if not self.enough:
-            few = f"{self.looks[-1]} pairs, too few for level {self.level:.2g}"
-            return self._lost(f"Nothing can be claimed: the budget left is for {few}.")
+            return self._lost(
+                f"Nothing can be claimed: the budget left is for {self.looks[-1]} pairs,"
+                f" too few for level {self.level:.2g}."
+            )
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
             sides.setdefault((run.trial.seed, run.trial.side), run)
@@ -66,34 +68,50 @@ class PairedConfirmation:
                     f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome})."
                 )
         pairs: list[tuple[Measurement, Measurement]] = []
-        needed: list[list[RunRequest]] = []
+        wants: list[tuple[int, int, dict[str, Measurement | None]]] = []
         failed, place, looks, why = 0, 0, list(self.looks), ""
         while True:
-            while len(pairs) + len(needed) < looks[0] and failed <= SPARE:
+            goal = looks[0]
+            while len(pairs) + len(wants) < goal and failed <= SPARE:
                 seed = derive(self.seed, "confirm", place)
-                base, head = (sides.get((seed, side)) for side in ("base", "head"))
+                found = {side: sides.get((seed, side)) for side in ("base", "head")}
                 place += 1
-                if broken := [run for run in (base, head) if run and not _measured(run)]:
+                if any(run is not None and not _measured(run) for run in found.values()):
                     failed += 1
-                    why = broken[0].reason or broken[0].outcome
-                elif base and head:
-                    pairs.append((base, head))
+                    why = next(
+                        (
+                            r.reason or r.outcome
+                            for r in found.values()
+                            if r is not None and not _measured(r)
+                        ),
+                        why,
+                    )
+                elif found["base"] is not None and found["head"] is not None:
+                    pairs.append((found["base"], found["head"]))
                 else:
-                    done = {run.trial.side for run in (base, head) if run}
-                    needed.append([one for one in self._pair(place, seed) if one.side not in done])
+                    wants.append((place, seed, found))
             if failed > SPARE:
-                what = f"{failed} pairs could not be measured, the base failed: {why}"
-                return self._lost(f"Nothing can be claimed: {what}")
-            if needed:
-                return NeedRuns(tuple(request for pair in needed for request in pair))
+                return self._lost(
+                    f"Nothing can be claimed: {failed} pairs could not be measured,"
+                    f" the base failed: {why}"
+                )
+            if wants:
+                return NeedRuns(tuple(want for pair in wants for want in self._pair(*pair)))
             answer = self._judge(pairs, looks)
             if answer is not None:
                 return answer
             looks.pop(0)
 
-    def _pair(self, place: int, seed: int) -> list[RunRequest]:
-        pair = [RunRequest("base", seed, self.slice), RunRequest("head", seed, self.slice)]
-        return pair[::-1] if derive(self.seed, "order", place) % 2 else pair
+    def _pair(
+        self, place: int, seed: int, found: dict[str, Measurement | None]
+    ) -> list[RunRequest]:
+        pair = [
+            RunRequest("base", seed, self.slice),
+            RunRequest("head", seed, self.slice),
+        ]
+        if derive(self.seed, "order", place) % 2:
+            pair.reverse()
+        return [want for want in pair if found[want.side] is None]
 
     def _judge(
         self, pairs: Sequence[tuple[Measurement, Measurement]], looks: Sequence[int]
@@ -169,8 +187,10 @@ def trained_longer(pairs: Sequence[tuple[Measurement, Measurement]]) -> str:
     error = float(excess.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
     if mine - theirs <= max(LONGER * theirs, 3 * error):
         return ""
-    took = f"{mine:.4g} s on average where the base took {theirs:.4g} s"
-    return f"the head trained longer, {took}: equal time for all."
+    return (
+        f"the head trained longer, {mine:.4g} s on average where the base took {theirs:.4g} s:"
+        " equal time for all."
+    )
 
 
 def widened(
