@@ -192,9 +192,7 @@ def test_a_study_survives_its_workers_and_equals_a_local_one(
     same = ray.keys() & local.keys()  # a rejected idea may have been tried on another parent
     assert len(same) >= 4 and all(ray[key] == local[key] for key in same)
     purposes = [Trial.model_validate(event["trial"]).purpose for event in events(home, "trial")]
-    assert purposes.count("screen") == 3, (
-        "lost trials leave no trace"
-    )
+    assert purposes.count("screen") == 3, "lost trials leave no trace"
     assert {*SCRATCH.glob("autoresearch-ray-*/*")} <= before, (
         "the workers left their folders behind"
     )
