@@ -258,6 +258,9 @@ def prolong(ledger: Path, size: int) -> None:
                 line = line.replace('"number":1,', f'"number":{number},')
                 line = line.replace(made["commit"], commit).replace(made["tree"], commit[::-1])
                 file.write(f"{line}\n")
+        # Or the run's own syncs wait for all of it
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def report(told: dict[str, float]) -> list[str]:
