@@ -159,10 +159,15 @@ def starts() -> dict[str, float]:
                 ["--agent", agent, "--max-experiments", "3", "--max-minutes", "5"],
             )
             begin = time.time()
+            environment = os.environ | {"CI": "true", "PYTHONPATH": str(ROOT)} | key
             shown = subprocess.run(
                 [sys.executable, "-c", PEAK, "run", *words, "--state", str(state)],
-                cwd=directory, check=True, capture_output=True, text=True, env=os.environ | {"CI": "true", "PYTHONPATH": str(ROOT)} | key,
-            )  # fmt: skip
+                cwd=directory,
+                check=True,
+                capture_output=True,
+                text=True,
+                env=environment,
+            )
             trials = (
                 event
                 for line in (state / "ledger.jsonl").open()
@@ -255,6 +260,9 @@ def prolong(ledger: Path, size: int) -> None:
                 line = line.replace('"number":1,', f'"number":{number},')
                 line = line.replace(made["commit"], commit).replace(made["tree"], commit[::-1])
                 file.write(f"{line}\n")
+        # Or the run's own syncs wait for all of it
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def report(told: dict[str, float]) -> list[str]:
@@ -263,11 +271,13 @@ def report(told: dict[str, float]) -> list[str]:
         f"per experiment, median             {told['median']:.1f} ms  (aim: at most {MOST_MS})",
         f"per experiment, 90th percentile    {told['tenth']:.1f} ms",
         f"  of which inside the trial        {told['trial']:.1f} ms  (checkout, sandbox, command)",
-        f"processor time per experiment      {told['cpu']:.1f} ms  (git, sandbox, start-up and report of the run included)",
+        f"processor time per experiment      {told['cpu']:.1f} ms"
+        "  (git, sandbox, start-up and report of the run included)",
         f"start of the process to first trial {told['start']:.2f} s  (aim: at most {MOST_START})",
         f"peak memory, harness               {told['memory']:.0f} MB  (aim: at most {MOST_MB})",
         *(
-            f"with {agent:8} start {told[f'{agent} start']:.2f} s, peak {told[f'{agent} memory']:.0f} MB  (aim: at most {most})"
+            f"with {agent:8} start {told[f'{agent} start']:.2f} s, peak"
+            f" {told[f'{agent} memory']:.0f} MB  (aim: at most {most})"
             for agent, most in (("optuna", "1 s, 120 MB"), ("claude", "2 s, 180 MB"))
         ),
         *(
@@ -276,7 +286,8 @@ def report(told: dict[str, float]) -> list[str]:
         ),
         f"/bin/sh, bare                      {told['bare']:.1f} ms  (median of {STARTS})",
         f"/bin/sh, in the sandbox            {told['sandboxed']:.1f} ms",
-        f"  the sandbox's own                {told['own']:.1f} ms  (aim: at most {MOST_SANDBOX_MS}, at load {told['load']:.0f})",
+        f"  the sandbox's own                {told['own']:.1f} ms"
+        f"  (aim: at most {MOST_SANDBOX_MS}, at load {told['load']:.0f})",
     ]
 
 

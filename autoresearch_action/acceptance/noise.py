@@ -310,5 +310,7 @@ def _notes(values: Sequence[float], brief: Brief, blind: bool, repeats: bool) ->
 def _limits_printed(runs: Sequence[Measurement], brief: Brief) -> None:
     for name in brief.limits:
         if runs and not any(name in run.metrics for run in runs):
-            lack = f"`limits` names {name}, which the baseline does not print"
-            raise InputError(f"{lack}: print it, or take the limit out.")
+            raise InputError(
+                f"`limits` names {name}, which the baseline does not print: print it, or take the"
+                " limit out."
+            )
