@@ -1,17 +1,18 @@
 """The nouns that travel: Proposal, Trial, Measurement, Verdict, Confirmation, Experiment, Run.
 
 Plain frozen data, safe to write to the ledger and to send to another machine. No behaviour beyond
-small derived facts; nothing here reads a clock, a file or a process. What names something (ids,
-objects of git, branches, metrics) has its shape here, for every reader; how long texts may be and
-what is finite is judged where a ledger is handed over (github/handover.py).
+small derived facts; nothing here reads a clock, a file or a process. What names something
+(ids, objects of git, branches, metrics) has its shape (shapes.py) for every reader; how long texts
+may be and what is finite is judged where a ledger is handed over (github/handover.py).
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from autoresearch_action.shapes import Branch, Hexadecimal, MetricName, ObjectName, Slug
 
 Split = Literal["val", "holdout"]
 Side = Literal["base", "head"]
@@ -21,32 +22,6 @@ Outcome = Literal["ok", "crash", "discard", "stopped", "lost"]
 Status = Literal["keep", "discard", "crash"]
 # Among a proposal's details: the run whose whole stack it is
 INHERITED = "inherited"
-# What a branch may not be called (git-check-ref-format)
-_NO_BRANCH = re.compile(
-    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|\A[-/.]|[/.]\Z|\A@\Z"
-)
-
-
-def _slug(value: str) -> str:
-    """A file's or a branch's name, or a part of it."""
-    named = re.fullmatch(r"[\w-][\w.-]{0,999}", value) and not _NO_BRANCH.search(f"x/{value}")
-    if value and not named:
-        raise ValueError("must be letters, digits, _ . and -")
-    return value
-
-
-def _branch(value: str) -> str:
-    if len(value) > 400 or _NO_BRANCH.search(value):
-        raise ValueError("must be a branch's name")
-    return value
-
-
-Slug = Annotated[str, AfterValidator(_slug)]
-Branch = Annotated[str, AfterValidator(_branch)]
-MetricName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w./@-]{0,99}$")]
-# A commit, a tree: git's hexadecimal names, in tests shorter words
-ObjectName = Annotated[str, Field(pattern=r"^[\w.-]{0,64}$")]
-Hexadecimal = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 
 
 def sign_of(goal: Goal) -> int:
@@ -76,9 +51,7 @@ class Usage(Record):
 
 
 class Proposal(Record):
-    """An edit that an agent made: `patch` is a unified diff (git format) against the commit
-    `parent`.
-    """
+    """An edit that an agent made: `patch` is a git diff against the commit `parent`."""
 
     parent: ObjectName
     patch: str

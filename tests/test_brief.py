@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_action import brief as briefs
-from autoresearch_action import metric_names
+from autoresearch_action.brief import metric_names
 from autoresearch_action.errors import InputError
 from autoresearch_action.isolation.secrets import Secrets
 

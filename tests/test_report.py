@@ -148,7 +148,7 @@ def poisoned(folder: Path, evil: str, monkeypatch: pytest.MonkeyPatch) -> RunSta
         "time-budget": 5.0,
     }
     run_state.run = spoilt(filled, evil).model_copy(update={"contract": contract, "budget": {}})
-    run_state.experiments = experiments  # type: ignore[assignment]
+    monkeypatch.setattr(type(run_state.experiments), "__getitem__", lambda _, n: experiments[n])
     run_state.confirmations = [spoilt(one, evil) for one in run_state.confirmations]
     run_state.facts |= {
         "claims": evil,

@@ -15,7 +15,7 @@ PACKAGE = HERE / "autoresearch_action"
 ROOT = "autoresearch_action."
 # From the ground up: a floor imports of its own and of those below, whatever the kind of import
 FLOORS = (
-    {"errors", "text", "syntax"},
+    {"errors", "text", "syntax", "shapes"},
     {"records"},
     {"brief", "budget"},
     {"ledger"},
@@ -31,7 +31,7 @@ FLOORS = (
     {"cli", "action"},
     {"__main__"},
 )
-CORE = ("brief", "records", "ledger", "budget", "research", "acceptance", "cli")
+CORE = ("brief", "records", "shapes", "ledger", "budget", "research", "acceptance", "cli")
 # What the core imports of the outer rings: their protocols, and the one class that is the workspace
 PROTOCOLS = {
     "agents",
@@ -42,19 +42,13 @@ PROTOCOLS = {
 # Conveniences that lie beside what they are about: nothing of the core needs them
 CONVENIENCES = {"acceptance.forecast", "research.fleet"}
 # The aim is 4,000
-CORE_LINES = 4_840
+CORE_LINES = 5_270
 LONGEST, LONGEST_IN_CORE = 500, 300
 # What is longer still, and how long it may be: it shrinks or goes
 LONGER = {
     "acceptance.keep": 330,
-    "brief": 480,
-    "github.pull_request": 580,
-    "isolation.process": 550,
-    "trials.trial": 535,
-    "workspace.trees": 580,
+    "acceptance.noise": 320,
 }
-# Imports that run back up still
-DEBTS = {"isolation.sandbox imports trials.compiled"}
 
 
 def modules() -> list[Path]:
@@ -102,7 +96,7 @@ def test_no_import_runs_back_up() -> None:
         for other in imports(path)
         if module != "__init__" and FLOOR[ring(other)] > FLOOR[ring(module)]
     ]
-    assert {*back} <= DEBTS
+    assert back == []
 
 
 def circle(graph: dict[str, frozenset[str]]) -> list[str]:

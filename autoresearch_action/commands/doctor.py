@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 import click
 
 from autoresearch_action import brief as briefs
-from autoresearch_action import metric_names
 from autoresearch_action.acceptance.noise import blind
-from autoresearch_action.brief import Brief
+from autoresearch_action.brief import Brief, metric_names
 from autoresearch_action.commands.init import GUESSED
 from autoresearch_action.errors import InputError, UserError
 from autoresearch_action.isolation import Isolation, device

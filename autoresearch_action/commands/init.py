@@ -15,8 +15,7 @@ import os
 import re
 from pathlib import Path
 
-from autoresearch_action import metric_names
-from autoresearch_action.brief import DEFAULT_TIME_BUDGET, literal_time_budget
+from autoresearch_action.brief import DEFAULT_TIME_BUDGET, literal_time_budget, metric_names
 from autoresearch_action.errors import InputError
 from autoresearch_action.workspace.git import GitError, line
 

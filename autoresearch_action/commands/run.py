@@ -16,10 +16,10 @@ from pathlib import Path
 
 import click
 
-from autoresearch_action import __version__, metric_names, report
+from autoresearch_action import __version__, report
 from autoresearch_action import brief as briefs
 from autoresearch_action.agents import Agent, registry
-from autoresearch_action.brief import Brief
+from autoresearch_action.brief import Brief, metric_names
 from autoresearch_action.budget import Budget
 from autoresearch_action.commands import resume
 from autoresearch_action.commands.machine import Machine
@@ -206,9 +206,7 @@ def _describe(options: Options, brief: Brief, workspace: Workspace, machine: Mac
         prose=brief.prose,
         metric=brief.metric,
         goal=brief.goal,
-        contract=brief.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        # What all are equal in, default or not
-        | ({"time-budget": brief.time_budget} if brief.fixed_time else {}),
+        contract=brief.contract,
         agents=list(options.agents),
         budget={
             name: getattr(options, name)
@@ -227,7 +225,9 @@ def _branch(workspace: Workspace, ledger: Ledger) -> None:
     run_state = ledger.run_state
     confirmation = run_state.confirmation
     assert confirmation is not None and run_state.run is not None
-    patches = {int(patch.stem[-4:]): patch.read_bytes() for patch in run_state.proven()}
+    patches = {
+        int(patch.stem.rpartition("-")[2]): patch.read_bytes() for patch in run_state.proven()
+    }
     changes = (
         (patch.decode("utf-8", "surrogateescape"), run_state.experiments[number].description)
         for number, patch in patches.items()

@@ -34,7 +34,6 @@ from autoresearch_action.ledger.journal import HEADER
 from autoresearch_action.records import (
     Confirmation,
     Measurement,
-    ObjectName,
     Proposal,
     Record,
     Run,
@@ -43,6 +42,7 @@ from autoresearch_action.records import (
 )
 from autoresearch_action.report.body import body
 from autoresearch_action.report.tables import MOST_ROWS
+from autoresearch_action.shapes import ObjectName
 from autoresearch_action.text import visible
 
 # Bytes of a ledger: about 100,000 experiments of one short trial, or 15,000 with full loss curves;

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 
+from autoresearch_action.brief.secret_names import is_secret
 from autoresearch_action.errors import InputError
 from autoresearch_action.isolation import confine
-from autoresearch_action.secret_names import is_secret
 
 MODEL_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 WRITE_TOKENS = re.compile(r"^(GITHUB|GH|ACTIONS|RUNNER)_|_GITHUB_", re.IGNORECASE)

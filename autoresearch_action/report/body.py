@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Any
 
 from autoresearch_action import text
+from autoresearch_action.brief.metric_names import taken_for
 from autoresearch_action.ledger import RunState
-from autoresearch_action.metric_names import taken_for
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import tables
 from autoresearch_action.report.tables import Change, Row

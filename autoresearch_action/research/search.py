@@ -40,9 +40,7 @@ class Candidate:
 
 
 def search(context: ResearchContext) -> str:
-    """Run until a cap, the target or the agent's end: why it ended. Raises Interrupted, InputError
-    (no baseline).
-    """
+    """Search until a cap, the target or the agents' end: why. Raises Interrupted, InputError."""
     steps = Search(context)
     try:
         return steps.run()

@@ -1,8 +1,8 @@
 """What a metric's name says: a time or a quality, less or more. Proposals; the brief's keys decide.
 
-A name is read as words (`cpuTime`, `p99_latency/ms`). In English the last word that says something
-is what the thing is: an `accuracy_loss` is a loss, a `loss_accuracy` an accuracy. A unit says so
-only where no word names a quality: `ms_ssim` and `bleu_us` are none of time.
+A name is read as words ("cpuTime", "p99_latency/ms"). In English the last word that says something
+is what the thing is: an "accuracy_loss" is a loss, a "loss_accuracy" an accuracy. A unit says so
+only where no word names a quality: "ms_ssim" and "bleu_us" are none of time.
 """
 
 from __future__ import annotations
