@@ -144,6 +144,8 @@ class Measurement(Record):
     outcome: Outcome
     # One sentence when outcome is not "ok"
     reason: str = ""
+    # The scorer died of a signal, or said that no honest candidate does what this one did
+    suspicious: bool = False
     value: float | None = None
     # Every `name: value` that run and evaluate printed
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -198,6 +200,8 @@ class Verdict(Record):
     commit: ObjectName = ""
     # The incumbent that it was judged against
     parent: ObjectName = ""
+    # One of its runs was
+    suspicious: bool = False
     # Improvement in the metric's unit, > 0 is better; a search estimate, biased
     estimate: float | None = None
     # Its standard error

@@ -600,3 +600,45 @@ def test_a_proof_that_takes_too_long_is_cut_off_and_goes_on_next_time(tmp_path: 
     run(home, *words[:-1], "5")
     assert events(home, "trial")[: len(before)] == before
     assert events(home, "confirmation")[-1]["held"]
+
+
+SUSPECTS = """import os
+import signal
+
+loss = float(open("model.txt").read())
+if 8.9 < loss < 10.5:
+    os.kill(os.getpid(), signal.SIGSEGV)
+if loss > 40:
+    raise SystemExit("SUSPICIOUS: The model sees what it must not.")
+print(f"val_bpb: {loss:.6f}")
+"""
+
+
+@pytest.fixture(scope="module")
+def suspected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four ideas: one kills the scorer, one is caught by it, one fails, one is honest."""
+    home = tiny.repository(tmp_path_factory.mktemp("suspects") / "home", score__py=SUSPECTS)
+    for name, line in (("1", "loss = 9.5"), ("2", "loss += 50"), ("3", "loss = None")):
+        tiny.patch(home, home / "ideas" / f"{name}.diff", ("with open", f"{line}\nwith open"))
+    tiny.patch(home, home / "ideas" / "4.diff", ("WIDTH = 4", "WIDTH = 6"))
+    run(home, "--agent", "patches:ideas", "--max-minutes", "5")
+    return home
+
+
+def test_what_no_honest_candidate_does_to_a_scorer_is_marked(suspected: Path) -> None:
+    told = [event["suspicious"] for event in events(suspected, "verdict") if event["number"]]
+    assert told == [True, True, False, False]
+
+
+def test_a_scorer_that_dies_of_a_signal_says_which(suspected: Path) -> None:
+    assert events(suspected, "verdict")[1]["reason"] == "Suspicious: the scorer died (SIGSEGV)."
+
+
+def test_a_scorer_says_itself_what_is_suspicious(suspected: Path) -> None:
+    reason = events(suspected, "verdict")[2]["reason"]
+    assert reason == "Suspicious: The model sees what it must not."
+
+
+def test_the_report_counts_what_is_suspicious(suspected: Path) -> None:
+    told = (suspected / ".autoresearch" / "PULL_REQUEST.md").read_text()
+    assert "2 experiments did to the scorer what no honest one does" in told

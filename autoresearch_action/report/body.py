@@ -232,6 +232,11 @@ def warnings(run_state: RunState) -> list[str]:
         )
     if (run_state.facts.get("noise") or {}).get("blind"):
         found.append("Seeds have no effect on this program, so luck cannot be told from a gain.")
+    if odd := sum(verdict.suspicious for verdict in run_state.verdicts()):
+        found.append(
+            f"{odd} experiment{'s' * (odd != 1)} did to the scorer what no honest one does, and"
+            f" {'were' if odd != 1 else 'was'} refused: look at what proposes them."
+        )
     if not run_state.finished:
         found.append("The run was interrupted; what is proven here was proven before.")
     return found

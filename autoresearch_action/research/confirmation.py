@@ -45,6 +45,9 @@ def _confirmed(context: ResearchContext, reason: str) -> Confirmation:
         return _unclaimed(f"Nothing held: {what} was worth confirming.")
     if context.noise and context.noise.blind:
         return _unclaimed(f"Nothing is claimed: {BLIND}.")
+    for number in run_state.kept:
+        if odd := [run.reason for run in context.runs(number) if run.suspicious]:
+            return _unclaimed(f"Nothing is claimed: of what was kept, #{number} failed. {odd[0]}")
     try:
         stack = stack_of(context, run_state.kept)
     except PatchRefused:

@@ -269,7 +269,10 @@ class Search:
         proposal = experiment.proposal
         fresh = proposal is not None and "repairs" not in proposal.details
         current = experiment.parent == self.context.incumbent_commit
-        return fresh and current and not self._stop_reason() and self.proposals.wants_more()
+        honest = not any(run.suspicious for run in experiment.runs)
+        return (
+            fresh and honest and current and not self._stop_reason() and self.proposals.wants_more()
+        )
 
     def _measure_again(self, numbers: tuple[int, ...]) -> None:
         """Each once, before all others: what was known of the machine when they were rejected was

@@ -29,6 +29,7 @@ def settle(experiment: Experiment, decision: Decision) -> Verdict:
         usd=proposal.usage.usd if proposal else 0.0,
         commit=experiment.commit,
         parent=experiment.parent,
+        suspicious=any(run.suspicious for run in runs),
         estimate=decision.estimate,
         spread=decision.spread,
         runs=len(runs),

@@ -13,6 +13,7 @@ Where the brief has a `decoy`, a tree's first trial begins with an untimed pass 
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,12 +40,22 @@ START_UP = 600.0
 TAIL = 2_000
 
 
+# Begins a line of a scorer that fails because of what no honest candidate does
+SUSPICIOUS = "SUSPICIOUS:"
+# Signals of a process that touched what it must not, or gave itself up
+FAULTS = {
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS,
+}  # fmt: skip
+
+
 class Failure(Exception):
     """The trial ends here with this outcome and sentence."""
 
-    def __init__(self, outcome: Outcome, reason: str, tail: str = "") -> None:
+    def __init__(
+        self, outcome: Outcome, reason: str, tail: str = "", suspicious: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.outcome, self.tail = outcome, tail
+        self.outcome, self.tail, self.suspicious = outcome, tail, suspicious
 
 
 class TrialRun:
@@ -91,6 +102,7 @@ class TrialRun:
             trial=self.trial,
             outcome=failure.outcome if failure else "ok",
             reason=scrub(str(failure)) if failure else "",
+            suspicious=bool(failure and failure.suspicious),
             value=None if failure else self.value,
             metrics=self._metrics(scored=not failure),
             blocks=self.printed["evaluate"].blocks,
@@ -159,6 +171,8 @@ class TrialRun:
             raise Failure("crash", str(error)) from None
         ended = self._phase("evaluate", command, target, handed)
         self.peak = max(self.peak, ended.peak)
+        if odd := suspicion(ended):
+            raise Failure("crash", f"Suspicious: {odd}", _text(ended.tail), suspicious=True)
         if ended.code or ended.reason:
             said = ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}"
             raise Failure("crash", said, _text(ended.tail))
@@ -406,6 +420,23 @@ def _in_the_open(folders: Sequence[Path]) -> Iterator[Path]:
         except OSError:
             continue
         yield from (Path(line) for line in lines if line.startswith("/"))
+
+
+def suspicion(ended: Ended) -> str:
+    """What the scorer's end has in it that no honest candidate causes, in a sentence; or "".
+
+    A scorer that fails may say so itself, in a line that begins with SUSPICIOUS.
+    """
+    if not ended.code or ended.reason:
+        return ""
+    for line in _text(ended.tail).splitlines():
+        if line.startswith(SUSPICIOUS):
+            return line.removeprefix(SUSPICIOUS).strip()
+    # Of a shell's words for a child that died of a signal, and of the process's own
+    number = -ended.code if ended.code < 0 else ended.code - 128
+    if number in FAULTS:
+        return f"the scorer died ({signal.Signals(number).name})."
+    return ""
 
 
 def _text(tail: bytes) -> str:
