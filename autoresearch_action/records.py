@@ -1,9 +1,8 @@
 """The nouns that travel: Proposal, Trial, Measurement, Verdict, Confirmation, Experiment, Run.
 
 Plain frozen data, safe to write to the ledger and to send to another machine. No behaviour beyond
-small derived facts; nothing here reads a clock, a file or a process. What names something
-(ids, objects of git, branches, metrics) has its shape (shapes.py) for every reader; how long texts
-may be and what is finite is judged where a ledger is handed over (github/handover.py).
+small derived facts. Names have their shapes (shapes.py) for every reader; how long texts may be and
+what is finite is judged where a ledger is handed over (github/handover.py).
 """
 
 from __future__ import annotations
@@ -70,15 +69,13 @@ class Proposal(Record):
 
 
 class StopRule(Record):
-    """When to end a trial early: its smoothed loss lies above `limits` at equal elapsed seconds.
-
-    `elapsed` (seconds from the first progress line, increasing) and `limits` (loss) are arrays of
-    one length; judged from `elapsed[0]` on.
+    """When to end a trial early: its smoothed loss lies above `limits` at equal seconds `elapsed`
+    since the first progress line, judged from `elapsed[0]` on. Arrays of one length.
     """
 
     elapsed: list[float]
     limits: list[float]
-    # Weight of the past in the exponential mean of the loss
+    # Weight of the past in the mean
     smoothing: float = 0.9
 
 
@@ -144,7 +141,7 @@ class Measurement(Record):
     outcome: Outcome
     # One sentence when outcome is not "ok"
     reason: str = ""
-    # The scorer died of a signal, or said that no honest candidate does what this one did
+    # What it did to the scorer no honest candidate does
     suspicious: bool = False
     value: float | None = None
     # Every `name: value` that run and evaluate printed
@@ -200,7 +197,6 @@ class Verdict(Record):
     commit: ObjectName = ""
     # The incumbent that it was judged against
     parent: ObjectName = ""
-    # One of its runs was
     suspicious: bool = False
     # Improvement in the metric's unit, > 0 is better; a search estimate, biased
     estimate: float | None = None

@@ -1,4 +1,4 @@
-"""The shapes of names: ids, branches, metrics, objects of git. Nothing here looks whether they exist."""
+"""The shapes of names: ids, branches, metrics, objects of git. Whether they exist is not asked."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _intervals(size: Size, kind: str, rule: str, rng: np.random.Generator) -> di
 
 
 # -- what is printed
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def percent(value: float) -> str:
@@ -185,15 +185,27 @@ def report(cells: dict[Job, dict[str, Any]], size: Size, seed: int) -> Iterator[
     yield "## Targets for ours, met or missed by kind of noise (missed: bold)\n"
     yield from table(["target", *ALL], targets(cell, size))
     for length, count in size.empty.items():
-        yield f"## False claims in a run of {length} experiments that do nothing, % (upper 95 % bound, Clopper & Pearson)\n"
+        yield (
+            f"## False claims in a run of {length} experiments that do nothing, % (upper 95 %"
+            " bound, Clopper & Pearson)\n"
+        )
         yield f"{count} runs per cell of ours, a fifth of the others'.\n"
         yield from table(
             ["rule", *ALL],
             ([r, *(bounded(*cell("empty", kind, r)[str(length)]) for kind in ALL)] for r in RULES),
         )
-    yield f"## False share of the claims over {NIGHTS} nights in a row, % (upper 95 % bound); claims per {NIGHTS} nights\n"
-    yield f"{size.streams} streams per cell of ours, a fifth of the others', {percent(1 - GOOD)} % of the nights empty, the rest with one"
-    yield "gain of 0.5, 1, 2 or 4 σ. Last column: share of the gains of 2σ and more that were claimed, all kinds but seed-blind.\n"
+    yield (
+        f"## False share of the claims over {NIGHTS} nights in a row, % (upper 95 % bound); claims"
+        f" per {NIGHTS} nights\n"
+    )
+    yield (
+        f"{size.streams} streams per cell of ours, a fifth of the others', {percent(1 - GOOD)} % of"
+        " the nights empty, the rest with one"
+    )
+    yield (
+        "gain of 0.5, 1, 2 or 4 σ. Last column: share of the gains of 2σ and more that were"
+        " claimed, all kinds but seed-blind.\n"
+    )
     rows = []
     for rule in RULES:
         nights = [cell("nights", kind, rule) for kind in ALL]
@@ -206,8 +218,14 @@ def report(cells: dict[Job, dict[str, Any]], size: Size, seed: int) -> Iterator[
         rows.append([rule, *told, percent(sum(found) / len(found))])
     yield from table(["rule", *ALL, "found"], rows)
     yield "## True improvements kept and claimed, %, and what a decision costs\n"
-    yield f"Runs of 20 ideas, one gain among them, a quarter of the others −2σ losers; {size.power} runs per size of gain of ours, half"
-    yield "of them told σ, a fifth of the others'. Trials count reference runs too; `all` is every run of the night over its ideas,"
+    yield (
+        f"Runs of 20 ideas, one gain among them, a quarter of the others −2σ losers; {size.power}"
+        " runs per size of gain of ours, half"
+    )
+    yield (
+        "of them told σ, a fifth of the others'. Trials count reference runs too; `all` is every"
+        " run of the night over its ideas,"
+    )
     yield "with calibration, new incumbents' references and proof.\n"
     heads = [f"{what} {gain:g}σ" for what in ("kept", "claimed") for gain in SIZES]
     rows = []
@@ -218,8 +236,14 @@ def report(cells: dict[Job, dict[str, Any]], size: Size, seed: int) -> Iterator[
             rows.append([kind, rule, *map(percent, (*power["kept"], *power["claimed"])), *costs])
     yield from table(["noise", "rule", *heads, "trials: null", "−2σ", "2σ", "all"], rows)
     yield "## Coverage of the 95 % interval, %, by true effect\n"
-    yield f"{size.intervals} confirmations per row. Unconditional: over all of them. Where held: over those that were claimed, a selection"
-    yield "that no interval is made for, with the mean of what is quoted, plain and adjusted for selection (in σ).\n"
+    yield (
+        f"{size.intervals} confirmations per row. Unconditional: over all of them. Where held: over"
+        " those that were claimed, a selection"
+    )
+    yield (
+        "that no interval is made for, with the mean of what is quoted, plain and adjusted for"
+        " selection (in σ).\n"
+    )
     rows = []
     for kind in KINDS:
         for effect, (inside, held, inside_held, *quoted) in cell("intervals", kind, OURS).items():

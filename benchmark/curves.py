@@ -50,18 +50,29 @@ OWN = "incumbent"
 LIMITS = (
     "## What limits it",
     "",
-    "- The choice. START, SHARE and SMOOTHING were fixed before this recording was made, from three earlier ones (CPU, 139, 185 and",
-    "  180 variants, 293 true winners). SPREADS was 0.5 then, which lost none, 1 and 1 of them; on this recording that gives 1.26× and",
-    "  1.32× with the same winner lost. 0.25 was looked at second and taken: 1.2 of 111, 1 of 95 and 2 of 87 on the earlier ones,",
-    "  1.33×, 1.42× and 1.43×; over all four recordings 5.2 of 427 true winners are lost (≤ 2.8 %).",
-    "- Incumbents whose training loss says too little of their score. The earlier recordings also had an incumbent of a quarter of the",
-    "  width: its training loss is lower, its score worse, and 32 of 55 winners over it are stopped at either setting. It is left out of",
-    "  the figures above. The rule cannot see such a target; the audit, which runs a tenth to the end, is there to find it.",
-    "- A machine that slows down. On a lent machine whose cores lost a third of their speed after the incumbent was measured, three",
-    "  quarters of the better codes were stopped: seconds of a shared core are no steady clock. Here they were made steady (record.py),",
-    "  as a GPU's are; where a CPU runner's are not, early stops cost winners, and the audit loosens them.",
+    "- The choice. START, SHARE and SMOOTHING were fixed before this recording was made, from"
+    " three earlier ones (CPU, 139, 185 and",
+    "  180 variants, 293 true winners). SPREADS was 0.5 then, which lost none, 1 and 1 of them; on"
+    " this recording that gives 1.26× and",
+    "  1.32× with the same winner lost. 0.25 was looked at second and taken: 1.2 of 111, 1 of 95"
+    " and 2 of 87 on the earlier ones,",
+    "  1.33×, 1.42× and 1.43×; over all four recordings 5.2 of 427 true winners are lost (≤ 2.8"
+    " %).",
+    "- Incumbents whose training loss says too little of their score. The earlier recordings also"
+    " had an incumbent of a quarter of the",
+    "  width: its training loss is lower, its score worse, and 32 of 55 winners over it are"
+    " stopped at either setting. It is left out of",
+    "  the figures above. The rule cannot see such a target; the audit, which runs a tenth to the"
+    " end, is there to find it.",
+    "- A machine that slows down. On a lent machine whose cores lost a third of their speed after"
+    " the incumbent was measured, three",
+    "  quarters of the better codes were stopped: seconds of a shared core are no steady clock."
+    " Here they were made steady (record.py),",
+    "  as a GPU's are; where a CPU runner's are not, early stops cost winners, and the audit"
+    " loosens them.",
     "- Small gains. Of variants better by any amount, luck included, about a quarter is stopped.",
-    "- Not covered: a GPU, windows of minutes, other programs, an incumbent that moves. A run without one on its own seed has a",
+    "- Not covered: a GPU, windows of minutes, other programs, an incumbent that moves. A run"
+    " without one on its own seed has a",
     "  wider margin (UNPAIRED), set without curves.",
 )
 # … and of variants that no language model proposed
@@ -139,8 +150,13 @@ class Records:
         )
         self.start, self.end = (statistics.fmean(cold[i] for cold in told["cold"]) for i in (0, 1))
         keys = Run.__dataclass_fields__
-        self.runs = [Run(**{key: value for key, value in run.items() if key in keys and key != "curve"},
-                         curve=tuple((seconds + self.start, loss) for seconds, loss in run["curve"])) for run in told["runs"]]  # fmt: skip
+        self.runs = [
+            Run(
+                **{key: value for key, value in run.items() if key in keys and key != "curve"},
+                curve=tuple((seconds + self.start, loss) for seconds, loss in run["curve"]),
+            )
+            for run in told["runs"]
+        ]
         self.scored = statistics.median(run["scored"] for run in told["runs"] if run["bpb"])
         self.labels = {run["id"]: run["edit"] for run in told["runs"]}
         self.incumbents, self.seeds, self.sigma, self.dof = self._incumbents()
@@ -318,11 +334,16 @@ class Saving:
         here = whole - rest * records.window - cut * (records.end + records.scored)
         share = statistics.fmean(look.stopped for look in losers) if losers else 0.0
         exempt = sum(not look.comparable for look in looks)
-        rule, known, plain = (cls._faster(part) for part in (
-            rest,
-            statistics.fmean(look.comparable and look.gain < least for look in looks) * (1 - early_stop.START),
-            statistics.fmean(look.comparable and look.gain <= -least for look in looks) * (1 - early_stop.START),
-        ))  # fmt: skip
+        rule, known, plain = (
+            cls._faster(part)
+            for part in (
+                rest,
+                statistics.fmean(look.comparable and look.gain < least for look in looks)
+                * (1 - early_stop.START),
+                statistics.fmean(look.comparable and look.gain <= -least for look in looks)
+                * (1 - early_stop.START),
+            )
+        )
         return cls(
             len(looks),
             exempt,
@@ -393,13 +414,18 @@ def report(records: Records) -> list[str]:
     lines = [f"{go['minutes']:g} min: `{go['command']}`, {go['machine']}." for go in records.gos]
     lines += [
         "",
-        f"Recorded: {len(records.runs)} runs of {records.window:g} s of training, {min(made)} to {max(made)} steps of the best code:"
+        f"Recorded: {len(records.runs)} runs of {records.window:g} s of training, {min(made)} to"
+        f" {max(made)} steps of the best code:"
         f" {kinds[OWN]} of the incumbent and",
-        f"its earlier stages, {kinds['climb']} steps of the climb, {len(records.runs) - sum(kinds.values())} edits of the language model,"
-        f" {kinds['random']} random turns, {kinds['wide']} wide ones, {kinds['optuna']} of the optuna",
-        f"agent; {sum(run.bpb is None for run in records.runs)} crashed. A cold start takes {records.start:.1f} s to the first step;"
+        f"its earlier stages, {kinds['climb']} steps of the climb,"
+        f" {len(records.runs) - sum(kinds.values())} edits of the language model,"
+        f" {kinds['random']} random turns, {kinds['wide']} wide ones, {kinds['optuna']} of the"
+        " optuna",
+        f"agent; {sum(run.bpb is None for run in records.runs)} crashed. A cold start takes"
+        f" {records.start:.1f} s to the first step;"
         f" hand-in {records.end:.1f} s, scoring {records.scored:.1f} s. Noise of one run",
-        f"beside its seed's effect: σ = {records.sigma:.4f} bpb ({records.dof} degrees of freedom); a true winner is better by"
+        f"beside its seed's effect: σ = {records.sigma:.4f} bpb ({records.dof} degrees of freedom);"
+        " a true winner is better by"
         f" {least:.2f} standard errors or more.",
         "",
     ]
@@ -409,7 +435,8 @@ def report(records: Records) -> list[str]:
             [f"true winners lost: ≤ {100 * MOST_LOST:.0f} %, upper 95 % bound", *_bounded(true)],
             [f"distinct true winners: ≥ {NEEDED}", str(len(true)), _yes(len(true) >= NEEDED)],
             [
-                f"more first looks per hour: ≥ {FASTER}×; the language model's edits, an H100's overheads",
+                f"more first looks per hour: ≥ {FASTER}×; the language model's edits, an H100's"
+                " overheads",
                 *_faster(edits.gpu),
             ],
             ["… all kinds of edits as recorded", *_faster(mixed.gpu)],
@@ -420,9 +447,11 @@ def report(records: Records) -> list[str]:
         ],
     )
     lines += [
-        f"First looks are held against the best code that the climb found. {100 * early_stop.AUDIT_SHARE:.0f} % of those that may be compared"
+        "First looks are held against the best code that the climb found."
+        f" {100 * early_stop.AUDIT_SHARE:.0f} % of those that may be compared"
         " are run to the end for the audit.",
-        f"At an H100's overheads: a stopped run pays all of the {GPU_TRIAL - GPU_TRAINING:.1f} s that are not training.",
+        f"At an H100's overheads: a stopped run pays all of the {GPU_TRIAL - GPU_TRAINING:.1f} s"
+        " that are not training.",
         "",
         "## Winners, each variant once",
         "",
@@ -451,10 +480,14 @@ def report(records: Records) -> list[str]:
     sure = proven(records, least)
     anyway = sum(look.stopped for look in sure if look.gain <= 0)
     lines += [
-        "Lost is the mean over the incumbent's bands, rounded up for the bound, which takes winners as independent.",
-        f"A winner is known by the run that is judged, luck included. Without that: of {len(sure)} runs of code that the mean of its",
-        f"four or more runs shows to be better than an incumbent, {sum(look.stopped for look in sure):.1f} are stopped;"
-        f" {anyway:.1f} of these would have ended no better than the incumbent and gone at the first look.",
+        "Lost is the mean over the incumbent's bands, rounded up for the bound, which takes"
+        " winners as independent.",
+        f"A winner is known by the run that is judged, luck included. Without that: of {len(sure)}"
+        " runs of code that the mean of its",
+        "four or more runs shows to be better than an incumbent,"
+        f" {sum(look.stopped for look in sure):.1f} are stopped;"
+        f" {anyway:.1f} of these would have ended no better than the incumbent and gone at the"
+        " first look.",
         "",
     ]
     missed = [look for look in looks if look.gain >= least and look.comparable and look.stopped > 0]
@@ -463,7 +496,8 @@ def report(records: Records) -> list[str]:
         name = records.labels[look.variant.id] or look.variant.kind
         share = 100 * (at - records.start) / records.window
         lines.append(
-            f"- lost: {name} against {look.incumbent.name}, {look.gain:.1f} standard errors better, at {share:.0f} %"
+            f"- lost: {name} against {look.incumbent.name}, {look.gain:.1f} standard errors better,"
+            f" at {share:.0f} %"
         )
     lines += [
         "" if missed else "No true winner is lost to any band of any incumbent.",
@@ -474,7 +508,8 @@ def report(records: Records) -> list[str]:
     lines += ["## What it saves, by kind of edit, against the best", ""]
     lines += table(["edits", *SAVING], _by_kind(records, first, least))
     lines += [
-        "Ideal: what a rule would give that ended, as soon as this one looks, every true loser (all: everything but true winners) that",
+        "Ideal: what a rule would give that ended, as soon as this one looks, every true loser"
+        " (all: everything but true winners) that",
         "is not exempt, without an audit.",
         "",
         "## Incumbents",
@@ -531,8 +566,18 @@ def tune(records: Records) -> list[str]:
         told = Saving.of(
             records, [look for look in looks if look.incumbent is records.climbed], least
         )
-        rows.append((told.gpu, [" ".join(map(str, values)), f"{lost(true)[0]:.1f} of {len(true)}", f"{lost(gains)[0]:.1f} of {len(gains)}",
-                     f"{100 * told.stopped:.0f} %", f"{told.gpu:.2f}×"]))  # fmt: skip
+        rows.append(
+            (
+                told.gpu,
+                [
+                    " ".join(map(str, values)),
+                    f"{lost(true)[0]:.1f} of {len(true)}",
+                    f"{lost(gains)[0]:.1f} of {len(gains)}",
+                    f"{100 * told.stopped:.0f} %",
+                    f"{told.gpu:.2f}×",
+                ],
+            )
+        )
     rows.sort(key=lambda row: -row[0])
     return table(
         [" ".join(GRID), "true winners lost", "any gain lost", "stopped", "looks, H100"],
@@ -588,7 +633,10 @@ def main() -> None:
     if options.task == "record":
         from record import record
 
-        words = f"--window {options.window:g} --edits {options.edits} --others {options.others} --seed {options.seed}"
+        words = (
+            f"--window {options.window:g} --edits {options.edits} --others {options.others} --seed"
+            f" {options.seed}"
+        )
         words += f" --minutes {options.minutes:g} --jobs {options.jobs}" + " --more" * options.more
         numbers = (
             options.window,

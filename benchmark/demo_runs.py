@@ -117,7 +117,8 @@ def main() -> None:
     ]
     lines += table(head, rows)
     lines += [
-        f"A gain was confirmed in {held} of {options.runs} runs (95 % interval {100 * low:.0f} to {100 * high:.0f} %, Clopper & Pearson);"
+        f"A gain was confirmed in {held} of {options.runs} runs (95 % interval {100 * low:.0f} to"
+        f" {100 * high:.0f} %, Clopper & Pearson);"
         f" {min(took):.1f} to {max(took):.1f} minutes a run."
     ]
     publish("demo_runs", lines, options.write)

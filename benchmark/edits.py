@@ -55,7 +55,8 @@ def _glu(function: str) -> tuple[tuple[str, str], ...]:
     layers = f"self.up, self.down = Linear(width, 2 * ({wide})), Linear({wide}, width)"
     return (LAYERS, layers), (
         MLP,
-        f"x + self.down(torch.mul(*(lambda a, b: ({function}(a), b))(*self.up(norm(x)).chunk(2, -1))))",
+        f"x + self.down(torch.mul(*(lambda a, b: ({function}(a), b))(*self.up(norm(x)).chunk(2,"
+        " -1))))",
     )
 
 
@@ -139,7 +140,8 @@ _LOSS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "z-loss": (
         (
             LOSS,
-            "z = model(x).flatten(0, 1)\n        return F.cross_entropy(z, y.flatten()) + 1e-4 * z.logsumexp(-1).square().mean()",
+            "z = model(x).flatten(0, 1)\n        return F.cross_entropy(z, y.flatten()) + 1e-4 *"
+            " z.logsumexp(-1).square().mean()",
         ),
     ),
     "label smoothing": (

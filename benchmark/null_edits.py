@@ -131,7 +131,8 @@ def table(events: list[dict[str, object]]) -> list[str]:
             assert isinstance(metrics, dict)
             value = f"{metrics['val_bpb']:.4f}" if "val_bpb" in metrics else "–"
             rows.append(
-                f"| {event['description']} | {value} | {event['status']}: {event['reason']} | {event['runs']} |"
+                f"| {event['description']} | {value} | {event['status']}: {event['reason']} |"
+                f" {event['runs']} |"
             )
     rows += [
         "",
@@ -162,7 +163,8 @@ def main() -> int:
     ]
     lines = ["# Edits that do nothing, and one that helps, on the real train.py", ""]
     lines += [
-        f"`python benchmark/null_edits.py --write`: {time.monotonic() - started:.0f} s on {os.cpu_count()} cores.",
+        f"`python benchmark/null_edits.py --write`: {time.monotonic() - started:.0f} s on"
+        f" {os.cpu_count()} cores.",
         "",
     ]
     lines += [
@@ -176,7 +178,8 @@ def main() -> int:
         "",
     ]
     lines += [
-        f"Claimed falsely: {'yes' if held[0] else 'no'}. Real gain claimed: {'yes' if held[1] else 'no'}."
+        f"Claimed falsely: {'yes' if held[0] else 'no'}. Real gain claimed:"
+        f" {'yes' if held[1] else 'no'}."
     ]
     print("\n".join(lines))
     if write:

@@ -68,7 +68,7 @@ PROGRAM = "---\nedit: [train.py]\nrun: python train.py\nmetric: val_bpb\n---\nTu
 
 @dataclass
 class Recorded:
-    """One training. `curve`: (seconds of train.py's clock, printed loss). `bpb` None: it crashed."""
+    """One training. `curve`: (seconds of its clock, printed loss). `bpb` None: it crashed."""
 
     id: int
     go: int
@@ -191,7 +191,7 @@ class Recorder:
         self.best: dict[str, Any] = incumbents[-1] if incumbents else {}
 
     # -- one training
-    # --------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------------
 
     def train(self, jobs: Iterable[Job]) -> list[Recorded]:
         """Train them, as many at once as there are places; `jobs` is asked for the next one when a
@@ -227,7 +227,8 @@ class Recorder:
             run.bpb, run.scored = float(score[1]), float(score[2])
         words = self.words(run.changes, run.edit)
         print(
-            f"{run.id:4d} {run.kind:9} seed {run.seed} {run.bpb or float('nan'):.4f} in {run.steps}  {words}",
+            f"{run.id:4d} {run.kind:9} seed {run.seed} {run.bpb or float('nan'):.4f} in"
+            f" {run.steps}  {words}",
             flush=True,
         )
         if run.bpb is None:
@@ -355,7 +356,7 @@ class Recorder:
         return found
 
     # -- which variants
-    # ------------------------------------------------------------------------------------------
+    # -----------------------------------------------------------------------------------------
 
     def plan(self, edits: int, others: int) -> None:
         """The climb, once; then `edits` of the language model's and `others` of each other kind."""
@@ -504,8 +505,16 @@ class Recorder:
             self._history(),
             [run.bpb for run in self.runs if run.bpb and run.changes == self.best],
         )
-        context = Context(brief=self.brief, tree=self.place, directory=self.place, parent="best", number=len(self.runs),
-                          seed=len(self.runs), history=history, noise=statistics.stdev(values))  # fmt: skip
+        context = Context(
+            brief=self.brief,
+            tree=self.place,
+            directory=self.place,
+            parent="best",
+            number=len(self.runs),
+            seed=len(self.runs),
+            history=history,
+            noise=statistics.stdev(values),
+        )
         draft = agent.propose(context)
         return self._reduced(
             self.best | {key: new for key, (_, new) in json.loads(draft.details["changes"]).items()}
@@ -530,8 +539,15 @@ class Recorder:
             proposal = Proposal(
                 parent="best", patch="", agent="optuna", description=str(run.id), details=details
             )
-            verdict = Verdict(number=run.id, status="discard" if run.bpb else "crash", reason="", description="", agent="optuna",
-                              estimate=self._gain(run) if run.bpb else None, runs=1)  # fmt: skip
+            verdict = Verdict(
+                number=run.id,
+                status="discard" if run.bpb else "crash",
+                reason="",
+                description="",
+                agent="optuna",
+                estimate=self._gain(run) if run.bpb else None,
+                runs=1,
+            )
             found.append(
                 Experiment(
                     number=run.id, proposal=proposal, commit="c", parent="best", verdict=verdict
@@ -589,7 +605,8 @@ def record(
     recorder = Recorder(old["window"], seed, minutes, jobs, old)
     cold = old["cold"] or recorder.cold()
     print(
-        f"a cold start takes {statistics.fmean(first for first, _ in cold):.2f} s to the first step",
+        f"a cold start takes {statistics.fmean(first for first, _ in cold):.2f} s to the first"
+        " step",
         flush=True,
     )
 
@@ -609,5 +626,6 @@ def record(
         recorder.stop_time()
         keep()
     print(
-        f"{len(recorder.runs)} runs, {(time.time() - began) / 60:.1f} min, {FILE.stat().st_size / 1000:.0f} kB in {FILE}"
+        f"{len(recorder.runs)} runs, {(time.time() - began) / 60:.1f} min,"
+        f" {FILE.stat().st_size / 1000:.0f} kB in {FILE}"
     )

@@ -80,14 +80,31 @@ class Told:
 
     def row(self) -> list[str]:
         return [
-            self.name, f"{self.share:g}", str(self.looks), str(self.runs), f"{self.busy / self.runs:.1f}", f"{self.looks_per_hour:.0f}",
-            f"{3600 * self.decisions / self.span:.0f}", f"{100 * self.idle:.2f} %", f"{self.wasted:.0f}",
+            self.name,
+            f"{self.share:g}",
+            str(self.looks),
+            str(self.runs),
+            f"{self.busy / self.runs:.1f}",
+            f"{self.looks_per_hour:.0f}",
+            f"{3600 * self.decisions / self.span:.0f}",
+            f"{100 * self.idle:.2f} %",
+            f"{self.wasted:.0f}",
             f"{1000 * self.cpu / max(1, self.looks):.0f}",
-        ]  # fmt: skip
+        ]
 
 
-HEAD = ["loop", "model / trial", "first looks", "trials", "a trial, s", "first looks / slot-h", "decisions / slot-h, all in", "slot idle",
-        "training s on discarded", "harness CPU, ms / experiment"]  # fmt: skip
+HEAD = [
+    "loop",
+    "model / trial",
+    "first looks",
+    "trials",
+    "a trial, s",
+    "first looks / slot-h",
+    "decisions / slot-h, all in",
+    "slot idle",
+    "training s on discarded",
+    "harness CPU, ms / experiment",
+]
 
 
 # Of a usual reply
@@ -184,7 +201,7 @@ class Task:
         )
 
     # -- the plain loop
-    # ------------------------------------------------------------------------------------------
+    # -----------------------------------------------------------------------------------------
 
     def plain(self, edits: Sequence[Edit], share: float) -> Told:
         """Propose, commit, train, grep, keep or reset; one thing after the other."""
@@ -263,7 +280,7 @@ class Task:
         self.git("reset", "-q", "--hard", first.stdout.strip())
 
     # -- ours
-    # ----------------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------------
 
     def ours(
         self,

@@ -68,8 +68,13 @@ def machine() -> str:
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
     """A Markdown table, the first column left, the others right, with an empty line after it."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [" | ".join(cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in [head, *rows]]  # fmt: skip
+    lines = [
+        " | ".join(
+            cell.ljust(w) if not i else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [head, *rows]
+    ]
     rule = " | ".join(("-" * (w - 1) + ("-" if not i else ":")) for i, w in enumerate(widths))
     return [f"| {line} |" for line in [lines[0], rule, *lines[1:]]] + [""]
 

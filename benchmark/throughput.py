@@ -44,8 +44,13 @@ from autoresearch_action.ledger import read
 # Hopeless, so that one look settles every one of them and both loops run as many trials: what is
 # left is how they wait. None changes how long a trial takes.
 LOSERS: tuple[Edit, ...] = (
-    {"SOFTCAP": 1.0}, {"MATRIX_LR": 0.002}, {"UNEMBEDDING_LR": 0.0001}, {"EMBEDDING_LR": 0.01}, {"WARMUP_RATIO": 0.9}, {"SOFTCAP": 0.5},
-)  # fmt: skip
+    {"SOFTCAP": 1.0},
+    {"MATRIX_LR": 0.002},
+    {"UNEMBEDDING_LR": 0.0001},
+    {"EMBEDDING_LR": 0.01},
+    {"WARMUP_RATIO": 0.9},
+    {"SOFTCAP": 0.5},
+)
 STAND_IN = b"""import os, random, time
 
 RATE = 1.0
@@ -54,7 +59,8 @@ PAUSE = 0.7
 dice = random.Random(int(os.environ.get("AUTORESEARCH_SEED") or 1))
 loss = 1 + abs(RATE - 1) + dice.gauss(0, 0.01)
 for step in range(40):
-    print(f"step {step:05d} ({100 * step / 40:.1f}%) | loss: {loss * (2 - step / 40) + dice.gauss(0, 0.01):.6f} | lrm: 1.00")
+    shown = loss * (2 - step / 40) + dice.gauss(0, 0.01)
+    print(f"step {step:05d} ({100 * step / 40:.1f}%) | loss: {shown:.6f} | lrm: 1.00")
 time.sleep(PAUSE)
 print(f"---\\ntraining_seconds: {PAUSE}\\nval_bpb: {loss:.6f}")
 """
@@ -63,14 +69,30 @@ STAND_IN_EDITS: tuple[Edit, ...] = tuple({"RATE": 2.0 + step} for step in range(
 HANDICAP: Edit = {"UNEMBEDDING_LR": 0.001, "EMBEDDING_LR": 0.15, "MATRIX_LR": 0.01}
 WINNERS: tuple[Edit, ...] = ({"UNEMBEDDING_LR": 0.004}, {"EMBEDDING_LR": 0.6}, {"MATRIX_LR": 0.04})
 NULLS: tuple[Edit, ...] = (
-    {"ROPE_BASE": 10001.0}, {"X0_LAMBDA": 0.1001}, {"MATRIX_WEIGHT_DECAY": 0.2001}, {"SOFTCAP": 15.01}, {"MOMENTUM": 0.9501},
-    {"ADAM_BETA2": 0.9501}, {"ADAM_BETA1": 0.8001}, {"NORMUON_BETA2": 0.9501}, {"ROPE_BASE": 10002.0}, {"X0_LAMBDA": 0.1002},
-    {"SOFTCAP": 15.02}, {"MOMENTUM": 0.9502},
-)  # fmt: skip
+    {"ROPE_BASE": 10001.0},
+    {"X0_LAMBDA": 0.1001},
+    {"MATRIX_WEIGHT_DECAY": 0.2001},
+    {"SOFTCAP": 15.01},
+    {"MOMENTUM": 0.9501},
+    {"ADAM_BETA2": 0.9501},
+    {"ADAM_BETA1": 0.8001},
+    {"NORMUON_BETA2": 0.9501},
+    {"ROPE_BASE": 10002.0},
+    {"X0_LAMBDA": 0.1002},
+    {"SOFTCAP": 15.02},
+    {"MOMENTUM": 0.9502},
+)
 BAD: tuple[Edit, ...] = (
-    {"SOFTCAP": 1.0}, {"WARMUP_RATIO": 0.9}, {"SOFTCAP": 0.5}, {"WARMUP_RATIO": 0.95}, {"SOFTCAP": 0.7}, {"WARMUP_RATIO": 0.8},
-    {"SOFTCAP": 0.3}, {"WARMUP_RATIO": 0.97}, {"SOFTCAP": 0.4},
-)  # fmt: skip
+    {"SOFTCAP": 1.0},
+    {"WARMUP_RATIO": 0.9},
+    {"SOFTCAP": 0.5},
+    {"WARMUP_RATIO": 0.95},
+    {"SOFTCAP": 0.7},
+    {"WARMUP_RATIO": 0.8},
+    {"SOFTCAP": 0.3},
+    {"WARMUP_RATIO": 0.97},
+    {"SOFTCAP": 0.4},
+)
 MIXED: tuple[Edit, ...] = tuple(
     edit
     for third, winner in enumerate(WINNERS)
@@ -84,7 +106,7 @@ SLEEPER = "sleep 1; echo 'score: 1'"
 ENTRIES = 100_000
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # Two slots, and a long ledger
 
 
@@ -166,10 +188,15 @@ def long_ledger(state: Path, template: Path, entries: int) -> tuple[float, float
                 line = line.replace(f'"number":{number}', f'"number":{n}')
                 file.write(line.replace(commit, new).replace(tree, new[::-1]) + "\n")
     program = (
-        "import resource, sys, time; from pathlib import Path; from autoresearch_action import ledger\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; begin = time.perf_counter(); run_state = ledger.read(Path(sys.argv[1]))\n"
-        "took = time.perf_counter() - begin; last = run_state.experiments[len(run_state.experiments) - 1]; assert last.verdict and last.runs\n"
-        "run_state.recent(); print(took, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, run_state.tried)"
+        "import resource, sys, time; from pathlib import Path; from autoresearch_action import"
+        " ledger\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; begin = time.perf_counter();"
+        " run_state = ledger.read(Path(sys.argv[1]))\n"
+        "took = time.perf_counter() - begin; last ="
+        " run_state.experiments[len(run_state.experiments) - 1]\n"
+        "assert last.verdict and last.runs\n"
+        "run_state.recent(); print(took, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss -"
+        " before) / 1024, run_state.tried)"
     )
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     best = []
@@ -188,7 +215,7 @@ def long_ledger(state: Path, template: Path, entries: int) -> tuple[float, float
     return took, (state / "ledger.jsonl").stat().st_size / 1e6, memory
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def extra(told: Told, state: Path) -> int:
@@ -216,7 +243,8 @@ def loops(
     warm = task.plain(edits[:1], 0.0)
     trial = warm.busy / warm.runs
     lines = [
-        f"A trial takes {trial:.1f} s ({window:g} s of training in it); {len(edits)} edits, each plainly worse.",
+        f"A trial takes {trial:.1f} s ({window:g} s of training in it); {len(edits)} edits, each"
+        " plainly worse.",
         "",
     ]
     rows, met, known, state = [], [], None, place
@@ -240,20 +268,29 @@ def loops(
                 factor >= target,
             )
         )
-        met.append((f"slot idle, model time {share:g} of a trial: ≤ 1 %", f"{100 * ours.idle:.2f} % (plain {100 * plain.idle:.1f} %)",
-                    ours.idle <= 0.01))  # fmt: skip
+        met.append(
+            (
+                f"slot idle, model time {share:g} of a trial: ≤ 1 %",
+                f"{100 * ours.idle:.2f} % (plain {100 * plain.idle:.1f} %)",
+                ours.idle <= 0.01,
+            )
+        )
     if not quick:
         stopping = task.ours(edits, 0.1, trial, place / "state-stops", known, stops=True)
         rows.append(stopping.row())
         lines += stopping.notes
     lines += ["", *table(HEAD, rows)]
     lines += [
-        "At equal trial time: the share of slot time in which the program runs or is scored, ours over the plain loop's; checkout,",
-        "sandbox and decision count against it, and so does a trial that is no first look. By the clock is spoilt where neighbours",
+        "At equal trial time: the share of slot time in which the program runs or is scored, ours"
+        " over the plain loop's; checkout,",
+        "sandbox and decision count against it, and so does a trial that is no first look. By the"
+        " clock is spoilt where neighbours",
         "slow one loop's trials and not the other's: compare the column of a trial's seconds.",
-        "First looks per slot-hour: from the baseline's end on. All in: the baseline's runs (1, and 4 or 2) and replicates count as",
+        "First looks per slot-hour: from the baseline's end on. All in: the baseline's runs (1,"
+        " and 4 or 2) and replicates count as",
         "slot time too; the plain loop decides on one run, whatever the noise (acceptance.py).",
-        f"Harness CPU: its own process; git and sandbox are in the last section. ({time.time() - begin:.0f} s)",
+        "Harness CPU: its own process; git and sandbox are in the last section."
+        f" ({time.time() - begin:.0f} s)",
         "",
     ]
     return lines, state, met
@@ -273,22 +310,53 @@ def mixed(place: Path, window: float) -> list[str]:
         low, high = interval(gains)
         hours = told.span / 3600
         right = sum(edit in told.kept for edit in true)
-        rows.append([
-            told.name, str(told.looks), str(told.runs), f"{told.span:.0f}", f"{told.decisions / hours:.0f}", f"{right} of {len(true)}",
-            f"{(len(true) - right) / len(true):.0%}", str(len(told.kept) - right), f"{told.wasted:.0f}", f"{100 * told.idle:.1f} %",
-            f"{statistics.fmean(gains):+.4f}", f"{low:+.4f} to {high:+.4f}" if low is not None else "–",
-            f"{statistics.fmean(gains) / hours:.2f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                told.name,
+                str(told.looks),
+                str(told.runs),
+                f"{told.span:.0f}",
+                f"{told.decisions / hours:.0f}",
+                f"{right} of {len(true)}",
+                f"{(len(true) - right) / len(true):.0%}",
+                str(len(told.kept) - right),
+                f"{told.wasted:.0f}",
+                f"{100 * told.idle:.1f} %",
+                f"{statistics.fmean(gains):+.4f}",
+                f"{low:+.4f} to {high:+.4f}" if low is not None else "–",
+                f"{statistics.fmean(gains) / hours:.2f}",
+            ]
+        )
     per = ours.runs / ours.looks
     return [
-        *table(["loop", "candidates", "trials", "search, s", "decisions / slot-h", "winners kept", "winners lost", "others kept",
-                "training s on discarded", "slot idle", "held-out gain, bpb", "95 %", "confirmed gain / slot-h"], rows),
-        f"{len(WINNERS)} winners, {len(NULLS)} edits that do nothing, {len(BAD)} bad ones; model time a tenth of a trial. The gain is the",
-        f"head's over the base on {SEEDS} fresh seeds and held-out documents. The plain loop decides on one run whatever the noise;",
-        f"with our {per:.1f} trials a candidate (baseline and new incumbents' runs included), which buy our error rates, it would make",
-        f"{3600 * plain.runs / plain.span / per:.0f} decisions per slot-hour. ({time.time() - begin:.0f} s)",
+        *table(
+            [
+                "loop",
+                "candidates",
+                "trials",
+                "search, s",
+                "decisions / slot-h",
+                "winners kept",
+                "winners lost",
+                "others kept",
+                "training s on discarded",
+                "slot idle",
+                "held-out gain, bpb",
+                "95 %",
+                "confirmed gain / slot-h",
+            ],
+            rows,
+        ),
+        f"{len(WINNERS)} winners, {len(NULLS)} edits that do nothing, {len(BAD)} bad ones; model"
+        " time a tenth of a trial. The gain is the",
+        f"head's over the base on {SEEDS} fresh seeds and held-out documents. The plain loop"
+        " decides on one run whatever the noise;",
+        f"with our {per:.1f} trials a candidate (baseline and new incumbents' runs included),"
+        " which buy our error rates, it would make",
+        f"{3600 * plain.runs / plain.span / per:.0f} decisions per slot-hour."
+        f" ({time.time() - begin:.0f} s)",
         "",
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
@@ -311,7 +379,10 @@ def main() -> None:
     if options.winners:
         with tempfile.TemporaryDirectory(prefix="autoresearch-throughput-") as folder:
             told = mixed(Path(folder), options.window)
-        head = f"`{command.replace('throughput.py', 'throughput.py --winners')}`\n\n{before}; at the end {machine()}.\n"
+        head = (
+            f"`{command.replace('throughput.py', 'throughput.py --winners')}`\n\n{before}; at the"
+            f" end {machine()}.\n"
+        )
         publish("winners", ["# A stream with winners in it\n", head, *told], options.write)
         return
     with tempfile.TemporaryDirectory(prefix="autoresearch-throughput-") as folder:
@@ -340,11 +411,15 @@ def main() -> None:
         ),
     ]
     lines = [
-        f"# Throughput\n\n`{command}`\n\n{before}; at the end {machine()}; {(time.time() - begin) / 60:.1f} min.\n"
+        f"# Throughput\n\n`{command}`\n\n{before}; at the end {machine()};"
+        f" {(time.time() - begin) / 60:.1f} min.\n"
     ]
     if options.quick:
-        lines.append("Quick: nothing is trained, trials sleep for 0.7 s, and the ledger has a tenth of the entries. The harness's\n"
-                     "milliseconds weigh more in trials so short: the targets are for the whole benchmark.\n")  # fmt: skip
+        lines.append(
+            "Quick: nothing is trained, trials sleep for 0.7 s, and the ledger has a tenth of the"
+            " entries. The harness's\n"
+            "milliseconds weigh more in trials so short: the targets are for the whole benchmark.\n"
+        )
     lines += table(
         ["target", "measured", "met"],
         [[name, value, "yes" if ok else "no"] for name, value, ok in met],

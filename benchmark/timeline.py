@@ -39,9 +39,16 @@ PHASES = (
     "harness",
 )
 COLOURS = {
-    "checkout": "#8c6d31", "check": "#9467bd", "start-up": "#ff9e4a", "training": "#2a9d4a", "hand-in": "#c7a0dc", "run": "#2a9d4a",
-    "compile": "#17becf", "evaluate": "#3b7dd8", "harness": "#d62728",
-}  # fmt: skip
+    "checkout": "#8c6d31",
+    "check": "#9467bd",
+    "start-up": "#ff9e4a",
+    "training": "#2a9d4a",
+    "hand-in": "#c7a0dc",
+    "run": "#2a9d4a",
+    "compile": "#17becf",
+    "evaluate": "#3b7dd8",
+    "harness": "#d62728",
+}
 # Trials in the picture: the newest
 WIDEST = 400
 
@@ -63,7 +70,7 @@ class Stretch:
 
 
 def read(ledger: Path) -> Iterator[Stretch]:
-    """The trials of a ledger, in the order they were journalled; a torn last line is passed over."""
+    """The trials of a ledger as they were journalled; a torn last line is passed over."""
     with ledger.open("rb") as file:
         for line in file:
             if line.startswith(b'{"event":"trial"') and line.endswith(b"\n"):
@@ -128,7 +135,8 @@ def report(trials: list[Stretch]) -> list[str]:
     rows = [[name, *_cells(values, sum(values), whole)] for name, values in spent.items() if values]
     rows.append(["between trials", *_cells(gaps, idle, whole)])
     lines = [
-        f"{len(trials)} trials on {len(slots)} slot{'s' * (len(slots) != 1)} in {end - begin:.1f} s.",
+        f"{len(trials)} trials on {len(slots)} slot{'s' * (len(slots) != 1)} in {end - begin:.1f}"
+        " s.",
         "",
     ]
     lines += table(["where", "times", "median, s", "in all, s", "of slot time"], rows)
@@ -216,7 +224,8 @@ def main() -> None:
     ledger = options.state / "ledger.jsonl"
     if not ledger.exists():
         sys.exit(
-            f"{ledger} is not there: `autoresearch run` makes one (make demo), or name another state folder."
+            f"{ledger} is not there: `autoresearch run` makes one (make demo), or name another"
+            " state folder."
         )
     trials = list(read(ledger))
     if not trials:

@@ -39,9 +39,15 @@ STEP = re.compile(rb"step \d{5}")
 # The best first
 ATTENTION = {
     "kernels": "FlashAttention 3 from the package kernels, in both (in ours on a Hopper only)",
-    "flash_attn_interface": "FlashAttention 3 as installed, in both; the package kernels is stood in for",
-    "flex": "no FlashAttention 3; theirs: flex_attention where a window slides, else scaled_dot_product_attention; ours: only that",
-    "sdpa": "no FlashAttention 3; scaled_dot_product_attention in both, with theirs' windows as masks, which is slow on a card",
+    "flash_attn_interface": "FlashAttention 3 as installed, in both; `kernels` is stood in for",
+    "flex": (
+        "no FlashAttention 3; theirs: flex_attention where a window slides, else"
+        " scaled_dot_product_attention; ours: only that"
+    ),
+    "sdpa": (
+        "no FlashAttention 3; scaled_dot_product_attention in both, with theirs' windows as masks,"
+        " which is slow on a card"
+    ),
 }
 SAME_KERNEL = """from kernels import get_kernel
 
@@ -101,7 +107,7 @@ def lay_out_theirs(folder: Path, choices: Iterable[str] = ATTENTION) -> str:
 
 
 def measure(folder: Path, seed: int, window: float, attention: str = "") -> Run:
-    """`python train.py` in `folder`, and `python prepare.py evaluate` where it printed no val_bpb."""
+    """train.py in `folder`, and `prepare.py evaluate` where it printed no val_bpb."""
     env = os.environ | {
         "AUTORESEARCH_SEED": str(seed),
         "AUTORESEARCH_TIME_BUDGET": f"{window:g}",
@@ -133,7 +139,8 @@ def measure(folder: Path, seed: int, window: float, attention: str = "") -> Run:
     }
     if code or not first or "num_steps" not in told:
         raise Failed(
-            f"{folder.name}, seed {seed}: train.py ended with {code}. The end of its output:\n{tail}"
+            f"{folder.name}, seed {seed}: train.py ended with {code}. The end of its"
+            f" output:\n{tail}"
         )
     # Its tokens include those of the steps that its seconds leave out
     if "val_bpb" in told:
@@ -165,20 +172,35 @@ def report(runs: Mapping[str, list[Run]]) -> list[str]:
     def mean(name: str, key: str, form: str) -> list[str]:
         return row(name, lambda side: format(fmean(run.told[key] for run in side), form))
 
-    lines = table([f"{len(bpb['ours'])} seeds", *runs], [
-        mean("val_bpb, mean", "val_bpb", ".6f"),
-        ["  standard deviation", *(f"{stdev(b):.6f}" if len(b) > 1 else "–" for b in bpb.values())],
-        ["  range", *(f"{min(b):.6f} to {max(b):.6f}" for b in bpb.values())],
-        row("tokens/s", lambda side: f"{fmean(run.speed for run in side):,.0f}"),
-        mean("MFU as it counts it, %", "mfu_percent", ".2f"),
-        mean("peak memory, MB", "peak_vram_mb", ",.0f"),
-        row("start to first step, s: cold", lambda side: f"{side[0].start:.1f}"),
-        row("  then, median", lambda side: f"{median(run.start for run in side[1:]):.1f}" if side[1:] else "–"),
-        mean("training, s", "training_seconds", ".1f"),
-        row("hand-in, s", lambda side: f"{fmean(run.end for run in side):.1f}" if side[0].evaluation else "–"),
-        row("evaluation, s", lambda side: f"{fmean(run.evaluation or run.end for run in side):.1f}"),
-        mean("steps", "num_steps", ",.0f"),
-    ])  # fmt: skip
+    lines = table(
+        [f"{len(bpb['ours'])} seeds", *runs],
+        [
+            mean("val_bpb, mean", "val_bpb", ".6f"),
+            [
+                "  standard deviation",
+                *(f"{stdev(b):.6f}" if len(b) > 1 else "–" for b in bpb.values()),
+            ],
+            ["  range", *(f"{min(b):.6f} to {max(b):.6f}" for b in bpb.values())],
+            row("tokens/s", lambda side: f"{fmean(run.speed for run in side):,.0f}"),
+            mean("MFU as it counts it, %", "mfu_percent", ".2f"),
+            mean("peak memory, MB", "peak_vram_mb", ",.0f"),
+            row("start to first step, s: cold", lambda side: f"{side[0].start:.1f}"),
+            row(
+                "  then, median",
+                lambda side: f"{median(run.start for run in side[1:]):.1f}" if side[1:] else "–",
+            ),
+            mean("training, s", "training_seconds", ".1f"),
+            row(
+                "hand-in, s",
+                lambda side: f"{fmean(run.end for run in side):.1f}" if side[0].evaluation else "–",
+            ),
+            row(
+                "evaluation, s",
+                lambda side: f"{fmean(run.evaluation or run.end for run in side):.1f}",
+            ),
+            mean("steps", "num_steps", ",.0f"),
+        ],
+    )
     if "theirs" not in runs:
         return lines
     gaps = [b - a for a, b in zip(bpb["ours"], bpb["theirs"], strict=True)]
@@ -198,7 +220,8 @@ def report(runs: Mapping[str, list[Run]]) -> list[str]:
     )
     return [
         *lines,
-        f"{verdict} the lower val_bpb: theirs − ours {fmean(gaps):+.6f} over {len(gaps)} pairs, {told}.",
+        f"{verdict} the lower val_bpb: theirs − ours {fmean(gaps):+.6f} over {len(gaps)} pairs,"
+        f" {told}.",
     ]
 
 
@@ -214,10 +237,15 @@ def facts(window: float) -> list[str]:
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         lines.append(
-            f"{card.name}, {card.total_memory / 2**30:.0f} GB, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+            f"{card.name}, {card.total_memory / 2**30:.0f} GB, CUDA {torch.version.cuda}, cuDNN"
+            f" {torch.backends.cudnn.version()}"
         )
-    return [*lines, f"{Path(told['source']).name}, profile {told['profile']['name']}: {told['tokens']['train']:,} tokens for training, "
-                    f"contents {told['contents'][:12]}; windows of {window:g} s"]  # fmt: skip
+    return [
+        *lines,
+        f"{Path(told['source']).name}, profile {told['profile']['name']}:"
+        f" {told['tokens']['train']:,} tokens for training, "
+        f"contents {told['contents'][:12]}; windows of {window:g} s",
+    ]
 
 
 def main() -> int:
@@ -280,8 +308,11 @@ def main() -> int:
             if script:
                 attention = lay_out_theirs(folders["theirs"])
                 lines = reseed(script.read_bytes(), 0)[1]
-                notes.append(f"theirs: train.py {prepare.sha256(script)[:12]}, literal seeds replaced in lines {lines}; its MFU is against "
-                             f"an H100, and {UNTIMED} steps come before its clock starts")  # fmt: skip
+                notes.append(
+                    f"theirs: train.py {prepare.sha256(script)[:12]}, literal seeds replaced in"
+                    f" lines {lines}; its MFU is against "
+                    f"an H100, and {UNTIMED} steps come before its clock starts"
+                )
                 notes.append(f"attention: {ATTENTION[attention]}")
             lay_out_ours(folders["ours"], attention)
             for seed in range(1, options.seeds + 1):
@@ -296,8 +327,13 @@ def main() -> int:
                             reseed(script.read_bytes(), seed)[0]
                         )
                     runs[name].append(run := measure(folders[name], seed, window, attention))
-                    print(f"{name}, seed {seed}: val_bpb {run.told['val_bpb']:.6f}, {run.speed:,.0f} tokens/s, first step after "
-                          f"{run.start:.1f} s, hand-in {run.end:.1f} s, evaluation {run.evaluation:.1f} s", flush=True)  # fmt: skip
+                    print(
+                        f"{name}, seed {seed}: val_bpb {run.told['val_bpb']:.6f}, {run.speed:,.0f}"
+                        " tokens/s, first step after "
+                        f"{run.start:.1f} s, hand-in {run.end:.1f} s, evaluation"
+                        f" {run.evaluation:.1f} s",
+                        flush=True,
+                    )
                 took = time.monotonic() - pair
         except Failed as problem:
             print(problem, file=sys.stderr)

@@ -38,9 +38,12 @@ ENVELOPE = 4_000
 GROWTH = 1.25
 
 ASK = (
-    "Propose the next experiment. Each edit replaces `search`, copied exactly from a file to edit and occurring in it once, by"
-    " `replace`; an empty `search` makes a new file. `description` is one line that says what changes; `comparable` is false where"
-    " the training loss cannot be held against the present code's (another loss, context length, tokenizer or schedule)."
+    "Propose the next experiment. Each edit replaces `search`, copied exactly from a file to edit"
+    " and occurring in it once, by"
+    " `replace`; an empty `search` makes a new file. `description` is one line that says what"
+    " changes; `comparable` is false where"
+    " the training loss cannot be held against the present code's (another loss, context length,"
+    " tokenizer or schedule)."
 )
 
 
@@ -108,7 +111,8 @@ class ClaudeAgent:
         self._priced = _price(self.model, 1, 0, 0, 0) is not None
         if not self._priced and usd_per_call is None:
             raise InputError(
-                f"The price list does not know {self.model[:80]!r}: give --usd-per-call (0 if it costs nothing)."
+                f"The price list does not know {self.model[:80]!r}: give --usd-per-call (0 if it"
+                " costs nothing)."
             )
         parts = prompt.task(brief, brief.directory)
         self._reckon(sum(len(part.encode()) for part in parts) + prompt.HISTORY)
@@ -166,7 +170,8 @@ class ClaudeAgent:
                 {"role": "assistant", "content": text},
                 {
                     "role": "user",
-                    "content": f"None of it was applied: {wrong}\nGive the whole reply again with that mended.",
+                    "content": f"None of it was applied: {wrong}\n"
+                    "Give the whole reply again with that mended.",
                 },
             ]
         raise AssertionError("unreachable")
@@ -262,7 +267,8 @@ class ClaudeAgent:
                     False,
                 )
             return (
-                f"The model's API cannot be reached ({type(error).__name__}): check the network and ANTHROPIC_BASE_URL.",
+                f"The model's API cannot be reached ({type(error).__name__}): check the network"
+                " and ANTHROPIC_BASE_URL.",
                 False,
             )
         except (ValueError, AssertionError) as error:
@@ -279,7 +285,8 @@ class ClaudeAgent:
             return f"The model's API refuses the key (HTTP {code}): check ANTHROPIC_API_KEY.", True
         if code == 404:
             return (
-                f"The model's API does not know {self.model} (HTTP 404): give another with --agent claude:MODEL.",
+                f"The model's API does not know {self.model} (HTTP 404): give another with --agent"
+                " claude:MODEL.",
                 True,
             )
         if code == 429 or kind == "rate_limit_error":
@@ -290,7 +297,8 @@ class ClaudeAgent:
         # A stream that has begun reports its error under HTTP 200
         if code >= 500 or code < 400:
             return (
-                f"The model's API is overloaded or failing (HTTP {code}{f', {kind}' if kind else ''}).",
+                "The model's API is overloaded or failing (HTTP"
+                f" {code}{f', {kind}' if kind else ''}).",
                 False,
             )
         return f"The model's API refuses the request (HTTP {code}){told}.", code in (400, 402, 413)

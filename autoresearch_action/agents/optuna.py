@@ -67,7 +67,8 @@ class OptunaAgent:
             for file in _python(brief.directory, brief)
         ):
             raise InputError(
-                f"optuna finds no literal to turn in {', '.join(brief.edit)}: it needs Python files with numbers,"
+                f"optuna finds no literal to turn in {', '.join(brief.edit)}: it needs Python files"
+                " with numbers,"
                 " booleans or strings in them; give another --agent (claude needs a key)."
             )
 
@@ -167,7 +168,8 @@ class OptunaAgent:
             ):
                 return chosen
         raise Exhausted(
-            f"Every change within reach of the {len(knobs)} literals has been tried on this incumbent."
+            f"Every change within reach of the {len(knobs)} literals has been tried on this"
+            " incumbent."
         )
 
 
@@ -261,7 +263,7 @@ def hopes(knobs: Sequence[Knob], lessons: Sequence[Lesson], noise: float) -> lis
 
 
 def weight(knob: Knob, lessons: Sequence[Lesson], noise: float) -> float:
-    """How readily a literal is drawn: by its place in the file, then by what turning it has done."""
+    """How readily a literal is drawn: by its place in the file, then by what turning it did."""
     mine = [lesson for lesson in lessons if knob.key in lesson.changes]
     alone = [lesson for lesson in mine if len(lesson.changes) == 1]
     value = TIER_WEIGHT[knob.tier] * (WEIGHTY if knob.weighty else 1.0)

@@ -74,7 +74,8 @@ def _one(
 
         if not key:
             raise InputError(
-                "--agent claude needs a key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN), or use --agent optuna."
+                "--agent claude needs a key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN), or"
+                " use --agent optuna."
             )
         return ClaudeAgent(brief, key, model=rest or None, usd_per_call=usd_per_call)
     raise InputError(f"--agent {spec[:80]!r} is not known: give {KINDS}.")

@@ -1,4 +1,4 @@
-"""The brief: program.md. Its front matter is the contract (contract.py), its prose is for the agent.
+"""The brief: program.md. Its front matter is the contract (contract.py), its prose for agents.
 
 Reading and errors by line are reading.py's; what a metric's or a variable's name says is judged in
 metric_names.py and secret_names.py.

@@ -60,7 +60,8 @@ class View:
             self._live.update(self._panel(run_state, running), refresh=True)
         else:
             self.note(
-                f"{self._progress(run_state)}; running: {', '.join(_shown(r) for r in running) or 'nothing'}"
+                f"{self._progress(run_state)}; running:"
+                f" {', '.join(_shown(r) for r in running) or 'nothing'}"
             )
 
     def close(self) -> None:
@@ -73,7 +74,8 @@ class View:
         elapsed = time.monotonic() - self.budget.started if self.budget.started else 0.0
         spent = run_state.usd + self.budget.device_usd(run_state.device_seconds)
         return (
-            f"{tried} of {self.budget.max_experiments} experiments, {kept} kept, {elapsed / 60:.0f} of {self.budget.max_minutes:g} minutes,"
+            f"{tried} of {self.budget.max_experiments} experiments, {kept} kept, {elapsed / 60:.0f}"
+            f" of {self.budget.max_minutes:g} minutes,"
             f" {spent:.2f} of {self.budget.max_usd:g} dollars"
         )
 
@@ -108,4 +110,7 @@ def _shown(running: tuple[str, Trial, float]) -> str:
         "confirm": f"confirming, {trial.side}",
         "transfer": f"transfer, {trial.side}",
     }
-    return f"{what.get(trial.purpose, f'experiment {trial.number}')} on {slot} for {duration(max(0.0, time.time() - since))}"
+    return (
+        f"{what.get(trial.purpose, f'experiment {trial.number}')} on {slot} for"
+        f" {duration(max(0.0, time.time() - since))}"
+    )

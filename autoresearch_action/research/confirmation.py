@@ -175,7 +175,7 @@ class _Attempt:
         """What was run of the head before its confirmation."""
         run_state, last = self.context.run_state, self.stack.last
         mine = self.context.runs(last)
-        if not run_state.experiments[last].commit == self.stack.head:
+        if run_state.experiments[last].commit != self.stack.head:
             mine = []
         return [*mine, *run_state.confirm_runs["prune", self.pairs.tree]]
 

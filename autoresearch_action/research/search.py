@@ -251,8 +251,7 @@ class Search:
         )
         del self.candidates[candidate.number]
         if decision.status == "keep" and experiment.parent != commit:
-            # Judged against an incumbent that has since been beaten: its edit is a new candidate on
-            # the new one
+            # Judged against an incumbent that has since been beaten
             reason = f"{decision.reason}, but the incumbent moved meanwhile"
             self.proposals.carry(experiment, commit, reason)
             return
@@ -268,11 +267,9 @@ class Search:
     def _may_repair(self, experiment: Experiment) -> bool:
         proposal = experiment.proposal
         fresh = proposal is not None and "repairs" not in proposal.details
-        current = experiment.parent == self.context.incumbent_commit
-        honest = not any(run.suspicious for run in experiment.runs)
-        return (
-            fresh and honest and current and not self._stop_reason() and self.proposals.wants_more()
-        )
+        odd = any(run.suspicious for run in experiment.runs)
+        current = fresh and not odd and experiment.parent == self.context.incumbent_commit
+        return current and not self._stop_reason() and self.proposals.wants_more()
 
     def _measure_again(self, numbers: tuple[int, ...]) -> None:
         """Each once, before all others: what was known of the machine when they were rejected was

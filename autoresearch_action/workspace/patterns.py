@@ -3,8 +3,8 @@ match deciding.
 
 The one reading of them. It is git's own (held against `git check-ignore`) but for two things: a
 pattern without a slash names files at the top alone, and "!" takes a file out again even where its
-folder is selected. Question marks and brackets stand for one character where git counts bytes. Which paths are
-never editable, whatever a pattern says, is patch.py's.
+folder is selected. Question marks and brackets stand for one character where git counts bytes.
+Which paths are never editable, whatever a pattern says, is patch.py's.
 """
 
 from __future__ import annotations
