@@ -39,7 +39,7 @@ BRIEF = {
     "evaluate": "The frozen scorer, in a sandbox of its own; without it the score is self-reported",
     "check": "Must exit 0, or the edit is discarded",
     "setup": "Once, with the network, before anything is measured; trials see what it makes",
-    "metric": "Name of the number that is judged, or `{name, file, path}` in a file that is written",
+    "metric": "Name of the number that is judged, or `{name, file, path}` in a file",
     "goal": "`minimize` or `maximize`",
     "measures": "`time` or `quality`: what the metric is; by default its name decides",
     "time-budget": "Seconds of training: where given, equal for all and measured from outside",
