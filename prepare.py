@@ -1550,6 +1550,7 @@ def _respondent(path: Path, profile: dict[str, Any], held: contextlib.ExitStack)
     """Who answers: a process of its own, where there can be one."""
     if sys.platform == "linux":
         return held.enter_context(contextlib.closing(Subject(path, profile)))
+    print("The model has no process of its own here.", file=sys.stderr)
     return Program(held.enter_context(_opened(path, profile["model_bytes"])), _device())
 
 
