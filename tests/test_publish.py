@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import delivery
 import pytest
@@ -19,7 +20,9 @@ import studies
 import tiny
 from delivery import Delivery, newer
 
+from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError, UserError
+from autoresearch_action.github import commits
 
 BRANCH = "autoresearch/program"
 
@@ -292,7 +295,16 @@ def test_a_draft_where_drafts_are_not_to_be_had(run: Delivery) -> None:
     )
 
 
-def test_a_claim_by_the_programs_own_word_opens_a_draft_that_says_so(run: Delivery) -> None:
+def test_a_claim_by_the_programs_own_word_opens_a_draft_that_says_so(
+    run: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As though neither the base nor today's brief had a scorer."""
+    had = commits.brief_of
+
+    def without(*words: Any) -> Brief:
+        return had(*words).model_copy(update={"evaluate": None})
+
+    monkeypatch.setattr(commits, "brief_of", without)
     ledger = run.state / "ledger.jsonl"
     told = [json.loads(line) for line in ledger.read_text().splitlines()]
     for event in told:
