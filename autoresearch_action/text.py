@@ -19,9 +19,18 @@ JOINER = "\u2060"
 _MARKS = re.compile(r"([\\`*_\[\]|$~])")
 # What would begin a heading, a list or a rule
 _BLOCK = re.compile(r"^(\d*)([#+=.)-])")
-_REFERENCES = re.compile(r"([@#]|\bGH-|://|\bwww)(?=[\w.])|(?<=\w)(@)(?=\w)", re.IGNORECASE)
+# Mentions, references and what GitHub makes a link of without being asked: broken behind the first
+# sign, as a host's name may begin with the joiner
+_REFERENCES = re.compile(r"[@#](?=\S)|\bGH-(?=\w)|:(?=//)|www(?=\.)", re.IGNORECASE)
 # In a commit message these keep a push from starting the checks
 _SKIPS = re.compile(r"\[(?=\s*(?:skip|no|ci|actions)\b)|\bskip-checks(?=:)", re.IGNORECASE)
+# Letters and marks that are not seen, though Unicode's categories take them for such: fillers, and
+# the selectors of a variant, of which many in a row can carry words
+_BLANKS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+# What a spreadsheet takes for a formula, or for a cell of several lines
+_FORMULA = re.compile(r"[=+\-@\"]")
 
 
 class Inert(str):
@@ -34,7 +43,7 @@ def visible(text: str) -> str:
     """
     kept = (
         c
-        for c in text
+        for c in _BLANKS.sub("", text)
         if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn")
     )
     return "".join(kept)
@@ -43,6 +52,12 @@ def visible(text: str) -> str:
 def line(text: str) -> str:
     """One line of visible characters: for a terminal, a picture, a table's cell in a file."""
     return " ".join(visible(text).split())
+
+
+def cell(text: str) -> str:
+    """A cell of a table that a spreadsheet may open: a line, and no formula."""
+    told = line(text)
+    return f"'{told}" if _FORMULA.match(told) else told
 
 
 def inline(text: str, most: int = 300) -> Inert:
@@ -57,8 +72,9 @@ def inline(text: str, most: int = 300) -> Inert:
 
 def finalized(value: Any) -> Any:
     """What a Markdown template may put out: text that is not inert yet is shown literally."""
-    if not isinstance(value, str) or isinstance(value, Inert):
+    if isinstance(value, Inert | int | float):
         return value
+    value = str(value)
     begin, end = value[: len(value) - len(value.lstrip())], value[len(value.rstrip()) :]
     return f"{begin and ' '}{inline(value, 10_000)}{end and ' '}"
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import delivery
 import pytest
@@ -14,7 +15,7 @@ from delivery import Delivery
 
 from autoresearch_action import action
 from autoresearch_action import ledger as ledgers
-from autoresearch_action.errors import EnvironmentFault
+from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.github import memory, queue
 from autoresearch_action.github.api import allowed, connect
 
@@ -256,3 +257,62 @@ def test_two_folders_of_a_repository_are_two_lines_of_research(tmp_path: Path) -
         assert state.name == brief.id
         ids.append(brief.id)
     assert ids == ["program", "a--program", "b--program", "a-b--program", "a--b--program"]
+
+
+def claimed(**told: object) -> bytes:
+    claims = {"fdr": 0.1, "attempts": 0, "claimed": []} | told
+    return json.dumps({"used": [], "accounted": [], "claims": claims}).encode()
+
+
+def test_a_run_adds_to_the_claims_what_one_run_can(run: Delivery) -> None:
+    """A job that ran a model's code may say anything of them: levels of later runs rest on it."""
+    memory.save(ledgers.read(run.state), run.environ)
+    kept = memory.Branch(connect(run.environ))
+
+    def stored() -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(kept.blob(kept.listing("program")["claims.json"]))
+        return told
+
+    before = stored()
+    assert before == json.loads((run.state / "claims.json").read_text())
+    for used, accounted, attempts, claims in (
+        ([0] * 5_000, [*range(5_000)], 5_000, [*range(1, 5_001)]),
+        ([*before["used"], 7], [], 0, []),
+    ):
+        told = {"fdr": 0.1, "attempts": attempts, "claimed": claims}
+        hostile = {"used": used, "accounted": accounted, "claims": told}
+        (run.state / "claims.json").write_text(json.dumps(hostile))
+        memory.save(ledgers.read(run.state), run.environ)
+        after = stored()
+        assert after["used"][: len(before["used"])] == before["used"]
+        assert len(after["used"]) <= len(before["used"]) + 20
+        assert before["accounted"] == after["accounted"][: len(before["accounted"])]
+        assert (
+            before["claims"]["attempts"]
+            <= after["claims"]["attempts"]
+            <= before["claims"]["attempts"] + 20
+        )
+        assert len(after["claims"]["claimed"]) <= len(before["claims"]["claimed"]) + 1
+        before = after
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{",
+        claimed(attempts=-2),
+        claimed(fdr=1.0),
+        claimed(attempts=1, claimed=[2]),
+        claimed(attempts=2, claimed=[2, 1]),
+        claimed(attempts=1e9),
+        claimed(attempts="1"),
+        b'{"used": [20], "claims": {}}',
+        b'{"used": [true], "claims": {}}',
+        b'{"used": [], "accounted": [4294967296], "claims": {}}',
+    ],
+)
+def test_claims_that_no_run_writes_are_refused(run: Delivery, raw: bytes) -> None:
+    """Some of them would end every later run in a traceback."""
+    (run.state / "claims.json").write_bytes(raw)
+    with pytest.raises(InputError, match=r"claims\.json .* not what this tool writes"):
+        run.publish()

@@ -56,6 +56,7 @@ NEVER = [
     ".g\u200cit/hooks/x", "\ufeff.git/x", "\uff0egit/config", ".git./config", ".git /config", ".git::$INDEX_ALLOCATION/config",
     "git~1/config", "GIT~2/config", "gitmod~1", "gi7eba~1", "src\\..\\.git\\config", "a\u202egnp.py", "a\u2066b.py", "a\u2028b.py",
     "a\tb.py", "a\nb.py", "a\x7f.py", "a\rb.py", "a\0b.py", "a\ue000.py", "a\udcff.py", "cafe\u0301.py", 'a"b.py', "a./b.py", "a ", "con/a:b",
+    "src/a\ufe0f.py", "src/\u3164a.py", "src/a.py\u00a0", "src/a\u2003.py", "src/a\U000e0101.py",
     "../x", "a/../b", "/etc/passwd", "./a.py", "a//b.py", "a/", "", ".", "x" * 256, "y/" * 600 + "x", "program.md", "Program.MD",
 ]  # fmt: skip
 

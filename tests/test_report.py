@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -197,7 +198,7 @@ def harmless(markdown: str, pictures: int = 0) -> list[Token]:
     assert sum(len(page.comments) for page in pages) == 1, "the marker"
     shown = "\n".join(token.content for token in found if token.type in ("text", "html_block"))
     assert not re.search(
-        r"[@#]\w|\bGH-\d|://\w|[\u200b\u202e\x1b]",
+        r"[@#]\w|\bGH-\d|://|www\.|[\u200b\u202e\x1b]",
         re.sub(r"<!--.*?-->", "", shown, flags=re.DOTALL),
     )
     return found
@@ -247,6 +248,53 @@ def test_no_field_of_a_ledger_does_anything_in_a_pull_request(
     }
     assert "\n" not in body.title(run_state)
     assert not re.search(r"[@#]\w", body.title(run_state))
+
+
+# What GitHub's Markdown (cmark-gfm) makes a link of by itself, were it not broken up
+LINKS = (
+    "https://evil.example", "HTTP://evil.example", "ftp://evil.example", "(www.evil.example", "x_www.evil.example", "*WWW.evil.example",
+    "~www.evil.example", "eve@evil.example", "eve@_evil.example", "eve@-evil.example", "mailto:eve@_evil.example", "xmpp:eve@evil.example/x",
+    "https:\u200b//evil.example", "w\ufe0fww.evil.example", "eve\u034f@evil.example",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", LINKS)
+def test_nothing_becomes_a_link_by_itself(words: str) -> None:
+    """A joiner behind `://` or `@` alone would do nothing: browsers leave it out of a host's name."""
+    for shown in (text.inline(words), text.quote(words), text.plain(words)):
+        literal = re.sub(r"\\(?=[^\w\s])", "", shown)
+        assert not re.search(r"(?i)://|www\.|@(?!\u2060)", literal), literal
+
+
+def test_what_is_not_seen_is_not_shown() -> None:
+    for letter in "\u034f\u115f\u180b\u2800\u3164\ufe0f\uffa0\U000e0041\U000e0155":
+        assert text.line(f"a{letter}b") == "ab"
+    assert text.line("für 模型 é é क्ष") == "für 模型 é é क्ष"
+
+
+def test_a_template_puts_out_no_list_as_it_is() -> None:
+    assert "<img" not in str(text.finalized(["<img src=x>"]))
+    assert text.finalized(1.5) == 1.5
+
+
+def test_no_value_keeps_a_run_from_being_shown(tmp_path: Path) -> None:
+    """A program prints what it likes, and a mean of it may be anything."""
+    for value in (1.7e308, -1.7e308, float("inf"), float("nan"), 5e-324):
+        run_state = studies.make(tmp_path / str(value), 5)
+        ledger = run_state.path
+        told = json.loads(ledger.read_text().splitlines()[-3])
+        told |= {"number": 5, "metrics": {"val_bpb": str(value)}, "status": "keep"}
+        told = {"event": "verdict", "number": 5, "status": "keep"} | told
+        ledger.write_text(ledger.read_text() + json.dumps(told, separators=(",", ":")) + "\n")
+        report.write(tmp_path, RunState.of(ledger))
+        assert (tmp_path / "progress.png").stat().st_size > 1_000
+
+
+def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
+    for words in ("=1+1", "+1", "-1", "@SUM(1)", '"a'):
+        run_state = studies.make(tmp_path / str(ord(words[0])), 1, words=words)
+        cell = tables.results_tsv(run_state).splitlines()[-1].split("\t")[-1]
+        assert cell == f"'{words}"
 
 
 def rows(found: list[Token]) -> list[list[Token]]:

@@ -29,6 +29,7 @@ from autoresearch_action import ledger as ledgers
 from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
+from autoresearch_action.github.stream import stream
 from autoresearch_action.ledger import RunState
 from autoresearch_action.ledger.journal import HEADER
 from autoresearch_action.records import (
@@ -119,7 +120,14 @@ def taken(state: Path) -> Iterator[HandedOver]:
         if raw is None:
             raise InputError(f"{state} holds no ledger: there is nothing to publish.")
         _put(copy, "ledger.jsonl", _lines(raw))
-        _put(copy, "claims.json", content(state, "claims.json", most=MOST_CLAIMS))
+        claims = content(state, "claims.json", most=MOST_CLAIMS)
+        try:
+            stream(claims or b"")
+        except ValueError:
+            raise InputError(
+                f"claims.json of the state folder is not what this tool writes: {NEW_LEDGER}."
+            ) from None
+        _put(copy, "claims.json", claims)
         names = series(state)
         for name in names:
             _put(copy, f"proven/{name}", content(state, "proven", name, most=MOST_PATCH_BYTES))

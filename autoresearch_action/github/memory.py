@@ -22,6 +22,7 @@ from github.GitTree import GitTree
 from autoresearch_action import report
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github.api import Api, Refused, connect
+from autoresearch_action.github.stream import stream
 from autoresearch_action.ledger import RunState
 
 BRANCH = "autoresearch-memory"
@@ -205,12 +206,10 @@ def save(run_state: RunState, environ: Mapping[str, str]) -> str:
             "utf-8", "surrogateescape"
         )
     known = branch.listing(folder)
-    claims = _longer(
-        _bytes(state / "claims.json"),
-        branch.blob(known["claims.json"]) if "claims.json" in known else b"",
-    )
-    if claims:
-        files[f"{folder}/claims.json"] = claims
+    mine = _bytes(state / "claims.json")
+    if mine:
+        theirs = branch.blob(known["claims.json"]) if "claims.json" in known else b""
+        files[f"{folder}/claims.json"] = _further(mine, theirs, run_state.improved)
     branch.write(files, f"Remember {folder}, run {name}")
     return (
         api.web(quote(f"raw/{BRANCH}/{folder}/{name}/progress.png"))
@@ -263,6 +262,17 @@ def _compact(ledger: Path) -> bytes:
                     yield line
 
     return b"".join(lines())
+
+
+def _further(mine: bytes, theirs: bytes, held: bool) -> bytes:
+    """What becomes of the branch's state of the claims by a run's. Raises EnvironmentFault."""
+    try:
+        return stream(theirs).after(stream(mine), held).written()
+    except ValueError:
+        raise EnvironmentFault(
+            "claims.json of the memory branch, or of this run, is damaged: restore it from the"
+            " branch's history."
+        ) from None
 
 
 def _longer(mine: bytes, theirs: bytes) -> bytes:

@@ -10,6 +10,8 @@ from autoresearch_action.report.tables import Row
 from autoresearch_action.text import clip, label, line
 
 MOST_LABELS = 12
+# A value beyond is drawn as none: no axis reaches it
+LARGEST = 1e100
 KEEP, DISCARD, CRASH = "#1a7f37", "#8c959f", "#cf222e"
 
 
@@ -23,7 +25,7 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
     figure = Figure(figsize=(10, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    measured = [r for r in rows if r.value is not None]
+    measured = [r for r in rows if _drawn(r)]
     kept = [r for r in measured if r.status == "keep"]
     others = [r for r in measured if r.status != "keep"]
     axes.scatter(
@@ -54,9 +56,9 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
                 fontsize=7,
                 rotation=18,
             )
-    lows, highs = _window(rows)
+    lows, highs = _window(measured)
     axes.set_ylim(lows, highs)
-    crashed = [r.number for r in rows if r.value is None and r.runs]
+    crashed = [r.number for r in rows if not _drawn(r) and r.runs]
     axes.scatter(
         crashed,
         [highs if minimize else lows] * len(crashed),
@@ -76,6 +78,10 @@ def progress(rows: list[Row], metric: str, minimize: bool, held: bool | None = N
     buffer = BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _drawn(row: Row) -> bool:
+    return row.value is not None and abs(row.value) < LARGEST
 
 
 def _values(rows: list[Row]) -> list[float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment, Verdict
-from autoresearch_action.text import line
+from autoresearch_action.text import cell, line
 from autoresearch_action.workspace.patch import PatchRefused, Touched, read
 
 # Of the latest experiments in a report; results.tsv has them all
@@ -143,7 +143,7 @@ def results_tsv(run_state: RunState) -> str:
             value,
             f"{shown.memory_gb:.1f}",
             shown.status,
-            shown.description,
+            cell(shown.description),
         )
         lines.append("\t".join(map(line, cells)))
     return "\n".join(lines) + "\n"

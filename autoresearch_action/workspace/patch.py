@@ -20,8 +20,8 @@ from autoresearch_action.workspace.patterns import matches
 
 # Of a path, and of one name in it (bytes, as file systems count)
 LONGEST_PATH, LONGEST_NAME = 1_000, 255
-# Control, format (zero-width, direction), private, surrogate, unassigned, separators
-UNSEEN = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
+# Blanks but the plain one, and what some file system or reader takes for more than a letter
+_UNFIT = re.compile(r'[\\:"]|(?! )\s')
 # How Windows shortens names that begin with .git
 SHORTENED = re.compile(r"gi[^/]*~\d")
 PLAIN = ("100644", "100755")
@@ -86,7 +86,7 @@ def ordinary(path: str) -> bool:
     """
     if len(path.encode("utf-8", "surrogatepass")) > LONGEST_PATH:
         return False
-    if any(unicodedata.category(letter) in UNSEEN for letter in path) or re.search(r'[\\:"]', path):
+    if visible(path) != path or _UNFIT.search(path):
         return False
     return unicodedata.is_normalized("NFC", path) and all(map(_ordinary_name, path.split("/")))
 
