@@ -720,7 +720,7 @@ getitem add sub mul floordiv truediv mod neg eq ne lt le gt ge pow and_ or_ not_
 _STATE = ("running_mean", "running_var")
 _LEARNING = ("training", "train", "use_input_stats")
 # Tagged random; not so with dropout off
-DROPPING = ("scaled_dot_product_attention", "dropout", "gru", "lstm", "rnn_tanh", "rnn_relu")
+DROPPING = ("scaled_dot_product_attention", "dropout", "gru", "rnn_tanh", "rnn_relu")
 # What a graph may call: name.overload:digest of its schema (benchmark/operators.py says by which
 # rules, and writes this table)
 OPERATORS_OF = "2.13.0"
@@ -791,16 +791,15 @@ linspace.default:0010 log.default:41b4 log10.default:4464 log1p.default:6def log
 log_sigmoid.default:2e56 log_softmax.int:f49a logaddexp.default:1f0d logaddexp2.default:f531
 logcumsumexp.default:4947 logical_and.default:2389 logical_not.default:c263 logical_or.default:e607
 logical_xor.default:7c5f logit.default:b2b2 logspace.Scalar_Tensor:4dce logspace.Tensor_Scalar:8b4c
-logspace.Tensor_Tensor:fcbf logspace.default:0cb2 logsumexp.default:2929 lstm.input:8690
-lstm_cell.default:9a97 lt.Scalar:4336 lt.Tensor:4a4d mH.default:6b46 mT.default:7b1c
-masked_fill.Scalar:c97c masked_fill.Tensor:8ed8 matmul.default:3d8f max.default:3416 max.dim:db6f
-max.other:f261 max_pool1d.default:4e1e maximum.default:4cfb mean.default:a332 mean.dim:3507
-median.default:03fc median.dim:848b meshgrid.default:4c8c meshgrid.indexing:e1b5 min.default:e711
-min.dim:19f9 min.other:e3d8 minimum.default:bde9 mish.default:a1ae mm.default:d512 mm.dtype:ffe9
-moveaxis.int:6e6e moveaxis.intlist:54b5 movedim.int:4079 movedim.intlist:fe97 mse_loss.default:c8f8
-mul.Scalar:3de6 mul.Tensor:1b23 multiply.Scalar:9437 multiply.Tensor:cbba mv.default:2496
-mvlgamma.default:2178 nan_to_num.default:692a nanmean.default:d352 nansum.default:1f15
-narrow.default:2918 narrow_copy.default:54b1 native_group_norm.default:c50d
+logspace.Tensor_Tensor:fcbf logspace.default:0cb2 logsumexp.default:2929 lstm_cell.default:9a97
+lt.Scalar:4336 lt.Tensor:4a4d mH.default:6b46 mT.default:7b1c masked_fill.Scalar:c97c
+masked_fill.Tensor:8ed8 matmul.default:3d8f max.default:3416 max.dim:db6f max.other:f261
+maximum.default:4cfb mean.default:a332 mean.dim:3507 meshgrid.default:4c8c meshgrid.indexing:e1b5
+min.default:e711 min.dim:19f9 min.other:e3d8 minimum.default:bde9 mish.default:a1ae mm.default:d512
+mm.dtype:ffe9 moveaxis.int:6e6e moveaxis.intlist:54b5 movedim.int:4079 movedim.intlist:fe97
+mse_loss.default:c8f8 mul.Scalar:3de6 mul.Tensor:1b23 multiply.Scalar:9437 multiply.Tensor:cbba
+mv.default:2496 mvlgamma.default:2178 nan_to_num.default:692a nanmean.default:d352
+nansum.default:1f15 narrow.default:2918 narrow_copy.default:54b1 native_group_norm.default:c50d
 native_layer_norm.default:3b62 ne.Scalar:302d ne.Tensor:f716 neg.default:6431 negative.default:2cad
 new_full.default:e3ab new_ones.default:3d5f new_zeros.default:299a norm.Scalar:92cc
 norm.ScalarOpt_dim:9be7 norm.ScalarOpt_dim_dtype:704a norm.ScalarOpt_dtype:df76
@@ -999,7 +998,7 @@ class Program:
             and (drops or parts[3] == DROPPING[0])
         ):
             raise Refused(f"The model calls {target[:80]}, which draws random numbers.")
-        return found
+        return _attention(found) if parts[3] == DROPPING[0] else found
 
     def _value(self, argument: dict[str, Any], values: dict[str, Any]) -> Any:
         ((kind, value),) = argument.items()
@@ -1051,6 +1050,19 @@ class Program:
             for name in self.free[number]:
                 values.pop(name, None)
         return values[self.output]
+
+
+def _attention(found: Callable[..., Any]) -> Callable[..., Any]:
+    """Scaled dot-product attention behind a look that its kernels for processors do not take: they
+    read as many keys as there are values.
+    """
+
+    def attention(query: Any, key: Any, value: Any, *plain: Any, **named: Any) -> Any:
+        if key.size(-2) != value.size(-2):
+            raise Refused(f"The model attends to {key.size(-2)} keys, {value.size(-2)} values.")
+        return found(query, key, value, *plain, **named)
+
+    return attention
 
 
 def _dtype(code: int) -> Any:
@@ -1314,7 +1326,10 @@ def _serve(
         except (OSError, KeyError) as problem:
             os.write(told, f"The model's process is not sealed here: {problem!r}.\n".encode())
         os.close(told)
-        _answer(Program(file, device), shape, memory, asked, answering)
+        program = Program(file, device)
+        # Two who can read the same file could tell each other something by it
+        file.close()
+        _answer(program, shape, memory, asked, answering)
         code = 0
     except BrokenPipeError:
         code = 0
@@ -1432,13 +1447,20 @@ Answer = Callable[[Any], Any]
 
 
 def score(
-    scored: Answer, probed: Answer, split: str, part: int, device: str, probes: int
+    scored: Answer,
+    probed: Answer,
+    split: str,
+    part: int,
+    device: str,
+    probes: int,
+    end_scored: Callable[[], None] = lambda: None,
 ) -> tuple[float, list[float]]:
     """(bits per byte, bits per byte of each block). Raises Refused on a wrong shape, no finite
     number or a failed probe.
 
     Both map ids [B, T] to logits [B, T, V]: `scored` is asked for every row, `probed` has never
-    seen a whole one. A probe replaces everything after a random position of a row, and gives it
+    seen a whole one, nor answers while one who has is there: `end_scored` is called in between.
+    A probe replaces everything after a random position of a row, and gives it
     other neighbours: the loss up to and at that position must stay what it was. Shapes are always
     the same, so equal ids give equal floats, but for where in a batch they stand.
     """
@@ -1469,6 +1491,7 @@ def score(
         again = losses(scored, x[order[:rows]], y[order[:rows]])
         if not bool((again - nats[:rows]).abs().max() <= TOLERANCE):
             raise Suspicious("The model gives another answer when asked again.")
+        end_scored()
         # Not to be foreseen
         dice = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
         moves, cuts = [], []
@@ -1534,7 +1557,8 @@ def evaluate(path: Path) -> tuple[float, list[float]]:
     torch.set_num_threads(int(threads) if threads else os.cpu_count() or 1)
     with contextlib.ExitStack() as held:
         # Before any text is read: what a process is forked from it has in its memory
-        answers = [_respondent(path, manifest["profile"], held) for _ in range(2)]
+        first = held.enter_context(contextlib.ExitStack())
+        answers = [_respondent(path, manifest["profile"], one) for one in (first, held)]
         if sys.platform == "linux":
             _control(_DUMPABLE, 0)
         for name in (f"{split}.tokens.npy", f"{split}.starts.npy", "token_bytes.npy"):
@@ -1543,7 +1567,7 @@ def evaluate(path: Path) -> tuple[float, list[float]]:
                     f"{folder / name} is not what was prepared: run `python prepare.py` again."
                 )
         probes = manifest["profile"]["probes"][split]
-        return score(answers[0], answers[1], split, part, _device(), probes)
+        return score(*answers, split, part, _device(), probes, first.close)
 
 
 def _respondent(path: Path, profile: dict[str, Any], held: contextlib.ExitStack) -> Answer:

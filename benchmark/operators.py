@@ -41,7 +41,7 @@ kron linear linalg_multi_dot linalg_vecdot linalg_vector_norm matmul mm mv outer
 """
 REDUCTIONS = """
 all amax amin aminmax any argmax argmin argsort count_nonzero cummax cummin cumprod cumsum diff
-kthvalue logcumsumexp logsumexp max mean median min nanmean nansum norm prod sort std std_mean sum
+kthvalue logcumsumexp logsumexp max mean min nanmean nansum norm prod sort std std_mean sum
 topk trapezoid var var_mean
 """
 VIEWS = """
@@ -67,8 +67,8 @@ cross_entropy_loss binary_cross_entropy_with_logits huber_loss mse_loss l1_loss 
 smooth_l1_loss
 """
 LAYERS = """
-avg_pool1d conv1d conv2d convolution gru gru_cell lstm lstm_cell
-max_pool1d rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention
+avg_pool1d conv1d conv2d convolution gru gru_cell lstm_cell rnn_relu
+rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention
 """
 CREATION = """
 arange eye full full_like linspace logspace new_full new_ones new_zeros ones ones_like scalar_tensor

@@ -110,6 +110,22 @@ def test_a_graph_with_code_of_its_own_reaches_nothing(data: Path, tmp_path: Path
     assert asked(reaches, data, tmp_path).startswith(f"[{', '.join('0' * 11)}, ")
 
 
+def files_open(_: Tensor) -> list[int]:
+    """How many files it can read from: what two processes read, they can leave traces in."""
+
+    def reads(number: int) -> bool:
+        try:
+            return os.pread(number, 1, 0) != b""
+        except OSError:
+            return False
+
+    return [sum(map(reads, range(64)))]
+
+
+def test_a_graph_has_no_file_open(data: Path, tmp_path: Path) -> None:
+    assert asked(files_open, data, tmp_path).startswith("[0, ")
+
+
 def dies(_: Tensor) -> list[float]:
     ctypes.string_at(0)
     return []
@@ -236,6 +252,7 @@ grid_sampler_2d_backward.default gather_backward.default searchsorted.Tensor lst
 from_file.default _unsafe_index.Tensor _unsafe_masked_index.default bincount.default
 masked_select.default nonzero.default unique_dim.default _foreach_add.List add_.Tensor add.out
 rand.default multinomial.default narrow.Tensor put.default _grouped_mm.default
+lstm.input median.default median.dim max_pool1d.default
 """
 
 
@@ -278,6 +295,14 @@ def test_take_along_dim_wraps_around(far: int) -> None:
     assert torch.full((5,), 77.0).take_along_dim(torch.tensor([far]), 0).item() == 77.0
 
 
+def test_attention_reads_no_more_keys_than_there_are() -> None:
+    name = "torch.ops.aten.scaled_dot_product_attention.default"
+    attend = prepare.Program._operator(prepare.Program.__new__(prepare.Program), name, [])
+    query, key, value = (torch.ones(1, 1, length, 16) for length in (4, 8, 16))
+    with pytest.raises(prepare.Refused, match="attends to 8 keys, 16 values"):
+        attend(query, key, value)
+
+
 def test_the_list_is_what_its_rules_make() -> None:
     assert prepare.OPERATORS.split() == operators.table()
 
@@ -288,10 +313,10 @@ def test_an_operator_that_is_declared_otherwise_is_refused(monkeypatch: pytest.M
         prepare.listed("add.Tensor")
 
 
-def test_each_answers_from_memory_of_its_own(data: Path, tmp_path: Path) -> None:
-    """The one that is probed must not find what the other was given."""
+def fresh(call: str, data: Path, tmp_path: Path) -> str:
+    """What a function of this module prints in a process of its own, beside a model."""
     prepare.submit(Model(), tmp_path / "model.pt2")
-    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_seal; test_seal.two()"
+    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_seal; test_seal.{call}()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -300,7 +325,37 @@ def test_each_answers_from_memory_of_its_own(data: Path, tmp_path: Path) -> None
         text=True,
         timeout=120,
     )
-    assert done.stdout == "True False\n", done.stderr
+    return done.stdout + done.stderr
+
+
+def test_each_answers_from_memory_of_its_own(data: Path, tmp_path: Path) -> None:
+    """The one that is probed must not find what the other was given."""
+    assert fresh("two", data, tmp_path) == "True False\n"
+
+
+def test_who_has_seen_whole_rows_is_gone_before_the_first_probe(data: Path, tmp_path: Path) -> None:
+    """Two at work at a time could tell each other something, by caches if by nothing else."""
+    assert fresh("watched", data, tmp_path) == "[[True, True], [False, True]]\n"
+
+
+def watched() -> None:
+    """Which of the two processes are there at their first questions."""
+    made: list[int] = []
+    there: dict[int, list[bool]] = {}
+
+    class Watched(prepare.Subject):
+        def __init__(self, path: Path, profile: dict[str, object]) -> None:
+            super().__init__(path, profile)
+            made.append(self.process)
+
+        def __call__(self, idx: Tensor) -> Tensor:
+            there.setdefault(self.process, [Path(f"/proc/{one}").exists() for one in made])
+            logits: Tensor = super().__call__(idx)
+            return logits
+
+    prepare.Subject = Watched  # type: ignore[misc]
+    prepare.evaluate(Path("model.pt2"))
+    print([there[one] for one in made])
 
 
 def two() -> None:
