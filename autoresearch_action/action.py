@@ -141,7 +141,7 @@ def recall(environ: Mapping[str, str]) -> None:
 
 def research(environ: Mapping[str, str]) -> None:
     """The research step: one session in the working directory."""
-    from autoresearch_action.commands.run import Options, run_session
+    from autoresearch_action.commands.run import Options, refuse_blank, run_session
 
     inputs = Inputs(environ)
     brief, prose, state = _place(inputs, environ)
@@ -172,6 +172,7 @@ def research(environ: Mapping[str, str]) -> None:
     with outputs.fenced():
         run_state = run_session(options, Path.cwd())
     outputs.write(run_state, environ)
+    refuse_blank(run_state)
 
 
 def _merged(inputs: Inputs, brief: Brief, state: Path) -> list[str]:

@@ -59,11 +59,8 @@ class Budget:
 
     def over_reason(self) -> str:
         """Why everything must stop now, "" while there is time: what is left is for the report."""
-        return (
-            ""
-            if self.seconds_left > REPORT_SECONDS
-            else f"the {self.max_minutes:g} minutes are over"
-        )
+        over = f"the {self.max_minutes:g} minutes are over"
+        return "" if self.seconds_left > REPORT_SECONDS else over
 
     def device_usd(self, seconds: float) -> float:
         return seconds / 3600 * self.gpu_usd_per_hour

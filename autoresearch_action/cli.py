@@ -129,9 +129,9 @@ def _caps(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--fresh", is_flag=True, help="Begin anew instead of resuming.")
 def run(**options: Any) -> None:
     """Run experiments until a limit is reached, then confirm and report. Resumes by default."""
-    from autoresearch_action.commands.run import Options, run_session
+    from autoresearch_action.commands.run import Options, refuse_blank, run_session
 
-    run_session(Options(**options), Path.cwd())
+    refuse_blank(run_session(Options(**options), Path.cwd()))
 
 
 @main.command()

@@ -30,6 +30,7 @@ from autoresearch_action.agents import (
     Context,
     Draft,
     Exhausted,
+    Outage,
     prompt,
     registry,
 )
@@ -194,7 +195,8 @@ def test_a_call_without_a_usable_reply_is_one_sentence(
     with pytest.raises(AgentFailure, match=sentence) as failure:
         ClaudeAgent(context.brief, KEY, retries=2).propose(context)
     assert failure.value.fatal is fatal and (failure.value.usage.usd > 0) is paid
-    assert len(server.requests) == (3 if answer.status == 529 else 1)
+    # Once more after each retry, or without what may be why it was refused
+    assert len(server.requests) == {529: 3, 400: 2}.get(answer.status, 1)
     seen: BaseException | None = failure.value
     while seen is not None:  # what a traceback or a debugger could show
         assert KEY not in f"{seen!r} {seen} {vars(seen)}" and "\n" not in str(seen)
@@ -211,6 +213,46 @@ def test_the_rate_limit_is_waited_out_and_an_unreachable_host_is_said(
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(AgentFailure, match="cannot be reached"):
         ClaudeAgent(context.brief, KEY, retries=0).propose(context)
+
+
+def test_a_server_that_takes_no_schema_is_given_it_in_words_from_then_on(
+    context: Context, serve: Any
+) -> None:
+    server = serve(failing(400, "invalid_request_error"), reply([LR]), reply([LR]))
+    agent = ClaudeAgent(context.brief, KEY)
+    agent.propose(context)
+    (context.directory / "train.py").write_text("LR = 0.1\n")
+    agent.propose(context)
+    asked = ["output_config" in request for request in server.requests]
+    assert asked == [True, False, False]
+    assert '"hypothesis"' in server.requests[2]["system"][-1]["text"]
+
+
+def test_a_key_too_short_to_be_one_is_blotted_out_of_no_word(context: Context, serve: Any) -> None:
+    serve(reply([LR], description="A wider net"))
+    assert ClaudeAgent(context.brief, "x").propose(context).description == "A wider net"
+    (context.directory / "train.py").write_text("LR = 0.1\n")
+    assert ClaudeAgent(context.brief, "w").propose(context).description == "A wider net"
+
+
+def test_an_outage_is_waited_out_and_the_others_work_on(context: Context, serve: Any) -> None:
+    server = serve(overloaded(), overloaded(), reply([LR]))
+    claude = ClaudeAgent(context.brief, KEY, retries=0)
+    ensemble = Ensemble([claude, Scripted("other")])
+    who, began = [], time.monotonic()
+    while "claude" not in who:
+        try:
+            who.append(ensemble.propose(replace(context, number=len(who))).details["agent"])
+        except AgentFailure as failure:
+            assert failure.transient
+            assert not failure.fatal
+        time.sleep(0.05)
+    assert time.monotonic() - began >= 2 * Outage.SHORTEST
+    assert len(server.requests) == 3
+    assert len(who) > 20
+    claude._outage.begin()
+    with pytest.raises(AgentFailure, match=r"^$"):
+        claude.propose(replace(context, late=lambda: True))
 
 
 def test_a_cancelled_call_ends_at_once(context: Context, serve: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import tiny
-from model_server import ModelServer, reply
+from model_server import ModelServer, failing, overloaded, reply
 
 from autoresearch_action.ledger import RunState
 
@@ -77,6 +77,37 @@ def ideas(home: Path, folder: Path) -> None:
     rest = "".join(f" {line}\n" for line in tiny.SCORE.splitlines()[1:4])
     frozen = f"diff --git a/score.py b/score.py\n--- a/score.py\n+++ b/score.py\n@@ -1,4 +1,4 @@\n-import os\n+import sys, os\n{rest}"
     (folder / "5.diff").write_text(f"Subject: Edit the scorer\n\n{frozen}")
+
+
+def test_a_model_that_is_overloaded_for_a_while_costs_no_experiment_and_is_said_once(
+    tmp_path: Path,
+) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    # Nine requests are one call with its retries; seven failed calls in a row ended a run
+    script = [overloaded()] * 75 + [reply([("train.py", "LR = 0.1", "LR = 0.2")])]
+    with ModelServer(script) as server:
+        said = run(
+            home,
+            *("--agent", "claude", "--max-minutes", "5", "--max-experiments", "1"),
+            ANTHROPIC_BASE_URL=server.url,
+            ANTHROPIC_API_KEY="sk-ant-loopback",
+        )
+    assert said.count("API is overloaded") == 1
+    assert [event["status"] for event in events(home, "verdict")] == ["keep", "keep"]
+
+
+def test_a_run_that_could_ask_nobody_says_so(tmp_path: Path) -> None:
+    home = tiny.repository(tmp_path / "home", program=PROGRAM)
+    with ModelServer([failing(401, "authentication_error")]) as server:
+        said = run(
+            home,
+            *("--agent", "claude", "--max-minutes", "5"),
+            code=3,
+            ANTHROPIC_BASE_URL=server.url,
+            ANTHROPIC_API_KEY="sk-ant-loopback",
+        )
+    assert "Nothing but the baseline was measured: The model's API refuses the key" in said
+    assert "worth confirming" not in said
 
 
 def test_from_a_brief_to_a_branch_and_a_preview(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ and the diff taken, by research/proposals.py. Adding an agent is one new file he
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +43,8 @@ class Context:
     noise: float | None = None
     usd_left: float = float("inf")
     cancelled: threading.Event = field(default_factory=threading.Event)
+    # Whether no further experiment may begin: nothing is worth waiting for any more
+    late: Callable[[], bool] = lambda: False
 
 
 class Draft(Record):
@@ -65,11 +68,54 @@ class AgentFailure(Exception):
     same.
     """
 
-    def __init__(self, reason: str, usage: Usage | None = None, fatal: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        usage: Usage | None = None,
+        fatal: bool = False,
+        transient: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.usage = usage or Usage()
         # Asking again cannot help: no key, no such model
         self.fatal = fatal
+        # Nobody was there to answer: no failed idea, and worth asking again later
+        self.transient = transient
+
+
+class Outage:
+    """How long an agent that nobody answers is left in peace: as long as it has been out, within
+    bounds.
+    """
+
+    # Seconds
+    SHORTEST, LONGEST = 1.0, 300.0
+
+    def __init__(self) -> None:
+        self._since = self._until = 0.0
+
+    def begin(self) -> None:
+        """It did not answer, now or once more."""
+        now = time.monotonic()
+        self._since = self._since or now
+        self._until = now + min(max(now - self._since, self.SHORTEST), self.LONGEST)
+
+    def end(self) -> None:
+        self._since = self._until = 0.0
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is too early to ask again."""
+        return time.monotonic() < self._until
+
+    def over(self, context: Context) -> bool:
+        """Wait until it may be asked again; False: the run was cancelled first, or it is too late
+        for another idea.
+        """
+        while self.lasts:
+            if context.late() or context.cancelled.wait(0.2):
+                return False
+        return True
 
 
 class Agent(Protocol):

@@ -10,17 +10,20 @@ know. The key goes to the SDK and nowhere else: every text that leaves this modu
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from autoresearch_action.agents import AgentFailure, Context, Draft, prompt
+from autoresearch_action.agents import AgentFailure, Context, Draft, Outage, prompt
 from autoresearch_action.agents.edits import Edit, EditRefused, apply
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
+from autoresearch_action.isolation.secrets import SHORTEST
 from autoresearch_action.records import Experiment, Record, Usage
 
 MODEL = "claude-sonnet-5-5"
@@ -83,6 +86,22 @@ SCHEMA: dict[str, object] = {
     },
 }
 
+# For a server that takes no schema
+IN_WORDS = f"Answer with one JSON object of this schema and nothing else: {json.dumps(SCHEMA)}"
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """What went wrong with a call."""
+
+    # "": nothing
+    told: str
+    # As in AgentFailure
+    fatal: bool = False
+    transient: bool = False
+    # The request itself, as it was put
+    refused: bool = False
+
 
 class ClaudeAgent:
     """See the module's head. Raises InputError for a model without a price when `usd_per_call` is
@@ -107,6 +126,9 @@ class ClaudeAgent:
         self._key, self._usd_per_call, self._retries = key, usd_per_call, retries
         self._long_cache = brief.time_budget >= LONG_CACHE
         self._lock = threading.Lock()
+        # Until a server refuses to
+        self._structured = True
+        self._outage = Outage()
         self._size = 0
         self._priced = _price(self.model, 1, 0, 0, 0) is not None
         if not self._priced and usd_per_call is None:
@@ -192,21 +214,29 @@ class ClaudeAgent:
         context: Context,
         before: Usage,
     ) -> tuple[str, Usage]:
-        """(text of the reply, what it cost). Raises AgentFailure, whose usage includes `before`."""
+        """(text of the reply, what it cost), once it may be asked. Raises AgentFailure, whose usage
+        includes `before`.
+        """
+        if not self._outage.over(context):
+            raise AgentFailure("", before)
         got: dict[str, Any] = {}
-        wrong, fatal = asyncio.run(self._watched(system, messages, context.cancelled, got))
+        wrong = asyncio.run(self._watched(system, messages, context.cancelled, got))
         usage = self._usage(got.get("message"))
         text = (
             "".join(block.text for block in got["message"].content if block.type == "text")
             if "message" in got
             else ""
         )
-        if not wrong:
-            wrong = self._stopped(got.get("message"), text)
+        wrong = wrong or _Wrong(self._stopped(got.get("message"), text))
         # Raised here, outside every except clause: the SDK's errors carry the request and so the
         # key
-        if wrong:
-            raise AgentFailure(self._clean(wrong), before + usage, fatal)
+        if wrong.told:
+            told = self._clean(wrong.told)
+            if wrong.transient:
+                self._outage.begin()
+                told += " It is asked again while there is time."
+            raise AgentFailure(told, before + usage, wrong.fatal, wrong.transient)
+        self._outage.end()
         return text, usage
 
     async def _watched(
@@ -215,7 +245,7 @@ class ClaudeAgent:
         messages: Sequence[dict[str, Any]],
         cancelled: threading.Event,
         got: dict[str, Any],
-    ) -> tuple[str, bool]:
+    ) -> _Wrong | None:
         """Run the call, and end it when the run is cancelled or the call takes too long."""
         call = asyncio.create_task(self._stream(system, messages, got))
         end = asyncio.get_running_loop().time() + CALL_LIMIT
@@ -225,19 +255,33 @@ class ClaudeAgent:
             if not call.done() and (cancelled.is_set() or late):
                 call.cancel()
                 await asyncio.wait({call}, timeout=5)
-                return (
-                    f"{self.model} did not answer within {CALL_LIMIT:.0f} s."
-                    if late
-                    else "The run was cancelled."
-                ), False
+                slow = f"{self.model} did not answer within {CALL_LIMIT:.0f} s."
+                return _Wrong(slow if late else "The run was cancelled.")
         return call.result()
 
     async def _stream(
         self, system: list[dict[str, Any]], messages: Sequence[dict[str, Any]], got: dict[str, Any]
-    ) -> tuple[str, bool]:
-        """Fill `got["message"]` as it arrives; returns (what went wrong or "", whether asking again
-        is no use).
+    ) -> _Wrong | None:
+        """Fill `got["message"]` as it arrives; what went wrong. A server that refuses the schema is
+        given it in the prompt, from then on.
         """
+        structured = self._structured
+        wrong = await self._sent(system, messages, got, structured)
+        if not structured or not wrong or not wrong.refused:
+            return wrong
+        again = await self._sent(system, messages, got, structured=False)
+        # It may be something else that it refuses
+        self._structured = again is not None and again.refused
+        return again
+
+    async def _sent(
+        self,
+        system: list[dict[str, Any]],
+        messages: Sequence[dict[str, Any]],
+        got: dict[str, Any],
+        structured: bool,
+    ) -> _Wrong | None:
+        """One request, with the SDK's retries."""
         # 1 s: only where it is used
         import anthropic
         import httpx2
@@ -245,10 +289,11 @@ class ClaudeAgent:
         request: dict[str, Any] = {
             "model": self.model,
             "max_tokens": MAX_OUTPUT,
-            "system": system,
+            "system": system if structured else [*system, {"type": "text", "text": IN_WORDS}],
             "messages": messages,
         }
-        request["output_config"] = {"format": {"type": "json_schema", "schema": SCHEMA}}
+        if structured:
+            request["output_config"] = {"format": {"type": "json_schema", "schema": SCHEMA}}
         try:
             async with (
                 anthropic.AsyncAnthropic(
@@ -262,46 +307,49 @@ class ClaudeAgent:
             return self._status(error.status_code, error.type or "", error.api_message or "")
         except (anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL) as error:
             if "message" in got:
-                return (
-                    f"The connection to {self.model} broke off in the middle of its reply.",
-                    False,
+                return _Wrong(
+                    f"The connection to {self.model} broke off in the middle of its reply."
                 )
-            return (
+            return _Wrong(
                 f"The model's API cannot be reached ({type(error).__name__}): check the network"
                 " and ANTHROPIC_BASE_URL.",
-                False,
+                transient=True,
             )
         except (ValueError, AssertionError) as error:
-            return (
-                f"The model's API sent something that is no reply ({type(error).__name__}).",
-                False,
+            return _Wrong(
+                f"The model's API sent something that is no reply ({type(error).__name__})."
             )
-        return "", False
+        return None
 
-    def _status(self, code: int, kind: str, message: str) -> tuple[str, bool]:
+    def _status(self, code: int, kind: str, message: str) -> _Wrong:
         told = prompt.one_line(message, 200).rstrip(".")
         told = f": {told}" if told else ""
         if code in (401, 403):
-            return f"The model's API refuses the key (HTTP {code}): check ANTHROPIC_API_KEY.", True
+            refused = f"The model's API refuses the key (HTTP {code}): check ANTHROPIC_API_KEY."
+            return _Wrong(refused, fatal=True)
         if code == 404:
-            return (
+            return _Wrong(
                 f"The model's API does not know {self.model} (HTTP 404): give another with --agent"
                 " claude:MODEL.",
-                True,
+                fatal=True,
             )
         if code == 429 or kind == "rate_limit_error":
-            return (
+            return _Wrong(
                 f"The model's API limits the rate, also after {self._retries} retries (HTTP 429).",
-                False,
+                transient=True,
             )
         # A stream that has begun reports its error under HTTP 200
         if code >= 500 or code < 400:
-            return (
+            return _Wrong(
                 "The model's API is overloaded or failing (HTTP"
                 f" {code}{f', {kind}' if kind else ''}).",
-                False,
+                transient=True,
             )
-        return f"The model's API refuses the request (HTTP {code}){told}.", code in (400, 402, 413)
+        return _Wrong(
+            f"The model's API refuses the request (HTTP {code}){told}.",
+            fatal=code in (400, 402, 413),
+            refused=code in (400, 422),
+        )
 
     def _stopped(self, message: Any, text: str) -> str:
         """What is wrong with a reply that came through, by the reason it ended for; "" when nothing
@@ -363,7 +411,9 @@ class ClaudeAgent:
         )
 
     def _clean(self, text: str, limit: int = 500) -> str:
-        return prompt.one_line(text.replace(self._key, "[key]") if self._key else text, limit)
+        # A shorter one is none, and would blot out ordinary words
+        secret = len(self._key) >= SHORTEST
+        return prompt.one_line(text.replace(self._key, "[key]") if secret else text, limit)
 
 
 def _read(text: str) -> Reply:

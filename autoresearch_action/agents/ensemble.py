@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
-from autoresearch_action.agents import Agent, AgentFailure, Context, Draft, Exhausted
+from autoresearch_action.agents import Agent, AgentFailure, Context, Draft, Exhausted, Outage
 from autoresearch_action.records import Experiment
 
 # Proposals of each agent before the dice decide
@@ -34,6 +34,7 @@ class Ensemble:
         # Agents that have nothing more to propose, and why
         self._gone: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
+        self._outages = {name: Outage() for name in self.agents}
         self._lock = threading.Lock()
         self._reckon()
 
@@ -41,10 +42,15 @@ class Ensemble:
         """As Agent.propose; Exhausted once every agent is."""
         while (name := self.choose(context)) is not None:
             try:
-                return self._signed(self.agents[name].propose(context), name)
+                draft = self._signed(self.agents[name].propose(context), name)
+                self._outages[name].end()
+                return draft
             except Exhausted as error:
                 self._drop(name, str(error))
             except AgentFailure as failure:
+                if failure.transient:
+                    self._outages[name].begin()
+                    raise
                 self._failures[name] += 1
                 if failure.fatal:
                     self._drop(name, str(failure))
@@ -68,12 +74,13 @@ class Ensemble:
 
     def choose(self, context: Context) -> str | None:
         """Whose turn it is; None when nobody is left. Agents that could cost more than is left
-        stand back.
+        stand back, and those that nobody answers while there are others.
         """
         with self._lock:
             left = [name for name in self.agents if name not in self._gone]
         cheap = [name for name in left if (self.agents[name].worst_usd or 0.0) <= context.usd_left]
         left = cheap or left
+        left = [name for name in left if not self._outages[name].lasts] or left
         if not left:
             return None
         kept, asked = Counter[str](), Counter(self._failures)

@@ -24,7 +24,7 @@ from autoresearch_action.budget import Budget
 from autoresearch_action.commands import resume
 from autoresearch_action.commands.machine import Machine
 from autoresearch_action.commands.signals import Signals
-from autoresearch_action.errors import Interrupted
+from autoresearch_action.errors import EnvironmentFault, Interrupted
 from autoresearch_action.github import event
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.ledger import Ledger, RunState
@@ -241,10 +241,17 @@ def _branch(workspace: Workspace, ledger: Ledger) -> None:
     click.echo(f"Branch {name}: {count}, the confirmed code.")
 
 
+def refuse_blank(run_state: RunState) -> None:
+    """Raises EnvironmentFault for a run that has ended and could ask nobody or use no answer."""
+    confirmation = run_state.confirmation
+    if run_state.finished and confirmation and not confirmation.held and run_state.blank:
+        raise EnvironmentFault(confirmation.reason)
+
+
 def _closing_words(run_state: RunState, state: Path) -> None:
     confirmation = run_state.confirmation
     click.echo(f"Stopped: {run_state.stop_reason.rstrip('.')}.")
-    if confirmation and run_state.finished:
+    if confirmation and run_state.finished and not run_state.blank:
         click.echo(confirmation.reason)
     if not run_state.finished:
         click.echo("Nothing is lost: the same command (without --fresh) goes on from here.")

@@ -149,6 +149,15 @@ class RunState:
         passed = self.statuses.keys() & (self.carried | self.unmeasured)
         return len(self.statuses) - (0 in self.statuses) - len(passed)
 
+    @property
+    def blank(self) -> str:
+        """Why no edit was measured, as the calls or the refused edits tell it; "" where one was."""
+        numbers = [number for number in self.experiments if number]
+        if any(self.experiments.runs(number) for number in numbers):
+            return ""
+        refused = [verdict.reason for n in numbers[-1:] if (verdict := self.experiments[n].verdict)]
+        return (self.messages or refused or [""])[-1]
+
     def recent(self, most: int = 300) -> list[Experiment]:
         """The baseline, the kept and the last `most` experiments, in order of number: bounded
         whatever the size.

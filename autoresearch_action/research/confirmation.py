@@ -40,9 +40,11 @@ def confirm(context: ResearchContext, reason: str) -> Confirmation:
 
 def _confirmed(context: ResearchContext, reason: str) -> Confirmation:
     run_state, tried = context.run_state, context.run_state.tried
+    if not tried or run_state.blank:
+        why = (run_state.blank or reason).rstrip(".")
+        return _unclaimed(f"Nothing but the baseline was measured: {why}.")
     if not run_state.kept:
-        what = f"none of {tried} experiments" if tried else "no experiment"
-        return _unclaimed(f"Nothing held: {what} was worth confirming.")
+        return _unclaimed(f"Nothing held: none of {tried} experiments was worth confirming.")
     if context.noise and context.noise.blind:
         return _unclaimed(f"Nothing is claimed: {BLIND}.")
     for number in run_state.kept:

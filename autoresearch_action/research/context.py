@@ -139,6 +139,11 @@ class ResearchContext:
         """Whether so many trials leave time and dollars for the confirmation."""
         return self.budget.room(trials, self.confirm_runs, self.spent)
 
+    @property
+    def late(self) -> bool:
+        """Whether no trial may begin: the target is reached, or the proof needs what is left."""
+        return self.noise is not None and (self.target_reached() or not self.room(1))
+
     def affords(self, trials: int) -> bool:
         """Whether the dollars pay for so many trials."""
         return self.budget.trials_left(self.spent) >= trials

@@ -47,8 +47,8 @@ class Proposals:
         self.cancelled = threading.Event()
         # Journalled, not yet measured
         self.waiting: list[Experiment] = []
-        # Why no more is asked for, "" while it is
-        self.exhausted = ""
+        # Why no more is asked for, "" while it is; whether no trial may begin any more
+        self.exhausted, self.late = "", False
         self.failures = 0
         self._calls: dict[Future[Made], int] = {}
         self._pool = ThreadPoolExecutor(self.depth, thread_name_prefix="agent")
@@ -78,6 +78,7 @@ class Proposals:
     def _agent_context(self, pending: list[int]) -> Context:
         """What the agent sees; its work tree is given to it when it begins."""
         context, number = self.context, self.run_state.next_number + self.thinking
+        reserve = context.budget.trial_seconds + context.budget.reserve(context.confirm_runs)
         return Context(
             brief=context.brief,
             tree=self.run_state.state,
@@ -91,6 +92,7 @@ class Proposals:
             noise=context.noise.sigma if context.noise else None,
             usd_left=context.budget.max_usd - context.spent,
             cancelled=self.cancelled,
+            late=lambda: self.late or context.budget.seconds_left < reserve,
         )
 
     def _think(self, context: Context, repair: Experiment | None) -> Made:
@@ -132,7 +134,7 @@ class Proposals:
                 self.exhausted = str(error)
             except AgentFailure as error:
                 self.ledger.spent(self.agent.name, error.usage, call)
-                self._failed(str(error), error.fatal)
+                self._failed(str(error), error.fatal, error.transient)
         return verdicts
 
     def _arrived(self, proposal: Proposal, commit: str | PatchRefused) -> list[Verdict]:
@@ -159,11 +161,12 @@ class Proposals:
         self.ledger.propose(number, proposal, commit, tree, origin)
         return self.run_state.experiments[number]
 
-    def _failed(self, reason: str, fatal: bool = False) -> None:
-        if not reason or self.cancelled.is_set():
+    def _failed(self, reason: str, fatal: bool = False, transient: bool = False) -> None:
+        known = transient and reason in self.run_state.messages
+        if not reason or known or self.cancelled.is_set():
             return
         self.ledger.append("message", text=reason)
-        self.failures += 1
+        self.failures += not transient
         if fatal:
             self.exhausted = reason
         elif self.failures >= MAX_FAILURES:

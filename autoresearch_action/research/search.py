@@ -68,7 +68,7 @@ class Search:
             self.reason = self._stop_reason()
             while self.proposals.wants_more() and not self._stop_reason():
                 self.proposals.request([*self.candidates])
-            late = self._launch()
+            self.proposals.late = late = self._launch()
             open_ones = bool(self.candidates or self.proposals.waiting)
             # That alone is why they go undecided
             if late and open_ones and not self.context.target_reached():
@@ -124,13 +124,6 @@ class Search:
         keep = self.context.confirm_runs
         return self.budget.spent_reason(experiments, self.context.spent, trials, keep, worst_usd)
 
-    def _late(self) -> bool:
-        """Whether no trial may be started any more: the target is reached, or the confirmation
-        needs what is left of time and dollars.
-        """
-        calibrated = self.context.noise is not None
-        return calibrated and (self.context.target_reached() or not self.context.room(1))
-
     def _leave_undecided(self) -> None:
         for candidate in list(self.candidates.values()):
             experiment = self.run_state.experiments[candidate.number]
@@ -149,7 +142,7 @@ class Search:
         ones. Whether it is too late to.
         """
         for slot in self.context.scheduler.free:
-            if self._late():
+            if self.context.late:
                 return True
             owner = self._next_owner(slot)
             if owner is None:
