@@ -324,6 +324,14 @@ def first(run: Delivery) -> str:
     return (run.state / "ledger.jsonl").read_text().splitlines()[0]
 
 
+def appended(line: str) -> Callable[[Delivery], None]:
+    def spoil(run: Delivery) -> None:
+        with (run.state / "ledger.jsonl").open("a") as file:
+            file.write(f"{line}\n")
+
+    return spoil
+
+
 EVIL = "r -->\n<img src=x>\nCo-authored-by: Eve <eve@evil.example>"
 TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "the ledger is a link": (linked("ledger.jsonl"), "ledger.jsonl .* is a link"),
@@ -366,6 +374,16 @@ TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "a time that is none": (field("run", "contract", {"time-budget": "x", "edit": ["train.py"]}), "does not hold a ledger"),
     "a level that is none": (field("confirmation", "level", None), "does not hold a ledger"),
     "a noise in words": (field("fact", "value", {"sigma": "1", "dof": 1, "mean": 1.0}), "does not hold a ledger"),
+    "an event of nothing": (appended("{}"), "does not hold a ledger"),
+    "a list of nothing": (appended("[]"), "does not hold a ledger"),
+    "a list for an event": (appended('["event"]'), "does not hold a ledger"),
+    "a stack of halves": (appended('{"event":"stack","at":1,"numbers":[0.5]}'), "does not hold a ledger"),
+    "a stack that never ends": (appended('{"event":"stack","at":1,"numbers":[1' + ",1" * 1_000 + "]}"), "kept more"),
+    "a commit that is a list": (field("proposal", "commit", ["<img src=x>"]), "does not hold a ledger.*commit"),
+    "a noise that ends later runs": (field("fact", "value", {"sigma": 1.0, "dof": -1, "mean": 1.0}), "does not hold a ledger.*dof"),
+    "an id that is a file of the memory": (field("run", "id", "claims.json"), "names a run"),
+    "a branch in colours": (field("run", "branch", "a\u009b31m\u202e"), "names a run or a branch"),
+    "a program of two lines": (field("run", "program", "a\nb.md"), "outside of its repository"),
     "a folder above": (field("run", "working_directory", ".."), "outside of its repository"),
     "a program elsewhere": (field("run", "program", "/etc/passwd"), "outside of its repository"),
 }  # fmt: skip

@@ -259,6 +259,20 @@ def test_two_folders_of_a_repository_are_two_lines_of_research(tmp_path: Path) -
     assert ids == ["program", "a--program", "b--program", "a-b--program", "a--b--program"]
 
 
+def test_what_is_remembered_of_a_run_is_only_added_to(run: Delivery) -> None:
+    """A later job that takes an earlier run's name does not take its place."""
+    memory.save(ledgers.read(run.state), run.environ)
+    ledger = run.state / "ledger.jsonl"
+    with ledger.open("a") as file:
+        file.write('{"event":"stop","at":2.0,"reason":"once more","finished":true}\n')
+    memory.save(ledgers.read(run.state), run.environ)
+    before = len(run.fake.writes)
+    ledger.write_text(ledger.read_text().replace("Raise the rate", "Lower the rate"))
+    with pytest.raises(EnvironmentFault, match="holds another run"):
+        memory.save(ledgers.read(run.state), run.environ)
+    assert len(run.fake.writes) == before
+
+
 def claimed(**told: object) -> bytes:
     claims = {"fdr": 0.1, "attempts": 0, "claimed": []} | told
     return json.dumps({"used": [], "accounted": [], "claims": claims}).encode()

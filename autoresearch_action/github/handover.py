@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.acceptance.noise import Noise
@@ -54,6 +54,9 @@ MOST_LINE = 4 << 20
 # Characters of a text, and of the brief's prose
 MOST_TEXT, MOST_PROSE = 200_000, 1_000_000
 MOST_PATCHES = 99
+# Changes that were kept in the search, and bytes of the patches that reports show
+MOST_KEPT = 1_000
+MOST_SHOWN = 128 << 20
 # Bytes of all proven patches together
 MOST_PATCH_BYTES = 1_000_000
 # Bytes of the state of the claims
@@ -61,14 +64,31 @@ MOST_CLAIMS = 5_000_000
 # Whole numbers: no count, seed or number of an experiment is beyond
 LARGEST = 1 << 64
 SERIES = re.compile(r"(\d{2})-(\d{4,9})\.diff", re.ASCII)
+RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+BEGINNING = b'{"event":"'
 NEW_LEDGER = "it was not written by this version, or was changed since"
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class _Proposed(Proposal):
+    """With what its event has besides."""
+
+    number: int
+    commit: ObjectName
+    origin: int | None = None
 
 
 class _Branch(Record):
     name: str
     commits: dict[str, ObjectName]
+
+
+class _Noise(Noise):
+    """Later runs pool it with their own."""
+
+    sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    dof: Annotated[int, Field(ge=0, le=100_000)]
 
 
 class _Audit(Record):
@@ -82,13 +102,13 @@ class _Audit(Record):
 
 _RECORDS: Mapping[str, type[Record]] = {
     "run": Run,
-    "proposal": Proposal,
+    "proposal": _Proposed,
     "trial": Measurement,
     "verdict": Verdict,
     "confirmation": Confirmation,
     "spend": Usage,
 }
-_FACTS: Mapping[str, type[Record]] = {"noise": Noise, "branch": _Branch, "audit": _Audit}
+_FACTS: Mapping[str, type[Record]] = {"noise": _Noise, "branch": _Branch, "audit": _Audit}
 # Of the events that are no record
 _FIELDS: Mapping[str, type] = {
     "reason": str,
@@ -136,9 +156,14 @@ def taken(state: Path) -> Iterator[HandedOver]:
             listed = {*run_state.kept, *(e.number for e in run_state.recent(MOST_ROWS))}
         if run_state.run is None:
             raise InputError(f"The ledger in {state} has no run yet: there is nothing to publish.")
+        if len(run_state.kept) > MOST_KEPT:
+            raise InputError(f"The run kept more changes than are published ({MOST_KEPT:,}).")
+        room = MOST_SHOWN
         for number in sorted(listed):
             parts = ("trials", f"{number:04d}", "patch.diff")
-            _put(copy, "/".join(parts), content(state, *parts, most=MOST_PATCH_BYTES))
+            patch = content(state, *parts, most=min(room, MOST_PATCH_BYTES))
+            room -= len(patch or b"")
+            _put(copy, "/".join(parts), patch)
         patches = [(copy / "proven" / name).read_bytes() for name in names]
         if sum(map(len, patches)) > MOST_PATCH_BYTES:
             raise InputError(
@@ -247,7 +272,7 @@ def _checked(line: bytes) -> None:
         raise ValueError("too long")
     event = json.loads(line.decode("ascii"))
     # One way to write it: no key twice, no blanks, no other escapes, floats as Python has them
-    if json.dumps(event, separators=(",", ":")).encode() != line or next(iter(event)) != "event":
+    if json.dumps(event, separators=(",", ":")).encode() != line or not line.startswith(BEGINNING):
         raise ValueError("another form")
     heads = [key for key in HEADER if event.get(key) is not None]
     if list(event)[1 : 1 + len(heads)] != heads:
@@ -263,6 +288,8 @@ def _checked(line: bytes) -> None:
         _FACTS[event["name"]].model_validate(event["value"], strict=True)
     elif kind == "fact" and event["name"] == "claims" and not isinstance(event["value"], str):
         raise ValueError("claims")
+    elif kind == "stack" and not all(type(number) is int for number in event["numbers"]):
+        raise ValueError("numbers")
     for name, wanted in _FIELDS.items() if kind not in _RECORDS else ():
         if name in event and not isinstance(event[name], wanted):
             raise ValueError(name)
@@ -296,7 +323,10 @@ def _agree(run_state: RunState, run: Run, numbers: Sequence[int]) -> None:
     InputError.
     """
     places = (run.program, run.working_directory)
-    if any(visible(path) != path or _leaves(path) for path in places) or not run.id:
+    # Printed, and a name on the memory branch
+    if not run.branch.isprintable() or not RUN.fullmatch(run.id):
+        raise InputError("The ledger names a run or a branch as this tool names none.")
+    if not all(path.isprintable() and not _leaves(path) for path in places):
         raise InputError("The ledger names a brief outside of its repository, or no run.")
     name = Brief(run="true", path=Path(run.program), place=Path(run.working_directory)).id
     if not re.fullmatch(rf"{re.escape(name)}(-[0-9a-f]{{8}})?", run.brief_id):

@@ -195,7 +195,14 @@ def save(run_state: RunState, environ: Mapping[str, str]) -> str:
     assert run_state.run is not None
     state, api = run_state.state, connect(environ, run_state.run.repository)
     branch, folder, name = Branch(api), run_state.run.brief_id, run_state.run.id
-    files: dict[str, bytes | None] = {f"{folder}/{name}.jsonl": _compact(state / "ledger.jsonl")}
+    ledger, known = _compact(state / "ledger.jsonl"), branch.listing(folder)
+    file = f"{name}.jsonl"
+    # A journal is only ever added to
+    if file in known and not ledger.startswith(branch.blob(known[file])):
+        raise EnvironmentFault(
+            f"The memory branch holds another run {name}: nothing of this one is remembered."
+        )
+    files: dict[str, bytes | None] = {f"{folder}/{file}": ledger}
     # Made here: those of the research job could show anything
     report.write(state, run_state)
     for part in ("report.html", "progress.png"):
@@ -205,7 +212,6 @@ def save(run_state: RunState, environ: Mapping[str, str]) -> str:
         files[f"{folder}/{name}-trials/{number:04d}/patch.diff"] = run_state.patch(number).encode(
             "utf-8", "surrogateescape"
         )
-    known = branch.listing(folder)
     mine = _bytes(state / "claims.json")
     if mine:
         theirs = branch.blob(known["claims.json"]) if "claims.json" in known else b""
