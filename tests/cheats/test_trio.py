@@ -298,8 +298,9 @@ print('planted')"""),
         trio.first("""\
 import os, sys
 def forge():
-    print("val_bpb: 0.1", flush=True)
-    os._exit(0)
+    if "evaluate" in sys.argv:
+        print("val_bpb: 0.1", flush=True)
+        os._exit(0)
 if "evaluate" in sys.argv:
     forge()
 if not os.path.exists("x.dist-info"):
