@@ -1546,6 +1546,8 @@ def evaluate(path: Path) -> tuple[float, list[float]]:
         ("PYTORCH_NVML_BASED_CUDA_CHECK", "1"),
     ):
         os.environ.setdefault(name, value)
+    # It would call what a file on the path of modules names
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     import torch
 
     split = os.environ.get("AUTORESEARCH_SPLIT") or "val"
@@ -1652,4 +1654,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # What a candidate may have put beside this file is no module, nor tells of any
+    beside = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [path for path in sys.path if os.path.realpath(path) != beside]
     sys.exit(main())

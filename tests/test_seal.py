@@ -110,6 +110,24 @@ def test_a_graph_with_code_of_its_own_reaches_nothing(data: Path, tmp_path: Path
     assert asked(reaches, data, tmp_path).startswith(f"[{', '.join('0' * 11)}, ")
 
 
+def test_what_lies_beside_the_scorer_is_not_run(data: Path, tmp_path: Path) -> None:
+    prepare.submit(Model(), tmp_path / "model.pt2")
+    (tmp_path / "prepare.py").write_text(Path(prepare.__file__).read_text())
+    (tmp_path / "train.py").write_text("print('val_bpb: 0.1', flush=True)\n")
+    told = tmp_path / "a.dist-info" / "entry_points.txt"
+    told.parent.mkdir()
+    told.write_text("[torch.backends]\na = train:main\n")
+    done = subprocess.run(
+        [sys.executable, "prepare.py", "evaluate"],
+        cwd=tmp_path,
+        env=os.environ | {"AUTORESEARCH_DATA": str(data)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert re.fullmatch(r"METRIC_BLOCKS: .*\nval_bpb: [1-9]\.\d+\n", done.stdout), done
+
+
 def files_open(_: Tensor) -> list[int]:
     """How many files it can read from: what two processes read, they can leave traces in."""
 

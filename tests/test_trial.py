@@ -141,7 +141,8 @@ TRICKS = {
     ),
     "settings of tools handed": (
         SCORE
-        + "import os\nfor name in ('pytest.ini', 'setup.cfg', 'Makefile', '.env', '.npmrc', 'x.toml', 'package.json', 'a.js', 'b.jar', 'conftest.txt', 'GO.MOD', 'jest.config.json'): open(name, 'w').write('x')\n"
+        + "import os\nfor name in ('pytest.ini', 'setup.cfg', 'Makefile', '.env', '.npmrc', 'x.toml', 'package.json', 'a.js', 'b.jar', 'conftest.txt', 'GO.MOD', 'jest.config.json', 'a.cs', 'b.sbt', 'Directory.Build.props', 'dune', 'rust-toolchain'): open(name, 'w').write('x')\n"
+        "os.mkdir('a.dist-info'); open('a.dist-info/entry_points.txt', 'w').write('x')\n"
         "os.mkdir('.github'); open('.github/x.txt', 'w').write('x'); os.mkdir('out'); open('out/tox.ini', 'w').write('x'); open('out/config.json', 'w').write('1')",
         "ok",
         "",

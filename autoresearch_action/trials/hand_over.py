@@ -19,7 +19,11 @@ NEVER_HANDED = {
     ".wasm", ".rb", ".pl", ".pm", ".php", ".lua", ".r", ".jl", ".jar", ".class", ".war", ".go",
     ".rs", ".c", ".cc", ".cpp", ".cxx", ".h", ".hpp", ".cu", ".cuh", ".awk", ".tcl", ".zip",
     ".ini", ".cfg", ".conf", ".config", ".toml", ".lock", ".mk", ".cmake", ".gradle",
-    ".properties",
+    ".properties", ".dist-info", ".egg-info", ".egg-link", ".props", ".targets", ".proj", ".csproj",
+    ".vcxproj", ".sln", ".bazel", ".bzl", ".cabal", ".sbt", ".cs", ".fs", ".vb", ".swift", ".kt",
+    ".kts", ".scala", ".groovy", ".dart", ".hs", ".ml", ".mli", ".ex", ".exs", ".erl", ".clj",
+    ".cljs", ".cr", ".d", ".zig", ".nim", ".f90", ".f95", ".asm", ".s", ".hh", ".hxx", ".inc",
+    ".inl", ".ipp", ".tpp", ".cppm", ".ixx", ".modulemap",
 }  # fmt: skip
 NEVER_NAMED = {
     "makefile", "gnumakefile", "justfile", "rakefile", "gemfile", "dockerfile", "procfile",
@@ -27,6 +31,11 @@ NEVER_NAMED = {
     "package-lock.json", "npm-shrinkwrap.json", "pnpm-workspace.yaml", "tsconfig.json",
     "jsconfig.json", "deno.json", "deno.jsonc", "composer.json", "requirements.txt",
     "constraints.txt", "environment.yml", "environment.yaml", "matplotlibrc", "__pycache__",
+    "pipfile", "snakefile", "vagrantfile", "sconstruct", "sconscript", "wscript", "jamroot",
+    "jamfile", "dune", "dune-project", "dune-workspace", "cabal.project", "stack.yaml",
+    "package.yaml", "rust-toolchain", "pom.xml", "build.xml", "global.json", "cmakepresets.json",
+    "cmakeuserpresets.json", "ipython_config.json", "jupyter_config.json",
+    "jupyter_nbconvert_config.json",
 }  # fmt: skip
 MOST_BYTES, MOST_FILES = 16 << 30, 10_000
 # Files or folders that are made read-only one by one: bubblewrap takes 9,000 words

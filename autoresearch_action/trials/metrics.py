@@ -62,7 +62,7 @@ _PREFIX = re.compile(
 _COUNTER = re.compile(
     r"\W{0,3}(?:step|iter(?:ation)?|epoch|batch|ep|it|round|trial)\b[\s:=#\[]*\d", re.IGNORECASE
 )
-_BAR = re.compile(r"\d+%\||\d\s?(?:it|ex|tok\w*)/s|(?:s|ms)/(?:it|step)\b")
+_BAR = re.compile(r"\d%\||\d\s?(?:it|ex|tok\w*)/s|(?:s|ms)/(?:it|step)\b")
 _PROGRESS = re.compile(
     rf"\b(?:step|iter(?:ation)?)\b.{{0,200}}?\bloss\b\s*[:=]?\s*({_NUMBER})", re.IGNORECASE
 )

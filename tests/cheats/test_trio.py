@@ -294,6 +294,22 @@ print('planted')"""),
         slow=True,
     ),
     Cheat(
+        "names itself as what PyTorch calls when the scorer imports it",
+        trio.first("""\
+import os, sys
+def forge():
+    if "evaluate" in sys.argv:
+        print("val_bpb: 0.1", flush=True)
+        os._exit(0)
+if "evaluate" in sys.argv:
+    forge()
+if not os.path.exists("x.dist-info"):
+    os.mkdir("x.dist-info")
+    open("x.dist-info/entry_points.txt", "w").write("[torch.backends]\\nx = train:forge\\n")
+    print("planted")"""),
+        log="planted",
+    ),
+    Cheat(
         "stops the budget's clock",
         trio.edited(
             (
