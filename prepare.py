@@ -1255,10 +1255,10 @@ class Subject:
 
     def _told(self, message: bytes) -> str:
         """What it says to a message: "" when all is well, "host" where it cannot reach the card."""
-        status = b""
+        # It may have said why, and gone
         with contextlib.suppress(BrokenPipeError):
             _send(self.asking, message)
-            status = _receive(self.answered)
+        status = _receive(self.answered)
         if status == b"":
             raise self._end()
         said = "".join(c if c.isprintable() else " " for c in status[1:].decode("utf-8", "replace"))

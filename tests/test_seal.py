@@ -163,6 +163,30 @@ def mixed(rows: np.ndarray) -> np.ndarray:
         return mix ^ (mix >> np.uint64(29))
 
 
+def refused_at_once() -> None:
+    """In a fresh process: a submission that cannot be read, asked after its process has gone."""
+    Path("model.pt2").write_bytes(b"no archive")
+    try:
+        with closing(prepare.Subject(Path("model.pt2"), asdict(SMALL))) as subject:
+            os.waitid(os.P_PID, subject.process, os.WEXITED | os.WNOWAIT)
+            subject(torch.zeros(ROWS, LENGTH, dtype=torch.int64))
+    except prepare.Refused as problem:
+        print(problem)
+
+
+def test_a_process_that_has_gone_has_said_why(data: Path, tmp_path: Path) -> None:
+    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_seal; test_seal.refused_at_once()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"AUTORESEARCH_DATA": str(data)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.startswith("model.pt2 cannot be read as an exported program: BadZipFile")
+
+
 def counts_targets(_: Tensor) -> list[int]:
     """How many of the rows' last three targets lie in this process's memory (the last of them is
     no input), and of their last three ids.
