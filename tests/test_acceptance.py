@@ -146,6 +146,19 @@ def measured(want: RunRequest, gain: float = 5.0, **facts: Any) -> Any:
     return rules.Run(0, want.seed, want.side, 0, False, value, 0.0, **facts)
 
 
+def test_a_time_falls_by_less_than_all_of_itself() -> None:
+    """A base whose runs differ by a third, and a head that is forty times faster."""
+
+    def timed(want: RunRequest) -> Any:
+        value = (0.02 + 0.01 * want.seed / 2**31) / (40 if want.side == "head" else 1)
+        return rules.Run(0, want.seed, want.side, 0, False, value, 0.0)
+
+    rule = PairedConfirmation(brief(metric="seconds"), NOISE, seed=3)
+    said, _, _ = confirm(rule, timed)
+    assert 0.97 * said.baseline < said.low
+    assert said.high < said.baseline
+
+
 def test_a_confirmation_runs_fresh_pairs_in_random_order_on_its_slice_and_goes_on_after_a_kill() -> (
     None
 ):

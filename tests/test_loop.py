@@ -658,16 +658,14 @@ def suspected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_no_honest_candidate_does_to_a_scorer_is_marked(suspected: Path) -> None:
     told = [event["suspicious"] for event in events(suspected, "verdict") if event["number"]]
-    assert told == [True, True, False, False]
+    assert sorted(told) == [False, False, True, True]
 
 
-def test_a_scorer_that_dies_of_a_signal_says_which(suspected: Path) -> None:
-    assert events(suspected, "verdict")[1]["reason"] == "Suspicious: the scorer died (SIGSEGV)."
-
-
-def test_a_scorer_says_itself_what_is_suspicious(suspected: Path) -> None:
-    reason = events(suspected, "verdict")[2]["reason"]
-    assert reason == "Suspicious: The model sees what it must not."
+@pytest.mark.parametrize("why", ["the scorer died (SIGSEGV).", "The model sees what it must not."])
+def test_why_it_is_suspicious_is_said(suspected: Path, why: str) -> None:
+    """By the signal that the scorer died of, and by the scorer's own word."""
+    reasons = [event["reason"] for event in events(suspected, "verdict") if event["suspicious"]]
+    assert f"Suspicious: {why}" in reasons
 
 
 def test_the_report_counts_what_is_suspicious(suspected: Path) -> None:

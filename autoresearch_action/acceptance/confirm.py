@@ -146,6 +146,8 @@ class PairedConfirmation:
         if not (outcome.rejected or outcome.hopeless or len(looks) == 1):
             return None
         low, high = interval(differences)
+        if self.brief.measures_time and all(_value(run) > 0 for run in (*base, *head)):
+            low, high = self._in_ratios(pairs, float(facts["baseline"]))
         facts |= widened(float(facts["estimate"]), low, high, pairs)
         facts |= {"p_value": outcome.p_value, "level": self.level, "test": TEST}
         told = (
@@ -158,6 +160,18 @@ class PairedConfirmation:
             return self._lost(f"Does not hold: {told} may be chance ({chance}).", **facts)
         facts["adjusted"] = adjusted(differences, self.level)
         return Confirmation(held=True, reason=f"Holds: {told}, {TEST}, {chance}.", **facts)
+
+    def _in_ratios(
+        self, pairs: Sequence[Pair], baseline: float
+    ) -> tuple[float | None, float | None]:
+        """The interval of a time or a rate, which are positive and vary by their size: of the ratio
+        of head to base, at the base's mean.
+        """
+        sign = self.brief.sign
+        ratios = [sign * math.log(_value(h) / _value(b)) for b, h in pairs]
+        ends = (None if end is None else math.expm1(sign * end) for end in interval(ratios))
+        low, high = (None if end is None else sign * baseline * end for end in ends)
+        return low, high
 
     def _exact(self, gain: float, facts: dict[str, Any]) -> Confirmation:
         facts |= {"low": gain, "high": gain, "test": "exact", "over": "this instance"}

@@ -115,7 +115,11 @@ def _examine(directory: Path, program: Path, secrets: Secrets) -> Iterator[Findi
         brief = briefs.read(program, directory)
     except UserError as error:
         there = (directory / program).exists()
-        advice = "Mend that and ask again; the README shows every key." if there else ""
+        advice = (
+            "Mend that and ask again; docs/reference.md of this tool has every key."
+            if there
+            else ""
+        )
         yield Finding("brief", str(error), error.exit_code, advice)
         return
     yield Finding(
@@ -193,9 +197,8 @@ def _key(secrets: Secrets, brief: Brief) -> Finding:
     try:
         OptunaAgent(brief, 1)
     except InputError as error:
-        return Finding(
-            "model", f"no key, and {error}", error.exit_code, "Or set ANTHROPIC_API_KEY."
-        )
+        advice = "Set ANTHROPIC_API_KEY, or run with --agent command:CMD or patches:DIR."
+        return Finding("model", f"no key, and {error}", advice=advice)
     return Finding(
         "model",
         "no key; --agent optuna is the default",
