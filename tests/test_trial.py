@@ -132,7 +132,7 @@ TRICKS = {
     "an executable handed": (
         SCORE + "import os; os.chmod('model.txt', 0o755)",
         "crash",
-        "scorer failed",
+        "`run` left model.txt, no data, and not handed over: make it in `evaluate`.",
     ),
     "a module handed": (
         SCORE + "open('json.py','w').write('print(\"val_bpb: 0\")')\nopen('os.py','w').write('x')",

@@ -80,6 +80,16 @@ def hand_over(source: Path, target: Path, prefix: str, but: str | None = None) -
     return list(handed)
 
 
+def left_behind(source: Path, target: Path, prefix: str) -> list[str]:
+    """New files of `run` that were not handed over, below `prefix`; leftovers of tools aside."""
+    found = []
+    for folder, names, files in os.walk(source / prefix):
+        names[:] = [name for name in names if name != "__pycache__" and name[0] != "."]
+        paths = (Path(folder, name) for name in sorted(files) if name[0] != ".")
+        found += [path for path in paths if not os.path.lexists(target / path.relative_to(source))]
+    return [path.relative_to(source / prefix).as_posix() for path in found]
+
+
 def _made(top: Path) -> Iterator[Path]:
     """Files that may be handed over by their names, folder by folder; links to folders are not
     followed.

@@ -25,7 +25,7 @@ from autoresearch_action.isolation.process import Ended, Limits, Process
 from autoresearch_action.records import Measurement, Outcome, Trial
 from autoresearch_action.trials import metric_files
 from autoresearch_action.trials.compiled import LIMIT as COMPILE_LIMIT
-from autoresearch_action.trials.hand_over import TooMuch, hand_over
+from autoresearch_action.trials.hand_over import TooMuch, hand_over, left_behind
 from autoresearch_action.trials.metrics import NoMetric, Printed
 from autoresearch_action.trials.slot import SlotContext
 from autoresearch_action.trials.variables import PASSED, cores, passed, variables
@@ -163,8 +163,8 @@ class TrialRun:
     def _score(self, command: str) -> None:
         source, target = self.bench.tree, self.bench.scoring
         self._fresh(target)
+        prefix, file = self.bench.workspace.prefix, self.brief.metric_file
         try:
-            prefix, file = self.bench.workspace.prefix, self.brief.metric_file
             # A file that holds the metric is the scorer's alone to write
             handed = hand_over(source, target, prefix, but=file) if self._run else []
         except TooMuch as error:
@@ -175,6 +175,9 @@ class TrialRun:
             raise Failure("crash", f"Suspicious: {odd}", _text(ended.tail), suspicious=True)
         if ended.code or ended.reason:
             said = ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}"
+            if left := left_behind(source, target, prefix) if self._run else []:
+                what = f"{left[0]}{f' and {len(left) - 1} more' if len(left) > 1 else ''}"
+                said += f" `run` left {what}, no data, and not handed over: make it in `evaluate`."
             raise Failure("crash", said, _text(ended.tail))
 
     # -- phases --
