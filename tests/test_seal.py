@@ -41,20 +41,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def asked(answer: Callable[[Tensor], object], data: Path, tmp_path: Path) -> str:
-    """What a fresh process says that asks a subject whose graph is `answer`, run in there."""
-    prepare.submit(Model(), tmp_path / "model.pt2")
-    name = f"{answer.__module__}:{answer.__qualname__}"
-    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_seal; test_seal.ask({name!r})"
-    environment = os.environ | {"AUTORESEARCH_DATA": str(data), "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
+def python(code: str, data: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A fresh process in `folder`: the one that scores must not have computed before it forks."""
+    found = f"import sys; sys.path[:0] = {sys.path!r}\n"
+    return subprocess.run(
+        [sys.executable, *(words or ("-c", found + code))],
+        cwd=folder,
+        env=os.environ | {"AUTORESEARCH_DATA": str(data), "OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def asked(answer: Callable[[Tensor], object], data: Path, tmp_path: Path) -> str:
+    """What a fresh process says that asks a subject whose graph is `answer`, run in there."""
+    prepare.submit(Model(), tmp_path / "model.pt2")
+    name = f"{answer.__module__}:{answer.__qualname__}"
+    code = f"import test_seal; test_seal.ask({name!r})"
+    done = python(code, data, tmp_path)
     return done.stdout + done.stderr
 
 
@@ -117,14 +122,7 @@ def test_what_lies_beside_the_scorer_is_not_run(data: Path, tmp_path: Path) -> N
     told = tmp_path / "a.dist-info" / "entry_points.txt"
     told.parent.mkdir()
     told.write_text("[torch.backends]\na = train:main\n")
-    done = subprocess.run(
-        [sys.executable, "prepare.py", "evaluate"],
-        cwd=tmp_path,
-        env=os.environ | {"AUTORESEARCH_DATA": str(data)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = python("", data, tmp_path, "prepare.py", "evaluate")
     assert re.fullmatch(r"METRIC_BLOCKS: .*\nval_bpb: [1-9]\.\d+\n", done.stdout), done
 
 
@@ -175,15 +173,8 @@ def refused_at_once() -> None:
 
 
 def test_a_process_that_has_gone_has_said_why(data: Path, tmp_path: Path) -> None:
-    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_seal; test_seal.refused_at_once()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"AUTORESEARCH_DATA": str(data)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    code = "import test_seal; test_seal.refused_at_once()"
+    done = python(code, data, tmp_path)
     assert done.stdout.startswith("model.pt2 cannot be read as an exported program: BadZipFile")
 
 
@@ -267,18 +258,11 @@ def test_without_the_list_it_gains_nothing(
 ) -> None:
     """The layer behind: in its own process there is no target to be found."""
     prepare.submit(Model(twist), tmp_path / "model.pt2")
-    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport prepare, functools, torch\n" + (
+    code = "import prepare, functools, sys, torch\n" + (
         "prepare.listed = lambda name: functools.reduce(getattr, name.split('.'), torch.ops.aten)\n"
         "sys.exit(prepare.main(['evaluate']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"AUTORESEARCH_DATA": str(data)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = python(code, data, tmp_path)
     assert done.returncode == 1
     assert re.search(r"^SUSPICIOUS: |not all finite", done.stderr, re.MULTILINE), done.stderr
 
@@ -358,15 +342,8 @@ def test_an_operator_that_is_declared_otherwise_is_refused(monkeypatch: pytest.M
 def fresh(call: str, data: Path, tmp_path: Path) -> str:
     """What a function of this module prints in a process of its own, beside a model."""
     prepare.submit(Model(), tmp_path / "model.pt2")
-    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_seal; test_seal.{call}()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"AUTORESEARCH_DATA": str(data)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    code = f"import test_seal; test_seal.{call}()"
+    done = python(code, data, tmp_path)
     return done.stdout + done.stderr
 
 
