@@ -145,9 +145,12 @@ class PairedConfirmation:
         outcome = stagewise(differences, self.looks[: place + 1], self.level, last=len(looks) == 1)
         if not (outcome.rejected or outcome.hopeless or len(looks) == 1):
             return None
-        low, high = interval(differences)
-        if self.brief.measures_time and all(_value(run) > 0 for run in (*base, *head)):
-            low, high = self._in_ratios(pairs, float(facts["baseline"]))
+        positive = all(_value(run) > 0 for run in (*base, *head))
+        low, high = (
+            self._in_ratios(pairs, float(facts["baseline"]))
+            if self.brief.measures_time and positive
+            else interval(differences)
+        )
         facts |= widened(float(facts["estimate"]), low, high, pairs)
         facts |= {"p_value": outcome.p_value, "level": self.level, "test": TEST}
         told = (
