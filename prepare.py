@@ -1,9 +1,10 @@
 """Data, splits, tokenizer and the frozen scorer. Training may read this file; nothing it does may
 change it.
 
-    python prepare.py [--source stdlib|climbmix|PATH|URL]     make DATA/train, eval, decoy; a second
-    time: nothing to do python prepare.py evaluate                                score model.pt2:
-    one line `val_bpb: x`, blocks before it
+    python prepare.py [--source stdlib|climbmix|PATH|URL]
+        make DATA/train, eval, decoy; a second time: nothing to do
+    python prepare.py evaluate
+        score model.pt2: one line `val_bpb: x`, blocks before it
 
 DATA is $AUTORESEARCH_DATA or ~/.cache/autoresearch. `train/` holds what training sees; `eval/` the
 validation and hold-out tokens, which training's sandbox never has; `decoy/` dice that look like
@@ -14,8 +15,9 @@ documents also lies: a sandbox must not show these places to training.
 
 A submission is a `torch.export` archive, read here as data: JSON and raw tensors.
 `torch.export.load` would unpickle, `exec` guards and `sympify` strings that the candidate wrote;
-the interpreter below calls listed ATen operators only. Not covered: the effort of training (the
-harness counts that), models that need an operator outside ATen.
+the interpreter below calls listed ATen operators only, in processes that hold no target. Not
+covered: the effort of training (the harness counts that), models that need an operator that is not
+on the list.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Early stops held against real training curves: how many losers they end, how many winners they
 cost, what they save.
 
-    python benchmark/curves.py record [--window 6] [--edits 67] [--others 8] [--minutes 25] [--jobs
-    1] [--seed 1] [--more] python benchmark/curves.py tune                        the table by which
-    the rule's constants were chosen python benchmark/curves.py [replay] [--write]
+    python benchmark/curves.py record [--window 6] [--edits 67] [--others 8] [--minutes 25]
+        [--jobs 1] [--seed 1] [--more]
+    python benchmark/curves.py tune     the table by which the rule's constants were chosen
+    python benchmark/curves.py [replay] [--write]
 
 `replay` puts acceptance/curves.py's own rule over the recorded curves (results/curves.json.gz). The
 rule was chosen on three earlier recordings, too disturbed to be kept, but for SPREADS (see LIMITS).

@@ -1,8 +1,8 @@
 """Where each second of an experiment goes, from the ledger of any run: a table and a picture of
 slot use.
 
-    python benchmark/timeline.py [STATE] [--picture FILE] [--write]     STATE: a state folder,
-    default .autoresearch
+    python benchmark/timeline.py [STATE] [--picture FILE] [--write]
+        STATE: a state folder, default .autoresearch
 
 `run` is split into start-up, training and hand-in where the program prints progress lines, by the
 clock that the harness read at the first and the last of them; `training_seconds`, where it is

@@ -2,8 +2,9 @@
 and scoring.
 
     python benchmark/train_gpu.py [--theirs DIR] [--seeds 6] [--window 300] [--minutes 180]
-    [--write] python benchmark/train_gpu.py --cpu        no card: ours for seconds, to see that the
-    benchmark works
+        [--write]
+    python benchmark/train_gpu.py --cpu
+        no card: ours for seconds, to see that the benchmark works
 
 DIR is a checkout of autoresearch that you made. Its train.py runs as it is but for its literal
 seeds, with autoresearch_adapter.py as its prepare.py. The two take turns, A B B A, so that a card
