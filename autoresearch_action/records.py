@@ -202,6 +202,8 @@ class Verdict(Record):
     estimate: float | None = None
     # Its standard error
     spread: float | None = None
+    # Both in logarithms, where the metric is a time or a rate
+    effect: tuple[float, float] | None = None
     runs: int = 0
     # The experiment whose edit this carries on, to a new incumbent or to a second measurement
     origin: int | None = None

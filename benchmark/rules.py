@@ -1,33 +1,33 @@
-"""What the acceptance benchmark simulates: noisy worlds, a night of the product in each, and the
+"""What the benchmarks of acceptance simulate: noisy worlds, a night of the product in each, and the
 rules of others.
 
-Ours is the product's own code: calibrate, SequentialScreen, PairedConfirmation, Claims and the
-hold-out's slices are driven run by run with simulated measurements, around them the order of
-research/search.py and confirmation.py (prune, one fallback); the proof has the time that it asks
-for. The metric is minimised, effects are in σ of single runs. The others' rules claim whatever they
-kept, and spend no runs on proof. Not covered: early stops, guardrails, trials side by side.
+Ours is the product's own code: calibrate, WorthOfRuns, the belief it rests on, the plan of a proof,
+its test, Claims and the hold-out's slices are driven run by run with simulated measurements, in the
+order of research/search.py and confirmation.py. The metric is minimised, effects are in σ of single
+runs. The others' rules claim whatever they kept, and spend no runs on proof. Not covered: early
+stops, guardrails, pruning by runs, trials side by side.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
 
-from autoresearch_action.acceptance import NeedRuns, RunRequest
+from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
+from autoresearch_action.acceptance.belief import Effect, Posterior, Prior
 from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
-from autoresearch_action.acceptance.confirm import PairedConfirmation
-from autoresearch_action.acceptance.keep import SequentialScreen
-from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, calibrate, derive
-from autoresearch_action.acceptance.sign_flip import FIRST_SHARE
+from autoresearch_action.acceptance.keep import Situation, WorthOfRuns, inconclusive
+from autoresearch_action.acceptance.labelled import confirmation
+from autoresearch_action.acceptance.lineage import Code as Version
+from autoresearch_action.acceptance.lineage import Lineage, child, learnt
+from autoresearch_action.acceptance.noise import Noise, calibrate, derive
+from autoresearch_action.acceptance.two_sample import Plan, plan
 from autoresearch_action.brief import Brief
 
 KINDS = (
@@ -42,12 +42,15 @@ KINDS = (
 ALL = (*KINDS, "seed-blind", "exact")
 # The program's seed picks one of so many fixed draws, and every edit moves them all
 FOLDS = {"five folds": 5, "twenty folds": 20}
+# Share of the variance that runs of one seed have in common
+SHARED = {"shared 0.5": 0.5, "shared 0.8": 0.8}
 DRIFTING = ("log-normal timing", "AR(1)+trend", "speed step")
 SIZES = (0.5, 1.0, 2.0, 4.0)
-# Added to an idea's number where it is measured again
-SECOND = 1000
+# Trials of a night
+CAP = 60
 # confirmation.py's caps, and the slices of its hold-out
 HEAD, FALLBACK, SLICES = 0.025, 0.01, 20
+PRUNED = 0.3
 
 
 @dataclass
@@ -118,12 +121,6 @@ class World:
         )
         return Code(code.gain + gain, int(self.rng.integers(1, 2**40)) if moves else code.stream)
 
-    def spread(self, base: Code, head: Code) -> float:
-        """Standard deviation of the difference of two runs of one seed next to each other."""
-        if self.kind in ("pairing holds", "pairing breaks"):
-            return math.sqrt(2 * 0.19) if base.stream == head.stream else math.sqrt(2)
-        return math.sqrt(2 * 0.3 * 0.64 + 2 * 0.36) if self.kind == "AR(1)+trend" else math.sqrt(2)
-
     def measure(self, code: Code, seed: int) -> float:
         self.now += 1
         normal, drift = self.rng.standard_normal, self.drift[min(self.now, len(self.drift) - 1)]
@@ -133,6 +130,12 @@ class World:
             noise = self.rng.standard_t(3) / math.sqrt(3)
         elif self.kind == "log-normal timing":
             noise = math.exp(0.5 * normal()) / 0.604
+        elif self.kind in FOLDS:
+            noise = self.seeded.setdefault((code.stream, seed % FOLDS[self.kind]), normal())
+        elif self.kind in SHARED:
+            share = SHARED[self.kind]
+            noise = math.sqrt(share) * self.seeded.setdefault((code.stream, seed), normal())
+            noise += math.sqrt(1 - share) * normal()
         elif self.kind == "seed-blind":
             noise = self.seeded.setdefault((code.stream, 0), normal())
         elif self.kind in FOLDS:
@@ -173,115 +176,41 @@ class Night:
     claims: Claims = field(default_factory=Claims)
     # Slices of the hold-out
     used: list[int] = field(default_factory=list)
+    # Ideas looked at, the trials of that, and of the proof
+    looked: int = 0
+    search_trials: int = 0
+    proof: int = 0
 
 
 Rule = Callable[[World, Sequence[float], Night], Night]
 
 
 def ours(world: World, ideas: Sequence[float], before: Night, sigma_known: bool = False) -> Night:
-    """A night of the product after another: calibrate, screen, prune, confirm, one fallback.
-
-    `sigma_known`: the same, told σ; its proof is a z test with the same two looks. What knowing σ
-    could buy.
+    """A night of the product after another, of CAP trials at most; `sigma_known`: the same, told
+    σ.
     """
-    night, rng = Night(claims=before.claims, used=list(before.used)), world.rng
-    facts = {
-        "run": "true",
-        "metric": "seconds" if world.measures_time else "val_bpb",
-        "exact": world.kind == "exact",
-    }
-    brief = Brief.model_validate(facts)
-    dice = int(rng.integers(2**31))
-
-    base = world.base()
-    baseline: list[Any] = []
-    while isinstance(noise := calibrate(baseline, brief, seed=dice), NeedRuns):
-        baseline += [world.run(base, want, 0, 0, noise.reseed) for want in noise.runs]
-    if sigma_known and not (noise.exact or noise.blind):
-        noise = noise.model_copy(update={"sigma": 1.0, "dof": 10**6})
-    incumbent, incumbent_runs, incumbent_number = base, list(baseline), 0
-    stack: list[Change] = []
-    # First runs of the others on this incumbent
-    siblings: list[Any] = []
-    waiting, cost = deque(enumerate(ideas, 1)), [0] * len(ideas)
-    again: set[int] = set()
-    while waiting:
-        number, effect = waiting.popleft()
-        candidate, asked = world.edit(incumbent, effect, number), 0
-        runs: list[Any] = []
-        rule = SequentialScreen(brief, noise, seed=dice + number, siblings=siblings)
-        while isinstance(answer := rule.decide(runs, incumbent_runs), NeedRuns):
-            # A new incumbent's first references are its own cost
-            asked += len(answer.runs) if runs else 1
-            for want in answer.runs:
-                if want.side == "head":
-                    runs.append(world.run(candidate, want, number, number, noise.reseed))
-                else:
-                    incumbent_runs.append(
-                        world.run(incumbent, want, incumbent_number, number, noise.reseed)
-                    )
-        cost[(number - 1) % SECOND] += asked
-        siblings.append(runs[0])
-        for wrong in SequentialScreen(brief, noise, seed=dice, siblings=siblings).misjudged(
-            runs, incumbent_runs
-        ):
-            # Measured again, once
-            if wrong < SECOND and wrong not in again:
-                again.add(wrong)
-                waiting.appendleft((wrong + SECOND, ideas[wrong - 1]))
-        if answer.status == "keep":
-            stack.append((number, effect, answer.estimate or 0.0))
-            incumbent, incumbent_runs, incumbent_number, siblings = (
-                candidate,
-                list(runs),
-                number,
-                [],
-            )
-    for effect, trials in zip(ideas, cost, strict=True):
-        night.trials[effect].append(trials)
-    night.kept = [effect for _, effect, _ in stack]
-    if stack and not noise.blind:
-        _prove(world, brief, noise, _pruned(world, stack, noise), night, sigma_known)
-    night.runs = world.now
-    return night
-
-
-def _prove(
-    world: World, brief: Brief, noise: Noise, stack: list[Change], night: Night, sigma_known: bool
-) -> None:
-    """confirmation.py's: the head, or else one fallback that was chosen before."""
-    base = world.base()
-    fallback = _fallback(stack)
-    for chosen, cap in ((stack, HEAD), (fallback, FALLBACK))[: 2 if fallback else 1]:
-        head = base
-        for number, effect, _ in chosen:
-            head = world.edit(head, effect, number)
-        place, _ = next_slice(night.used, SLICES, 0)
-        level = reuse_level(min(cap, night.claims.level()), night.used, place)
-        night.used.append(place)
-        if sigma_known and not noise.exact:
-            p_value = _z_test(world, base, head, noise, level)
-            held, night.claims = p_value <= level, night.claims.after(p_value, level)
-        else:
-            said = confirmed(world, brief, noise, base, head, level)
-            held = bool(said.held)
-            if said.p_value is not None:
-                night.claims = night.claims.after(said.p_value, level)
-        if held:
-            night.claimed, night.gain, night.shown = (
-                True,
-                head.gain,
-                [effect for _, effect, _ in chosen],
-            )
-            return
+    return night(world, iter(ideas), before, CAP, sigma_known)
 
 
 def confirmed(
-    world: World, brief: Brief, noise: Noise, base: Code, head: Code, level: float
+    world: World,
+    brief: Brief,
+    noise: Noise,
+    base: Code,
+    head: Code,
+    level: float,
+    how: Plan | None = None,
 ) -> Any:
-    """One confirmation by the product's test, on fresh seeds."""
-    seed, seen = int(world.rng.integers(2**31)), (list(world.log[base]), list(world.log[head]))
-    test = PairedConfirmation(brief, noise, level=level, seed=seed, seen=seen)
+    """One confirmation by the product's test, on fresh seeds; without a plan in pairs."""
+    test = confirmation(
+        brief,
+        noise,
+        plan=how,
+        level=level,
+        seed=int(world.rng.integers(2**31)),
+        max_pairs=how.pairs if how and how.pairs and not noise.repeats else None,
+        seen=(list(world.log[base]), list(world.log[head])),
+    )
     runs: list[Any] = []
     while isinstance(said := test.decide(runs), NeedRuns):
         runs += [
@@ -291,57 +220,162 @@ def confirmed(
     return said
 
 
-def _z_test(world: World, base: Code, head: Code, noise: Noise, level: float) -> float:
-    """The p-value of a z test with the two looks of our plan; 1 where neither rejects."""
-    gains: list[float] = []
-    looks = noise.reserve_pairs(level) - MORE_PAIRS, noise.reserve_pairs(level)
-    for n, bound in zip(looks, z_bounds(*looks, level), strict=True):
-        gains += [
-            world.measure(base, -1000 - i) - world.measure(head, -1000 - i)
-            for i in range(len(gains), n)
-        ]
-        z = statistics.fmean(gains) * math.sqrt(n) / world.spread(base, head)
-        if z >= bound:
-            return min(level, float(ndtr(-z)))
-    return 1.0
-
-
-@cache
-def z_bounds(first: int, last: int, level: float) -> tuple[float, float]:
-    """z bounds of two looks that spend FIRST_SHARE of `level` and the rest (Lan & DeMets 1983)."""
-    early = -float(ndtri(FIRST_SHARE * level))
-    z, rho = np.linspace(-8, early, 4001), math.sqrt(first / last)
-    weights = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
-
-    def excess(bound: float) -> float:
-        return (
-            float((weights * ndtr((rho * z - bound) / math.sqrt(1 - rho * rho))).sum())
-            - (1 - FIRST_SHARE) * level
-        )
-
-    return early, float(brentq(excess, 0, 8))
-
-
-def _pruned(world: World, stack: list[Change], noise: Noise) -> list[Change]:
-    """confirmation.py's: leave out, from the weakest on, what the head is no worse without (two
-    runs each).
+def night(
+    world: World, ideas: Iterator[float], before: Night, cap: int, sigma_known: bool = False
+) -> Night:
+    """A night of at most `cap` trials: calibrate, look at ideas while the proof's runs are left,
+    prune, confirm, one fallback.
     """
-
-    def runs(changes: list[Change]) -> float:
-        code = world.base()
-        for number, effect, _ in changes:
-            code = world.edit(code, effect, number)
-        return statistics.fmean(world.measure(code, -1 - i) for i in range(1 if noise.exact else 2))
-
-    whole = runs(stack) if len(stack) > 1 else 0.0
-    for change in sorted(stack, key=lambda change: change[2]):
-        if len(stack) < 2:
+    came = Night(claims=before.claims, used=list(before.used))
+    facts = {"run": "true", "metric": "seconds" if world.measures_time else "val_bpb"}
+    brief = Brief.model_validate(facts | {"exact": world.kind == "exact"})
+    dice = int(world.rng.integers(2**31))
+    base, baseline = world.base(), list[Any]()
+    while isinstance(noise := calibrate(baseline, brief, seed=dice), NeedRuns):
+        baseline += [world.run(base, want, 0, 0, noise.reseed) for want in noise.runs]
+    if sigma_known and not (noise.exact or noise.blind):
+        noise = noise.model_copy(update={"sigma": 1.0, "dof": 10**6})
+    search = _Search(world, brief, noise, dice, baseline, cap, came)
+    for effect in ideas:
+        if not search.room():
             break
-        rest = [other for other in stack if other is not change]
-        without = runs(rest)
-        if without <= whole:
-            stack, whole = rest, without
-    return stack
+        search.look(effect)
+    search.again()
+    came.looked, came.search_trials = search.number, world.now - len(baseline)
+    came.kept = [effect for _, effect, _ in search.stack]
+    began = world.now
+    if search.stack and not noise.blind:
+        search.prove()
+    came.proof, came.runs = world.now - began, world.now
+    return came
+
+
+class _Search:
+    """search.py's and confirmation.py's order, one trial after the other."""
+
+    def __init__(
+        self,
+        world: World,
+        brief: Brief,
+        noise: Noise,
+        dice: int,
+        baseline: list[Any],
+        cap: int,
+        came: Night,
+    ) -> None:
+        self.world, self.brief, self.noise, self.dice = world, brief, noise, dice
+        self.cap, self.came, self.number, self.best = cap, came, 0, 0
+        self.codes, self.code, self.runs = [Version(baseline)], world.base(), list(baseline)
+        self.prior = Prior(noise.spread or 1.0)
+        # Number, true effect, what is believed of it
+        self.stack: list[tuple[int, float, Posterior]] = []
+        self.doubtful: list[tuple[int, float, Effect, float]] = []
+        self.waiting = True
+
+    @property
+    def level(self) -> float:
+        return min(HEAD, self.came.claims.level())
+
+    def plan(
+        self, stack: Sequence[tuple[int, float, Posterior]], level: float, most: float = math.inf
+    ) -> Plan | None:
+        mean = sum(belief.mean for *_, belief in stack)
+        variance = sum(belief.variance for *_, belief in stack)
+        return plan(self.noise, mean, math.sqrt(variance), level, max(30, self.world.now), most)
+
+    def reserve(self) -> int:
+        if not self.stack:
+            return 2 if self.noise.exact else 8
+        how = self.plan(self.stack, self.level)
+        return how.runs if how else 0
+
+    def room(self) -> bool:
+        return self.world.now + 1 + self.reserve() <= self.cap
+
+    def look(self, effect: float, number: int = 0, before: tuple[Effect, ...] = ()) -> None:
+        """`number`: of an idea that is looked at again, of which `before` was seen."""
+        world, noise = self.world, self.noise
+        self.number += 1
+        number = number or self.number
+        candidate, runs = world.edit(self.code, effect, number), list[Any]()
+        began = world.now
+        horizon = (self.number + 4) / (len(self.stack) + 1)
+        while self.room():
+            left = self.cap - self.reserve() - world.now
+            situation = Situation(
+                self.number,
+                Lineage(noise, self.codes, -1),
+                self.prior,
+                before,
+                self.waiting,
+                min(horizon, left),
+                float(world.now + 1),
+            )
+            answer = WorthOfRuns(self.brief, noise, self.dice + self.number, situation).decide(
+                runs, self.runs
+            )
+            if isinstance(answer, Decision):
+                break
+            for want in answer.runs:
+                if want.side == "head":
+                    runs.append(world.run(candidate, want, self.number, self.number, noise.reseed))
+                else:
+                    run = world.run(self.code, want, self.best, self.number, noise.reseed)
+                    self.noise = noise = learnt(noise, self.codes, -1, [run])
+                    self.runs.append(run)
+                    last = self.codes[-1]
+                    self.codes[-1] = replace(last, runs=[*last.runs, run])
+        else:
+            return
+        self.came.trials[effect].append(self.world.now - began)
+        if noise.exact or noise.sigma == 0:
+            found = Effect(answer.estimate or 0.0, 0.0)
+        else:
+            found = Lineage(noise, self.codes, -1).fit(runs).effect
+            self.noise = learnt(noise, self.codes, -1, runs, self.prior)
+        belief = self.prior.given(*before, found)
+        if answer.status == "keep":
+            self.stack.append((number, effect, belief))
+            floor = 0.02 * self.noise.spread**2
+            self.codes = [*self.codes, child(runs, len(runs), found, self.prior, floor)]
+            self.runs = runs
+            self.code, self.best = candidate, self.number
+        elif not before and inconclusive(belief, self.noise):
+            self.doubtful.append((number, effect, found, belief.mean))
+        self.prior.add(found)
+
+    def again(self) -> None:
+        """Second looks where nothing else waits, the most promising first."""
+        self.waiting = False
+        for number, effect, found, _ in sorted(self.doubtful, key=lambda one: -one[3]):
+            if self.room():
+                self.look(effect, number, (found,))
+
+    def prove(self) -> None:
+        pruned = [change for change in self.stack if change[2].chance >= PRUNED] or self.stack[:1]
+        plain = [(number, effect, belief.mean) for number, effect, belief in pruned]
+        fallback = [change[0] for change in _fallback(plain)]
+        options = [(pruned, HEAD)]
+        if fallback:
+            options.append(([one for one in pruned if one[0] in fallback], FALLBACK))
+        for chosen, cap in options:
+            head = self.world.base()
+            for number, effect, _ in chosen:
+                head = self.world.edit(head, effect, number)
+            place, _ = next_slice(self.came.used, SLICES, 0)
+            level = reuse_level(min(cap, self.came.claims.level()), self.came.used, place)
+            chosen_plan = self.plan(chosen, level, self.cap - self.world.now)
+            if chosen_plan is None:
+                return
+            self.came.used.append(place)
+            base = self.world.base()
+            said = confirmed(self.world, self.brief, self.noise, base, head, level, chosen_plan)
+            if said.p_value is not None:
+                self.came.claims = self.came.claims.after(said.p_value, level)
+            if said.held:
+                self.came.claimed, self.came.gain = True, head.gain
+                self.came.shown = [effect for _, effect, _ in chosen]
+                return
 
 
 def _fallback(stack: list[Change]) -> list[Change]:

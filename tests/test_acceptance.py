@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,16 +19,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import zeta
-from scipy.stats import binom, permutation_test, t
+from scipy.stats import binom, permutation_test, ttest_ind
 
-from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest, early_stop
+from autoresearch_action.acceptance import NeedRuns, RunRequest, early_stop
+from autoresearch_action.acceptance.belief import Effect, Prior
 from autoresearch_action.acceptance.claims import CAP, Claims, next_slice, reuse_level
 from autoresearch_action.acceptance.confirm import PairedConfirmation, trained_longer
-from autoresearch_action.acceptance.drift import level
 from autoresearch_action.acceptance.forecast import runs_needed
-from autoresearch_action.acceptance.keep import BESIDE_KEEP, DISCARD, FRESH, KEEP, SequentialScreen
-from autoresearch_action.acceptance.noise import Evidence, Noise, calibrate
+from autoresearch_action.acceptance.keep import Situation, WorthOfRuns, worth
+from autoresearch_action.acceptance.lineage import Code, Lineage
+from autoresearch_action.acceptance.noise import Noise, calibrate
 from autoresearch_action.acceptance.sign_flip import interval, stagewise
+from autoresearch_action.acceptance.two_sample import Plan, p_value, plan
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement, Trial
 
@@ -62,6 +63,15 @@ def run(
 
 def incumbent(*values: float, **facts: Any) -> list[Any]:
     return [run(value, 100 + i, 0, 0, float(i), **facts) for i, value in enumerate(values)]
+
+
+def decided(
+    mine: list[Any], base: list[Any], noise: Noise = NOISE, waiting: bool = True, **facts: Any
+) -> Any:
+    """What the rule answers where another idea is waiting, or none."""
+    lineage = Lineage(noise, [Code(base)], -1)
+    situation = Situation(1, lineage, Prior(1.0), waiting=waiting, now=20.0)
+    return WorthOfRuns(brief(**facts), noise, 1, situation).decide(mine, base)
 
 
 def unlikely(hits: int, count: int, rate: float) -> bool:
@@ -221,210 +231,95 @@ def test_what_cannot_be_claimed() -> None:
     assert not blind.held and "seeds have no effect" in blind.reason
 
 
-def test_limits_hold_in_screen_and_confirmation() -> None:
-    limited = brief(limits={"memory": "<= 10"})
-    for memory, held in ((9.0, True), (20.0, False)):
-        printed = {"memory": memory}
-        assert (
-            confirm(PairedConfirmation(limited, NOISE, seed=1), partial(measured, metrics=printed))[
-                0
-            ].held
-            is held
-        )
-        mine = [run(90.0 + i, 100 + i, metrics=printed) for i in range(3)]
-        base = incumbent(100.0, 100.1, 99.9, 100.2, metrics={"memory": 9.0})
-        assert SequentialScreen(limited, NOISE, 1).decide(mine, base).status == (
-            "keep" if held else "discard"
-        )
-    noisy = [
-        run(90.0 + i, 100 + i, metrics={"memory": memory})
-        for i, memory in enumerate((5.0, 16.0, 10.5))
-    ]
-    assert isinstance(SequentialScreen(limited, NOISE, 1).decide(noisy, base), NeedRuns), (
-        "over it within the noise: neither kept nor gone"
-    )
-    assert (
-        SequentialScreen(limited, NOISE, 1)
-        .decide([run(90.0, 100)], base)
-        .reason.startswith("memory has a limit")
-    )
+BASE = (100.5, 99.5, 100.2, 99.8)
 
 
-def test_a_screen_costs_little_and_misses_little() -> None:
-    size = acceptance.Size(empty={20: 400}, power=150, streams=0, intervals=0)
-    _, power = acceptance.simulate(size, ("power", "gaussian", "ours", 3))
-    assert power["trials"][0] < 2.2 and power["trials"][1] < 1.12 and power["runs"] < 4.5
-    assert power["kept"][3] > 0.96 and power["kept"][2] > 0.85 and power["claimed"][2] > 0.75
-    for kind in ("gaussian", "student t3", "log-normal timing", "pairing breaks", "seed-blind"):
-        claims, runs = acceptance.simulate(size, ("empty", kind, "ours", 3))[1]["20"]
-        assert not unlikely(claims, runs, 0.04 if kind != "seed-blind" else 1e-9)
-    assert (
-        acceptance.simulate(size, ("empty", "gaussian", "one lower run", 3))[1]["20"][0] > 0.85 * 80
-    )
+def test_one_run_ends_a_loser_and_keeps_a_plain_gain() -> None:
+    loser = decided([run(104.0, 100)], incumbent(*BASE))
+    assert loser.status == "discard"
+    assert loser.reason.startswith("worse: ")
+    kept = decided([run(94.0, 100)], incumbent(*BASE))
+    assert kept.status == "keep"
+    assert "that it is a gain" in kept.reason
 
 
-@pytest.mark.parametrize("kind", rules.DRIFTING)
-def test_a_screen_costs_little_and_misses_little_where_the_machine_drifts(kind: str) -> None:
-    size = acceptance.Size(empty={20: 100}, power=80, streams=0, intervals=0)
-    _, power = acceptance.simulate(size, ("power", kind, "ours", 3))
-    assert (
-        power["trials"][0] < 2.05
-        and power["trials"][1] < 1.13
-        and power["kept"][2] > 0.75
-        and power["kept"][3] > 0.95
-    )
-    claims, runs = acceptance.simulate(size, ("empty", kind, "ours", 3))[1]["20"]
-    assert not unlikely(claims, runs, 0.04)
+def test_doubt_is_not_worth_a_run_while_ideas_wait_and_costs_nothing_while_none_does() -> None:
+    mine = [run(99.6, 100)]
+    busy = decided(mine, incumbent(*BASE))
+    assert busy.status == "discard"
+    assert busy.reason.startswith("inconclusive: ")
+    assert isinstance(decided(mine, incumbent(*BASE), waiting=False), NeedRuns)
 
 
-def test_one_run_ends_a_loser_and_doubt_asks_on_the_incumbents_seeds() -> None:
-    base = incumbent(100.5, 99.5, 100.2, 99.8)
-    rule = SequentialScreen(brief(), NOISE, 1)
-    assert (
-        rule.decide([run(102.0, 100)], base).reason
-        == "worse than the incumbent by 2.0σ after 1 run, stopped"
-    )
-    assert (
-        SequentialScreen(brief(goal="maximize"), NOISE, 1).decide([run(104.0, 100)], base).status
-        == "keep"
-    )
-    assert rule.decide([], base) == NeedRuns((RunRequest("head", 100),))
-    mine, wants = [run(99.4, 100)], []
-    while isinstance(answer := rule.decide(mine, base), NeedRuns):
-        wants += [want for want in answer.runs if want.side == "head"]
-        base += [run(100.0, want.seed, 0, 1) for want in answer.runs if want.side == "base"]
-        mine.append(run(99.4, wants[-1].seed))
-    assert len({r.seed for r in mine}) == len(mine) <= len(KEEP) and [
-        want.seed for want in wants[:3]
-    ] == [101, 102, 103]
-    assert {want.seed for want in wants} < {r.seed for r in base} and len(base) == max(5, len(mine))
-
-
-def test_a_new_incumbent_is_not_judged_by_the_runs_that_made_it_one() -> None:
-    lucky, rule = [run(90.0, 100 + i, 3, 3) for i in range(4)], SequentialScreen(brief(), NOISE, 1)
-    asked = rule.decide([], lucky)
-    assert [want.side for want in asked.runs] == ["base"] * FRESH + ["head"]
-    fresh = [run(100.0 + i / 10, want.seed, 3, 4) for i, want in enumerate(asked.runs[:FRESH])]
-    assert rule.decide([run(95.0, fresh[0].seed, 4, 4)], lucky + fresh).status == "keep"
-
-
-DRIFTS = NOISE.model_copy(update={"drift": True, "dof": 12})
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.floats(50, 150), st.lists(st.floats(50, 150), min_size=1, max_size=4), st.floats(0, 40))
-def test_stored_runs_may_reject_but_never_keep_where_the_machine_drifts(
-    value: float, stored: list[float], age: float
-) -> None:
-    rule, base = SequentialScreen(brief(metric="seconds"), DRIFTS, 1), incumbent(*stored)
-    answer = rule.decide([run(value, 500, started=len(stored) + age)], base)
-    if isinstance(answer, Decision):
-        assert answer.status == "discard" and value > np.median(stored) - 0.5
-    else:
-        assert answer == NeedRuns((RunRequest("base", 500),)) and value < np.median(stored) + 0.5
-
-
-def test_a_keep_where_the_machine_drifts_rests_on_runs_beside_it() -> None:
-    rule, base = (
-        SequentialScreen(brief(metric="seconds"), DRIFTS, 1),
-        incumbent(100.5, 99.5, 100.2, 99.8),
-    )
-    mine = [run(96.0, 500, started=4.0)]
-    assert rule.decide(mine, [*base, run(100.0, 500, 0, 1, 5.0)]).status == "keep"
-    assert isinstance(rule.decide(mine, [*base, run(96.5, 500, 0, 1, 5.0)]), NeedRuns), (
-        "the machine is faster, and the candidate no better"
-    )
-    assert rule.decide(mine, [*base, run(92.0, 500, 0, 1, 5.0)]).status == "discard"
-
-
-def test_a_row_of_losers_asks_the_machine_and_a_step_begins_the_level_anew() -> None:
-    base = incumbent(100.5, 99.5, 100.2, 99.8)
-    row = [run(104.0 + i % 2, 600 + i, 1 + i, 1 + i, 4.0 + i) for i in range(3)]
-    mine = [run(101.5, 500, 9, 9, 8.0)]
-
-    def decide(siblings: list[Any], references: list[Any], runs: list[Any] = mine) -> Any:
-        return SequentialScreen(brief(metric="seconds"), DRIFTS, 1, siblings).decide(
-            runs, references
-        )
-
-    assert (
-        decide([], base).status == "discard"
-        and decide([run(100.2, 600, 1, 1, 4.0)], base).status == "discard"
-    )
-    assert decide(row, base, [run(105.0, 500, 9, 9, 8.0)]).status == "discard", (
-        "no better than the row"
-    )
-    assert decide(row, base) == NeedRuns((RunRequest("base", 500),)), (
-        "it stands out of a row that looks like a step"
-    )
-    assert decide(row, [*base, run(100.0, 500, 0, 9, 9.0)]).status == "discard", (
-        "the row were losers after all"
-    )
-    slow = [*base, run(104.0, 500, 0, 9, 9.0)]
-    assert level(DRIFTS, slow, row, -1).value == 104.0 != level(DRIFTS, slow, [], -1).value, (
-        "a smaller surprise is enough after a row"
-    )
-    assert decide(row, slow).status == "keep"
-    judged = SequentialScreen(
-        brief(metric="seconds"), DRIFTS, 1, [*row, run(102.0, 603, 4, 4, 7.0), *mine]
-    )
-    assert judged.misjudged(mine, slow) == [4], (
-        "better than the incumbent on the slower machine, and not looked at yet"
-    )
-    limited = SequentialScreen(
-        brief(metric="seconds", limits={"mb": 5}), DRIFTS, 1, judged.siblings
-    )
-    assert limited.misjudged(mine, slow) == [], "its limit was broken whatever the machine"
-    assert (
-        judged.misjudged(mine, [*base, run(100.0, 500, 0, 9, 9.0)])
-        == judged.misjudged(mine, base)
-        == []
-    )
-    later = [run(102.0, 700, 10, 10, 10.0)]
-    assert decide(row + mine, slow, later) == NeedRuns((RunRequest("base", 700),)), (
-        "those that follow profit"
-    )
-    assert decide(row + mine, [*base, run(100.0, 500, 0, 9, 9.0)], later).status == "discard"
-
-
-def test_a_screen_where_the_machine_drifts_goes_on_after_a_kill() -> None:
-    rng = np.random.default_rng(1)
-    firsts = 0
-    for seed in range(200):
-        rule, base = (
-            SequentialScreen(brief(metric="seconds"), DRIFTS, seed),
-            incumbent(101.0, 100.0, 100.7, 100.3),
-        )
-        mine, now = [run(99.2, 500, started=4.0)], 5.0
-        while isinstance(answer := rule.decide(mine, base), NeedRuns):
-            firsts += len(answer.runs) == 2 and answer.runs[0].side == "base"
-            for want in answer.runs[
-                : rng.integers(1, 3)
-            ]:  # half of the pairs lose their second run
-                value = float(rng.normal(99.6 if want.side == "base" else 99.2, 0.3))
-                assert want.seed not in {r.seed for r in (mine if want.side == "head" else base)}
-                (base if want.side == "base" else mine).append(
-                    run(value, want.seed, int(want.side == "head"), 1, now)
-                )
-                now += 1
-        beside = len([r for r in base if r.asked_by])
-        assert len(mine) <= len(BESIDE_KEEP) and (
-            beside == len(mine) - 1 or beside == len(mine) == 1
-        ), "never judged on half a pair"
-    assert firsts > 5
+def test_a_broken_limit_is_a_discard_whatever_the_gain() -> None:
+    base = incumbent(*BASE, metrics={"memory": 9.0})
+    mine = [run(90.0, 100, metrics={"memory": 20.0})]
+    assert decided(mine, base, limits={"memory": "<= 10"}).status == "discard"
 
 
 def test_an_edit_without_effect_is_told_by_equal_values_on_shared_seeds() -> None:
-    """Whatever luck the incumbent's other runs had: its mean lies above what both give on the seeds they share."""
-    rule, theirs = SequentialScreen(brief(), NOISE, 1), incumbent(99.0, 99.1, 104.0, 104.2)
-    mine = [run(99.0, 100)]
-    assert isinstance(rule.decide(mine, theirs), NeedRuns)
-    answer = rule.decide([*mine, run(99.1, 101)], theirs)
-    assert (
-        isinstance(answer, Decision) and answer.status == "discard" and "no effect" in answer.reason
+    theirs = incumbent(99.0, 99.1, 104.0, 104.2)
+    assert isinstance(decided([run(99.0, 100)], theirs), NeedRuns)
+    answer = decided([run(99.0, 100), run(99.1, 101)], theirs)
+    assert "no effect" in answer.reason
+
+
+def test_shared_seeds_make_an_effect_sharper() -> None:
+    base = incumbent(101.2, 98.9, 100.4, 99.5)
+    paired = NOISE.model_copy(update={"shared": 0.95})
+    alone, together = (
+        Lineage(noise, [Code(base)], -1).fit([run(100.7, 100)]).effect for noise in (NOISE, paired)
     )
-    kept = rule.decide([run(94.0, 100), run(94.1, 101)], theirs)
-    assert isinstance(kept, Decision) and kept.status == "keep"
+    assert alone.estimate == pytest.approx(-0.7, abs=0.01)
+    assert together.estimate == pytest.approx(0.5, abs=0.15)
+    assert together.variance < alone.variance / 4
+
+
+def test_the_worth_of_a_look_is_the_expected_gain_of_deciding_after_it() -> None:
+    belief, rng = Prior(1.0).given(Effect(0.5, 1.0)), np.random.default_rng(1)
+    effects = rng.choice(belief_grid(), size=4000, p=belief.weights)
+    seen = effects + rng.normal(size=4000)
+    keeps = [Prior(1.0).given(Effect(0.5, 1.0), Effect(y, 1.0)).mean > 0.1 for y in seen]
+    assert worth(belief, 1.0, 0.1) == pytest.approx(np.mean((effects - 0.1) * keeps), abs=0.12)
+
+
+def belief_grid() -> Any:
+    from autoresearch_action.acceptance.belief import GRID
+
+    return GRID
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(NUMBERS, min_size=8, max_size=8))
+def test_the_labels_test_is_scipys_permutation_and_welch_tests(values: list[float]) -> None:
+    base, head = np.array(values[:4]), np.array(values[4:])
+    choices = permutation_test(
+        (head, base), lambda a, b: np.mean(a) - np.mean(b), alternative="greater", n_resamples=99999
+    ).pvalue
+    spread = base.var() + head.var() > 1e-12
+    means = ttest_ind(head, base, equal_var=False, alternative="greater").pvalue if spread else 0.0
+    assert float(p_value(base, head)) == pytest.approx(max(choices, means), abs=1e-6)
+
+
+def test_a_change_that_only_makes_runs_alike_is_no_gain() -> None:
+    rng = np.random.default_rng(1)
+    base, head = rng.normal(size=(20000, 4)), 0.05 * rng.normal(size=(20000, 4))
+    assert not unlikely(int((p_value(base, head) <= 0.025).sum()), 20000, 0.025)
+
+
+def test_a_plain_effect_is_planned_with_few_runs_and_a_close_one_with_more() -> None:
+    plain, close = (plan(NOISE, gain, 0.5, 0.022, 60.0) for gain in (8.0, 1.5))
+    assert plain == Plan(base=4, head=4)
+    assert close
+    assert close.runs > 8
+    assert plan(NOISE, 8.0, 0.5, 0.022, 60.0, most=6) is None
+
+
+def test_edits_that_do_nothing_are_seldom_claimed() -> None:
+    size = acceptance.Size(empty={20: 100}, power=5, streams=0, intervals=0)
+    for kind in ("gaussian", "student t3", "log-normal timing", "pairing breaks", "seed-blind"):
+        claims, runs = acceptance.simulate(size, ("empty", kind, "ours", 3))[1]["20"]
+        assert not unlikely(claims, runs, 0.04 if kind != "seed-blind" else 1e-9)
 
 
 def test_what_is_proven_again_earns_no_level() -> None:
@@ -432,43 +327,6 @@ def test_what_is_proven_again_earns_no_level() -> None:
     assert first.claimed == [1] and first.after(0.001, earns=False) == first.model_copy(
         update={"attempts": 2}
     )
-
-
-@pytest.mark.parametrize("drift", [False, True])
-def test_an_incumbent_that_fails_on_some_seeds_ends_no_screen_in_circles(drift: bool) -> None:
-    """Another seed is asked for; where it fails on every one, the candidate is let go with the reason."""
-    noise = NOISE.model_copy(update={"drift": drift})
-    for failing in (1, 99):
-        rule, theirs, mine, asked = (
-            SequentialScreen(brief(), noise, 1),
-            [run(90.0, 100 + i, 3, 3) for i in range(3)],
-            [],
-            0,
-        )
-        while isinstance(answer := rule.decide(mine, theirs), NeedRuns):
-            for want in answer.runs:
-                if want.side == "head":
-                    mine.append(run(94.9, want.seed, 4, 4))
-                elif (asked := asked + 1) <= failing:
-                    theirs.append(
-                        run(0.0, want.seed, 3, 4, outcome="crash", reason="Out of memory.")
-                    )
-                else:
-                    theirs.append(run(95.0, want.seed, 3, 4))
-            assert asked < 30, "it asks for ever"
-        crashed = [r.seed for r in theirs if r.outcome == "crash"]
-        assert len(crashed) == len(set(crashed)) and ("Out of memory" in answer.reason) is (
-            failing == 99
-        )
-
-
-@pytest.mark.parametrize("dof", [3, 5, 20])
-def test_the_standardised_gain_is_a_normal_deviate_of_equal_tail(dof: int) -> None:
-    for gain in (-3.0, -1.0, 0.5, 2.0):
-        assert Evidence(gain, 1.0, dof, 1, False).z == pytest.approx(
-            -t.isf(1 - t.sf(gain, dof), 10**9), abs=0.02
-        )
-    assert all(low < high for low, high in zip(DISCARD, KEEP, strict=False))
 
 
 def calibrated(measure: Any, known: Noise | None = None, **facts: Any) -> tuple[Noise, list[Any]]:
@@ -504,10 +362,7 @@ def test_calibration_tells_noisy_exact_and_blind_apart_in_few_runs() -> None:
     )
     reseeded, runs = calibrated(lambda index, reseed: float(index) if reseed else 5.0)
     assert reseeded.reseed and not reseeded.blind and len(runs) == 4 + 4
-    one_run = [
-        SequentialScreen(brief(), exact, 1).decide([run(value, 1)], incumbent(5.0)).status
-        for value in (4.9, 5.0, 5.1)
-    ]
+    one_run = [decided([run(value, 1)], incumbent(5.0), exact).status for value in (4.9, 5.0, 5.1)]
     assert one_run == ["keep", "discard", "discard"]
     assert (
         runs_needed(NOISE, 1.0)

@@ -37,16 +37,16 @@ class NeedRuns:
 
 @dataclass(frozen=True)
 class Decision:
-    """The end of a screen. `estimate` is the improvement over the incumbent, > 0 better, `spread`
-    its standard error.
+    """The end of a candidate's looks. `estimate`: what its runs alone say of the improvement over
+    the incumbent, > 0 better, `spread` the standard error of that; `effect` is both as belief.py
+    knows them, where that is in logarithms.
     """
 
     status: Status
     reason: str
     estimate: float | None = None
     spread: float | None = None
-    # Experiments that were rejected unseen and, with what is known now, would not be
-    misjudged: tuple[int, ...] = ()
+    effect: tuple[float, float] | None = None
 
 
 class KeepRule(Protocol):

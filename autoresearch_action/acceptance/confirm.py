@@ -1,15 +1,16 @@
 """Confirmation: does the head beat the base on fresh seeds and held-out data? The only place where
 a claim is made.
 
-Covers the pairs to run and what is said of them; the test and the interval are sign_flip.py's.
-Which head is confirmed, the level (claims.py) and the single fallback are the caller's. Pure: runs
-are derived from the seed, so that a killed confirmation goes on.
+Covers one attempt in pairs and what is said of any attempt; the test and its interval are
+sign_flip.py's, an attempt with few runs of either side is labelled.py's. Which head is confirmed,
+the level (claims.py) and the single fallback are the caller's. Pure: runs are derived from the
+seed, so that a killed confirmation goes on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,13 @@ from autoresearch_action.acceptance import NeedRuns, RunRequest
 from autoresearch_action.acceptance.limits import judge_limits
 from autoresearch_action.acceptance.noise import MORE_PAIRS, Noise, derive, first_look, t_quantile
 from autoresearch_action.acceptance.repeats import Draws
-from autoresearch_action.acceptance.sign_flip import COVERAGE, adjusted, interval, stagewise
+from autoresearch_action.acceptance.sign_flip import (
+    COVERAGE,
+    Floats,
+    adjusted,
+    interval,
+    stagewise,
+)
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Confirmation, Measurement
 
@@ -28,9 +35,10 @@ SPARE = 2
 REPEATS = 3
 # Of the base's clock: a head that trained longer by more is not compared
 LONGER = 0.01
-TEST = "sign-flip randomisation test"
-
+PAIRS = "sign-flip randomisation test"
 Pair = tuple[Measurement, Measurement]
+Seen = tuple[Sequence[Measurement], Sequence[Measurement]]
+Interval = Callable[[Floats, Floats], tuple[float | None, float | None]]
 
 
 class PairedConfirmation:
@@ -45,7 +53,7 @@ class PairedConfirmation:
         seed: int,
         slice: int = 0,
         max_pairs: int | None = None,
-        seen: tuple[Sequence[Measurement], Sequence[Measurement]] = ((), ()),
+        seen: Seen = ((), ()),
     ) -> None:
         """`seen`: what the search ran of base and of head: its draws are no proof."""
         self.brief, self.noise, self.level, self.seed, self.slice = brief, noise, level, seed, slice
@@ -60,42 +68,41 @@ class PairedConfirmation:
     def decide(self, runs: Sequence[Measurement]) -> NeedRuns | Confirmation:
         """The pairs wanted next, or the outcome. A head that fails on any seed is not claimed."""
         if self.noise.blind:
-            return self._lost(
+            return self.lost(
                 "Nothing can be claimed: seeds have no effect, so luck cannot be told from a gain."
             )
         if not self.enough:
             few = f"{self.looks[-1]} pairs, too few for level {self.level:.2g}"
-            return self._lost(f"Nothing can be claimed: the budget left is for {few}.")
+            return self.lost(f"Nothing can be claimed: the budget left is for {few}.")
         sides: dict[tuple[int, str], Measurement] = {}
         for run in runs:
             sides.setdefault((run.trial.seed, run.trial.side), run)
         for run in sides.values():
-            if run.trial.side == "head" and not _measured(run) and run.outcome != "lost":
-                return self._lost(
+            if run.trial.side == "head" and not measured(run) and run.outcome != "lost":
+                return self.lost(
                     f"Does not hold: the head fails on a fresh seed ({run.reason or run.outcome})."
                 )
         pairs: list[Pair] = []
+        repeats: list[Pair] = []
         needed: list[list[RunRequest]] = []
         failed, place, looks, why = 0, 0, list(self.looks), ""
-        repeats: list[Pair] = []
         while True:
             while len(pairs) + len(needed) < looks[0] and failed <= SPARE:
                 seed = derive(self.seed, "confirm", place)
                 base, head = (sides.get((seed, side)) for side in ("base", "head"))
                 place += 1
-                if broken := [run for run in (base, head) if run and not _measured(run)]:
+                if broken := [run for run in (base, head) if run and not measured(run)]:
                     failed += 1
                     why = broken[0].reason or broken[0].outcome
                 elif base and head:
-                    pair = (base, head)
-                    new = self.noise.exact or self.draws.new(pair, pairs)
-                    (pairs if new else repeats).append(pair)
+                    new = self.noise.exact or self.draws.new((base, head), pairs)
+                    (pairs if new else repeats).append((base, head))
                 else:
                     done = {run.trial.side for run in (base, head) if run}
                     needed.append([one for one in self._pair(place, seed) if one.side not in done])
             if failed > SPARE:
                 what = f"{failed} pairs could not be measured, the base failed: {why}"
-                return self._lost(f"Nothing can be claimed: {what}")
+                return self.lost(f"Nothing can be claimed: {what}")
             if self._exhausted(looks[0], pairs, repeats):
                 return self._repeating(pairs, repeats)
             if needed:
@@ -115,65 +122,76 @@ class PairedConfirmation:
         return bool(repeats) and (short or len(repeats) > REPEATS + 2 * len(pairs))
 
     def _repeating(self, pairs: Sequence[Pair], repeats: Sequence[Pair]) -> Confirmation:
-        everything = [*pairs, *repeats]
-        facts = self._estimates([b for b, _ in everything], [h for _, h in everything])
-        return self._lost(
+        base, head = ([pair[side] for pair in (*pairs, *repeats)] for side in (0, 1))
+        return self.seen_before(base, head, len(pairs), len(pairs) + len(repeats))
+
+    def seen_before(
+        self, base: Sequence[Measurement], head: Sequence[Measurement], new: int, seeds: int
+    ) -> Confirmation:
+        facts = self.estimates(base, head) if base and head else {"estimate": 0.0}
+        return self.lost(
             "Nothing can be claimed beyond the draws that were seen, over which the head differs by"
             f" {_signed(self.brief.sign * facts['estimate'])}: values repeat over seeds, and of"
-            f" {len(everything)} fresh seeds {len(pairs)} gave a draw that neither the search nor"
+            f" {seeds} fresh seeds {new} gave a draw that neither the search nor"
             " another seed had. Have the seed draw more than a few folds, or score on held-out"
             " data.",
             **facts,
         )
 
-    def _judge(self, pairs: Sequence[Pair], looks: Sequence[int]) -> Confirmation | None:
+    def barred(self, pairs: Sequence[Pair], facts: dict[str, Any]) -> Confirmation | None:
+        """Where a limit or equal time forbids the claim; else `facts` are noted of it."""
         base, head = [b for b, _ in pairs], [h for _, h in pairs]
         guard, sentence = judge_limits(self.brief, head, base)
-        facts = self._estimates(base, head)
         if guard == "broken":
-            return self._lost(f"Does not hold: {sentence}", **facts)
-        window = self.brief.time_budget
-        if self.brief.fixed_time and (sentence := trained_longer(pairs, window)):
-            return self._lost(f"Does not hold: {sentence}", **facts)
-        facts["notes"] = (
-            [f"within the noise over its limit: {sentence}"] if guard == "doubtful" else []
-        )
-        differences = [self.brief.sign * (_value(h) - _value(b)) for b, h in pairs]
+            return self.lost(f"Does not hold: {sentence}", **facts)
+        if self.brief.fixed_time and (longer := trained_longer(pairs, self.brief.time_budget)):
+            return self.lost(f"Does not hold: {longer}", **facts)
+        doubtful = [f"within the noise over its limit: {sentence}"]
+        facts["notes"] = doubtful if guard == "doubtful" else []
+        return None
+
+    def _judge(self, pairs: Sequence[Pair], looks: Sequence[int]) -> Confirmation | None:
+        base, head = [b for b, _ in pairs], [h for _, h in pairs]
+        facts = self.estimates(base, head)
+        if (barred := self.barred(pairs, facts)) is not None:
+            return barred
+        differences = [self.brief.sign * (value_of(h) - value_of(b)) for b, h in pairs]
         if self.noise.exact:
             return self._exact(differences[0], facts)
         place = self.looks.index(looks[0])
         outcome = stagewise(differences, self.looks[: place + 1], self.level, last=len(looks) == 1)
         if not (outcome.rejected or outcome.hopeless or len(looks) == 1):
             return None
-        positive = all(_value(run) > 0 for run in (*base, *head))
-        low, high = (
-            self._in_ratios(pairs, float(facts["baseline"]))
-            if self.brief.measures_time and positive
-            else interval(differences)
-        )
+        low, high = self.interval(base, head, lambda base, head: interval((head - base).tolist()))
         facts |= widened(float(facts["estimate"]), low, high, pairs)
-        facts |= {"p_value": outcome.p_value, "level": self.level, "test": TEST}
-        told = (
-            f"{_signed(self.brief.sign * facts['estimate'])} over {len(pairs)} pairs of fresh seeds"
-        )
-        chance = f"p = {outcome.p_value:.2g}, level {self.level:.2g}"
-        if not outcome.rejected:
-            if facts["estimate"] <= 0:
-                return self._lost(f"Does not hold: the head was no better, {told}.", **facts)
-            return self._lost(f"Does not hold: {told} may be chance ({chance}).", **facts)
+        facts |= {"p_value": outcome.p_value, "level": self.level, "test": PAIRS}
         facts["adjusted"] = adjusted(differences, self.level)
-        return Confirmation(held=True, reason=f"Holds: {told}, {TEST}, {chance}.", **facts)
+        return self.said(outcome.rejected, f"{len(pairs)} pairs of fresh seeds", facts)
 
-    def _in_ratios(
-        self, pairs: Sequence[Pair], baseline: float
+    def said(self, rejected: bool, over: str, facts: dict[str, Any]) -> Confirmation:
+        told = f"{_signed(self.brief.sign * facts['estimate'])} over {over}"
+        chance = f"p = {facts['p_value']:.2g}, level {self.level:.2g}"
+        if rejected:
+            reason = f"Holds: {told}, {facts['test']}, {chance}."
+            return Confirmation(held=True, reason=reason, **facts)
+        facts["adjusted"] = facts["estimate"]
+        if facts["estimate"] <= 0:
+            return self.lost(f"Does not hold: the head was no better, {told}.", **facts)
+        return self.lost(f"Does not hold: {told} may be chance ({chance}).", **facts)
+
+    def interval(
+        self, base: Sequence[Measurement], head: Sequence[Measurement], of: Interval
     ) -> tuple[float | None, float | None]:
-        """The interval of a time or a rate, which are positive and vary by their size: of the ratio
-        of head to base, at the base's mean.
+        """Bounds of the gain by a test that `of` inverts; where the metric is a time or a rate,
+        which vary by their size, of the ratio of head to base, at the base's mean.
         """
         sign = self.brief.sign
-        ratios = [sign * math.log(_value(h) / _value(b)) for b, h in pairs]
-        ends = (None if end is None else math.expm1(sign * end) for end in interval(ratios))
-        low, high = (None if end is None else sign * baseline * end for end in ends)
+        theirs, mine = (np.array([value_of(run) for run in side]) for side in (base, head))
+        if not self.brief.measures_time or min(theirs.min(), mine.min()) <= 0:
+            return of(sign * theirs, sign * mine)
+        ends = of(sign * np.log(theirs), sign * np.log(mine))
+        mean = float(theirs.mean())
+        low, high = (None if end is None else sign * mean * math.expm1(sign * end) for end in ends)
         return low, high
 
     def _exact(self, gain: float, facts: dict[str, Any]) -> Confirmation:
@@ -183,22 +201,20 @@ class PairedConfirmation:
             return Confirmation(
                 held=True, reason=f"Holds on this instance: {told}, exactly.", **facts
             )
-        return self._lost("Does not hold: no better on this instance.", **facts)
+        return self.lost("Does not hold: no better on this instance.", **facts)
 
-    def _estimates(
-        self, base: Sequence[Measurement], head: Sequence[Measurement]
-    ) -> dict[str, Any]:
-        mine, theirs = (math.fsum(map(_value, side)) / len(side) for side in (head, base))
+    def estimates(self, base: Sequence[Measurement], head: Sequence[Measurement]) -> dict[str, Any]:
+        mine, theirs = (math.fsum(map(value_of, side)) / len(side) for side in (head, base))
         gain = self.brief.sign * (mine - theirs)
         return {
             "baseline": theirs,
             "best": mine,
             "estimate": gain,
             "adjusted": gain,
-            "pairs": len(base),
+            "pairs": min(len(base), len(head)),
         }
 
-    def _lost(self, reason: str, **facts: Any) -> Confirmation:
+    def lost(self, reason: str, **facts: Any) -> Confirmation:
         return Confirmation(held=False, reason=reason, **facts)
 
 
@@ -244,11 +260,11 @@ def widened(
     return {"low": low, "high": high, "over": over}
 
 
-def _measured(run: Measurement) -> bool:
+def measured(run: Measurement) -> bool:
     return run.outcome == "ok" and run.value is not None and math.isfinite(run.value)
 
 
-def _value(run: Measurement) -> float:
+def value_of(run: Measurement) -> float:
     assert run.value is not None
     return run.value
 

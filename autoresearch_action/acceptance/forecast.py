@@ -12,6 +12,8 @@ from autoresearch_action.brief import Brief
 
 # Per cent
 GAINS = (0.1, 0.5, 1.0, 5.0)
+# Trials an idea takes, runs of the incumbent among them (benchmark/night.py)
+LOOKS = 1.1
 
 
 def runs_needed(noise: Noise, gain: float, level: float = 0.025, power: float = 0.8) -> int:
@@ -24,7 +26,7 @@ def runs_needed(noise: Noise, gain: float, level: float = 0.025, power: float = 
 
     if noise.exact:
         return 1
-    spread = noise.paired if noise.paired is not None else math.sqrt(2) * noise.sigma
+    spread = math.sqrt(2 * (1 - noise.shared)) * noise.sigma
     z = float(ndtri(1 - level))
     needed = (z + float(ndtri(power))) ** 2 * (spread / gain) ** 2 + z * z / 2
     return max(noise.reserve_pairs(level), math.ceil(needed)) if math.isfinite(needed) else 10**9
@@ -48,7 +50,7 @@ def forecast(
         lines.append(f"A gain of {percent:g} % needs {runs} run{'s' * (runs != 1)} to be claimed.")
     total = int(minutes * 60 * slots // trial_seconds) if trial_seconds > 0 else 0
     proof = 2 * noise.reserve_pairs()
-    ideas = max(0, int((total - noise.runs - proof) / (1.0 if noise.exact else 2.1)))
+    ideas = max(0, int((total - noise.runs - proof) / (1.0 if noise.exact else LOOKS)))
     lines.append(
         f"{minutes:g} minutes hold {total} runs of {trial_seconds:.2g} s: {noise.runs} to"
         f" calibrate, {proof} to confirm, the rest for about {ideas} idea{'s' * (ideas != 1)}."

@@ -1,322 +1,262 @@
-"""The screen: is a candidate worth keeping for now? Cheap and one-sided, because confirmation
-bounds every claim.
+"""Keep: which run is worth most next, and whether a candidate is kept for now.
 
-A sequential test on the standardised gain over the incumbent: hopeless candidates go after one run,
-doubtful ones get replicates only while these can change the decision. Pure: what to run next is
-derived from the evidence so far and the seed, so that an interrupted screen goes on where it was.
+The value of information (Howard 1966; Frazier, Powell & Dayanik 2008): a first look at a waiting
+idea, another run of a candidate or of the incumbent goes ahead where it is expected to gain most
+for a trial. A candidate is kept when its posterior mean exceeds the price of a change, let go when
+no run of it is worth a fresh idea's first look. Cheap and one-sided, because confirmation bounds
+every claim. Pure: derived from the evidence and the seed, so that it goes on after a kill.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass
+
+import numpy as np
 
 from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
-from autoresearch_action.acceptance.drift import level
+from autoresearch_action.acceptance.belief import GRID, Effect, Floats, Posterior, Prior
 from autoresearch_action.acceptance.limits import judge_limits
-from autoresearch_action.acceptance.noise import (
-    Evidence,
-    Noise,
-    derive,
-    good,
-    pairs,
-    pool,
-    sample_variance,
-    t_quantile,
-)
+from autoresearch_action.acceptance.lineage import Lineage
+from autoresearch_action.acceptance.noise import Noise, derive, good, pairs
 from autoresearch_action.brief import Brief
-from autoresearch_action.records import Measurement
+from autoresearch_action.records import Measurement, Status
 
-# Standardised gain (normal units) at or below which a candidate goes, and from which it is kept, by
-# runs of it: close to the bounds that minimise runs plus the costs of wrong decisions (Wald 1950;
-# found by backward induction). By simulation (benchmark/acceptance.py) a change that does nothing
-# is kept with probability 0.16, where time is measured 0.22 to 0.33.
-DISCARD = (-0.2, 0.26, 0.47, 0.63, 0.73, 0.8, 0.87)
-KEEP = (1.42, 1.1, 1.05, 1.0, 1.0, 1.0, 1.0, 0.95)
+# Least gain that a kept change is worth to a reviewer, in σ
+PRICE = 0.03
 # Runs of one candidate
-MOST = len(KEEP)
-# Runs of the incumbent up to which every doubtful candidate adds one: one lucky mean would bar all
-# others
-SETTLED = 5
-# Pairs from which a candidate's own paired spread counts
-OWN_SPREAD = 4
+MOST = 8
+# Of the incumbent beside one candidate
+MOST_BESIDE = 4
+# More runs that are looked ahead to: the first alone may change no decision
+AHEAD = (1, 2, 4)
+# In σ: what a run must be expected to gain where nothing else waits
+IDLE = 0.02
+# Seeds that are weighed for the next run, and by how much more variance one serves as well
+SEEDS = 8
+ALIKE = 1.05
+# Trials after which the incumbent is seen again where the machine drifts
+STALE = 6
 # Shared seeds with equal values that tell an edit without effect: one may be chance where values
 # are coarse
 TWINS = 2
-# Runs of the incumbent that may fail beside one candidate
-SPARE = 2
-# Runs of a new incumbent that its own screen did not select
-FRESH = 4
-
-# Where the machine drifts. Standardised gain over the incumbent's level at or below which a
-# candidate goes (the first: before any run beside its own), and over the runs beside its own from
-# which it is kept, by runs of it. Found by simulation of three kinds of drift, on other seeds than
-# the published one; low after two, since a third and fourth run cost four.
-LEVEL_DISCARD = (-0.06, -0.3, 0.0, 0.6, 0.3, 0.5)
-BESIDE_KEEP = (1.3, 0.0, 1.4, 1.5, 1.4, 1.4)
-# Share of the runs beside, beyond what they say of the level, in whether a candidate goes
-BESIDE = 0.35
-# Gain over today's level above which what was rejected unseen is measured again: the machine was
-# another then
-AGAIN = 0.25
+# Chances that it is a gain between which a verdict is inconclusive
+DOUBT = (0.05, 0.95)
+# … and between which it is looked at again where nothing else waits
+AGAIN = (0.15, 0.9)
+_STEPS = np.linspace(-7, 9, 65)
 
 
-class SequentialScreen:
-    """Provisional keeps against one incumbent. A new one for every candidate; holds no evidence
-    itself.
-    """
+@dataclass(frozen=True)
+class Situation:
+    """What stands beside one candidate."""
 
-    def __init__(
-        self, brief: Brief, noise: Noise, seed: int, siblings: Sequence[Measurement] = ()
-    ) -> None:
-        """`siblings`: first runs of the other candidates on this incumbent; where the machine
-        drifts they tell of steps.
-        """
-        self.brief, self.noise, self.seed, self.siblings = brief, noise, seed, siblings
-        # Seeds on which the incumbent failed beside this candidate
-        self._failed: set[int] = set()
+    number: int
+    lineage: Lineage
+    prior: Prior
+    # What was seen of the same edit on an earlier incumbent, or before it was let go
+    before: tuple[Effect, ...] = ()
+    # Whether another idea waits, or will
+    waiting: bool = True
+    # First looks at ideas until the incumbent is expected to change
+    horizon: float = 10.0
+    # Time of the next run, in lengths of a trial
+    now: float = 0.0
+
+
+class WorthOfRuns:
+    """Provisional keeps against one incumbent. A new one for every question; holds no evidence."""
+
+    def __init__(self, brief: Brief, noise: Noise, seed: int, situation: Situation) -> None:
+        self.brief, self.noise, self.seed, self.here = brief, noise, seed, situation
+        self.price = PRICE * noise.spread
 
     def decide(
         self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
     ) -> NeedRuns | Decision:
         """Ask for runs, or decide. A candidate's crash, refusal or early stop decides at once."""
-        answer = self._answer(candidate, incumbent)
-        if isinstance(answer, NeedRuns) or not self.noise.drift:
-            return answer
-        return replace(answer, misjudged=tuple(self.misjudged(candidate, incumbent)))
-
-    def _answer(
-        self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
-    ) -> NeedRuns | Decision:
         for run in candidate:
             if run.outcome != "ok":
-                return Decision(
-                    "crash" if run.outcome in ("crash", "lost") else "discard",
-                    run.reason or run.outcome,
-                )
-        references = self._references(incumbent)
-        failed = [
-            run
-            for run in incumbent
-            if run.outcome != "ok" and candidate and run.trial.asked_by == candidate[0].trial.number
-        ]
-        if len(failed) > SPARE:
-            often = f"the incumbent failed beside it {len(failed)} times ({failed[-1].reason})"
-            return Decision("discard", f"Cannot be judged: {often}")
-        self._failed = {run.trial.seed for run in failed}
-        if self.noise.exact or (self.noise.blind and self.noise.sigma == 0):
-            return self._exact(candidate, references or list(incumbent))
-        missing = 0 if not incumbent or incumbent[0].trial.number == 0 else FRESH - len(references)
-        if not candidate or missing > 0:
-            return self._ask(candidate, references, 0 if candidate else 1, missing)
-        guard, sentence = judge_limits(self.brief, candidate, references)
+                failed = run.outcome in ("crash", "lost")
+                return Decision("crash" if failed else "discard", run.reason or run.outcome)
+        runs = [run for run in incumbent if run.outcome == "ok"]
+        if self.noise.exact or self.noise.sigma == 0:
+            return self._exact(candidate, runs)
+        if not candidate:
+            return self._first(incumbent)
+        guard, sentence = judge_limits(self.brief, candidate, runs)
         if guard == "broken":
             return Decision("discard", sentence)
-        if self.noise.drift:
-            return self._drifting(candidate, references, guard, sentence)
-        twins = pairs(candidate, references)
-        # The edit does nothing, whatever the other runs' luck
+        twins = pairs(candidate, runs)
         if twins and all(mine == theirs for mine, theirs in twins):
-            if len(twins) < TWINS:
-                return self._ask(candidate, references, 1, 0)
-            return Decision(
-                "discard",
-                f"no effect: the same value as the incumbent's on {len(twins)} shared seeds",
-                0.0,
-                0.0,
-            )
-        evidence = self.weigh(candidate, references)
-        return self._verdict(evidence, guard, sentence) or self._ask(
-            candidate, references, 1, len(references) < SETTLED
-        )
+            shared = [run.trial.seed for run in runs if run.trial.reseed == self.noise.reseed]
+            done = {run.trial.seed for run in candidate}
+            if len(twins) < TWINS and (left := [seed for seed in shared if seed not in done]):
+                return NeedRuns((RunRequest("head", left[0]),))
+            told = f"no effect: the incumbent's very value on {len(twins)} shared seed"
+            return Decision("discard", told + "s" * (len(twins) != 1), 0.0, 0.0)
+        return self._weigh(candidate, incumbent, guard, sentence)
 
-    def _drifting(
+    # What to run
+
+    def _first(self, incumbent: Sequence[Measurement]) -> NeedRuns:
+        """The first look at an idea; a run of the incumbent before it where that makes this and
+        all looks to come worth more.
+        """
+        here = self.here
+        seeds = self._seeds(())
+        found = here.lineage.after_head((), seeds, here.now)
+        # Ideas take turns on seeds that serve as well: what seeds explain shows only over several
+        alike = np.flatnonzero(found <= ALIKE * found.min())
+        place = int(alike[here.number % len(alike)])
+        if not self._beside(incumbent):
+            base = self._base_seed(incumbent)
+            if self.noise.drift and here.now - here.lineage.times.max(initial=0.0) > STALE:
+                return NeedRuns((RunRequest("base", base),))
+        if here.waiting and not self._beside(incumbent):
+            before = self.first_look(float(found[place]))
+            after = here.lineage.after_base((), [*seeds, base], base, here.now)
+            if here.horizon * (self.first_look(float(after.min())) - before) > before:
+                return NeedRuns((RunRequest("base", base),))
+        return NeedRuns((RunRequest("head", seeds[place]),))
+
+    def first_look(self, variance: float) -> float:
+        """What a first look at an idea gains, on average."""
+        return worth(self.here.prior.given(), variance, self.price)
+
+    def _weigh(
         self,
         candidate: Sequence[Measurement],
-        references: Sequence[Measurement],
+        incumbent: Sequence[Measurement],
         guard: str,
         sentence: str,
     ) -> NeedRuns | Decision:
-        """Where the machine drifts: what is stored of the incumbent may reject; only runs beside
-        the candidate's keep.
+        here = self.here
+        effect = here.lineage.fit(candidate).effect
+        belief = here.prior.given(*here.before, effect)
+        seeds = self._seeds(candidate)
+        found = here.lineage.after_head(candidate, seeds, here.now)
+        options = [(float(found.min()), RunRequest("head", seeds[int(found.argmin())]))]
+        if self._beside(incumbent) < MOST_BESIDE and not self._failed(incumbent):
+            base = self._base_seed(incumbent, candidate)
+            after = here.lineage.after_base(candidate, (), base, here.now)
+            options.append((float(after[0]), RunRequest("base", base)))
+        variance, request = min(options, key=lambda option: option[0])
+        gain = self._gain(belief, effect.variance, variance)
+        least = IDLE * self.noise.spread
+        if here.waiting:
+            fresh = here.lineage.after_head((), self._seeds(()), here.now)
+            least = max(least, self.first_look(float(fresh.min())))
+        doubtful = guard == "doubtful" and belief.mean > self.price
+        if len(candidate) < MOST and (gain > least or doubtful):
+            return NeedRuns((request if not doubtful else options[0][1],))
+        if belief.mean > self.price:
+            if doubtful:
+                return self._told("discard", sentence, effect)
+            return self._decision(True, belief, effect, len(candidate))
+        return self._decision(False, belief, effect, len(candidate))
 
-        Order: a run of the candidate, one of the incumbent, a second of the candidate, then pairs
-        in random order.
-        """
-        heads, number = len(candidate), candidate[0].trial.number
-        others = [run for run in self.siblings if run.trial.number != number]
-        now = level(self.noise, references, others, self.brief.sign)
-        stored = now.against(candidate, self.brief.sign)
-        seeds = [run.trial.seed for run in candidate]
-        beside = [
-            run for run in references if run.trial.asked_by == number and run.trial.seed in seeds
-        ]
-        done = {run.trial.seed for run in beside}
-        alone = [RunRequest("base", seed) for seed in seeds if seed not in done | self._failed]
-        if not beside:
-            if stored.z <= min(LEVEL_DISCARD[0], now.bar(others, self.brief.sign)):
-                return self._decision("discard", stored)
-            return NeedRuns(tuple(alone) or (self._fresh_head(heads),))
-        # One side of a pair was lost when the run was interrupted, here and below
-        if len(alone) > 1:
-            return NeedRuns(tuple(alone[:-1]))
-        if heads > 1 and not alone:
-            return NeedRuns((self._fresh_head(heads),))
-        fresh = self.weigh(candidate, beside, (now.variance, now.dof))
-        last = heads >= len(BESIDE_KEEP)
-        if fresh.gain > 0 and fresh.z >= BESIDE_KEEP[heads - 1]:
-            if guard == "ok" or last:
-                return (
-                    self._decision("keep", fresh)
-                    if guard == "ok"
-                    else Decision("discard", sentence, fresh.gain, fresh.spread)
-                )
-        elif last or (1 - BESIDE) * stored.z + BESIDE * fresh.z <= LEVEL_DISCARD[heads]:
-            return self._decision("discard", stored)
-        wants = (*alone, self._fresh_head(heads))
-        return NeedRuns(wants if derive(self.seed, "order", heads) % 2 else wants[::-1])
+    def _gain(self, belief: Posterior, variance: float, after: float) -> float:
+        """What one more run is expected to gain, or each of a few more."""
+        more, now = 1 / after - 1 / variance, max(0.0, belief.mean - self.price)
+        if more <= 1e-9 / variance:
+            return 0.0
+        return max((worth(belief, 1 / (k * more), self.price) - now) / k for k in AHEAD)
 
-    def misjudged(
-        self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
-    ) -> list[int]:
-        """Numbers of `siblings` that were rejected unseen, by what was then known of the machine,
-        and would not be now that runs of the incumbent were made beside `candidate`.
-        """
-        references = self._references(incumbent)
-        seen = {run.trial.asked_by for run in references}
-        if not self.noise.drift or not candidate or candidate[0].trial.number not in seen:
-            return []
-        now = level(self.noise, references, self.siblings, self.brief.sign)
-        unseen = [run for run in self.siblings if run.trial.number not in seen and good([run])]
-        better = [run for run in unseen if now.against([run], self.brief.sign).z > AGAIN]
-        return [
-            run.trial.number
-            for run in better
-            if judge_limits(self.brief, [run], references)[0] != "broken"
-        ]
-
-    def _fresh_head(self, heads: int) -> RunRequest:
-        return RunRequest("head", derive(self.seed, "pair", heads))
-
-    def _references(self, incumbent: Sequence[Measurement]) -> list[Measurement]:
-        """Runs of the incumbent that count: none that made it the incumbent, none from before
-        reseeding.
-        """
-        return [
-            run
-            for run in incumbent
-            if run.outcome == "ok"
-            and run.trial.reseed == self.noise.reseed
-            and (run.trial.number == 0 or run.trial.asked_by != run.trial.number)
-        ]
-
-    def weigh(
-        self,
-        candidate: Sequence[Measurement],
-        references: Sequence[Measurement],
-        known: tuple[float, int] | None = None,
-    ) -> Evidence:
-        """Means of all runs at √(1/n + 1/m)·σ; from four pairs on the pairs alone, where they say
-        more.
-
-        `known`: variance and degrees of freedom of σ² that hold the references' own spread already.
-        """
-        head, base = good(candidate), good(references)
-        n, m, sign = len(head), len(base), self.brief.sign
-        # The others are in the noise already
-        later = good(run for run in references if run.trial.asked_by)
-        known = known or pool((self.noise.sigma**2, self.noise.dof), sample_variance(later))
-        variance, dof = pool(known, sample_variance(head))
-        gain = sign * (math.fsum(head) / n - math.fsum(base) / m)
-        whole = Evidence(gain, math.sqrt(variance * (1 / n + 1 / m)), dof, n, False)
-        differences = [sign * (mine - theirs) for mine, theirs in pairs(candidate, references)]
-        if len(differences) < OWN_SPREAD:
-            return whole
-        variance, dof = sample_variance(differences)
-        own = Evidence(
-            math.fsum(differences) / (dof + 1), math.sqrt(variance / (dof + 1)), dof, n, True
-        )
-        sharper = t_quantile(0.9, own.dof) * own.spread < t_quantile(0.9, whole.dof) * whole.spread
-        return own if sharper else whole
-
-    def _verdict(self, evidence: Evidence, guard: str, sentence: str) -> Decision | None:
-        n, z = evidence.runs, evidence.z
-        last = n >= MOST
-        if z >= KEEP[min(n, MOST) - 1]:
-            if guard == "ok":
-                return self._decision("keep", evidence)
-            return Decision("discard", sentence, evidence.gain, evidence.spread) if last else None
-        if last or z <= DISCARD[n - 1]:
-            return self._decision("discard", evidence)
-        return None
-
-    def _decision(self, status: Literal["keep", "discard"], evidence: Evidence) -> Decision:
-        change = f"{self.brief.sign * evidence.gain:+.3g} ± {evidence.spread:.2g}".replace("-", "−")
-        count = (
-            f"{evidence.runs} {'pair' if evidence.paired else 'run'}{'s' * (evidence.runs != 1)}"
-        )
-        if status == "keep":
-            reason = f"{change} against the incumbent over {count}, kept for now"
-        elif evidence.gain < 0:
-            worse = -evidence.gain / self.noise.sigma if self.noise.sigma else math.inf
-            far = f"{worse:.1f}σ" if worse < 100 else "more than 100σ"
-            told = (
-                f"worse than the incumbent by {far}"
-                if worse >= 0.05
-                else "no better than the incumbent"
-            )
-            reason = f"{told} after {count}, stopped"
-        else:
-            reason = f"{change} against the incumbent over {count}, too little to keep"
-        return Decision(status, reason, evidence.gain, evidence.spread)
-
-    def _ask(
-        self,
-        candidate: Sequence[Measurement],
-        references: Sequence[Measurement],
-        heads: int,
-        bases: int,
-    ) -> NeedRuns:
-        """`heads` more runs of the candidate on the incumbent's seeds, and of the incumbent where
-        it has too few.
-        """
+    def _seeds(self, candidate: Sequence[Measurement]) -> list[int]:
+        """For the next run of a candidate: seeds that the lineage has run, or a new one."""
         done = {run.trial.seed for run in candidate}
-        theirs = [run.trial.seed for run in references]
-        # A seed on which the incumbent fails is not asked for again
-        place = len(theirs) + len(self._failed)
-        wants = [
-            RunRequest("base", derive(self.seed, "reference", place + index))
-            for index in range(bases)
-        ]
-        shared = [seed for seed in theirs + [want.seed for want in wants] if seed not in done]
-        for _ in range(heads):
-            if not shared:
-                shared = [derive(self.seed, "reference", place + len(wants))]
-                wants.append(RunRequest("base", shared[0]))
-            wants.append(RunRequest("head", shared.pop(0)))
-        return NeedRuns(tuple(wants))
+        known = [seed for seed in self.here.lineage.known if seed not in done][:SEEDS]
+        return known or [derive(self.seed, "fresh", len(candidate))]
+
+    def _base_seed(
+        self, incumbent: Sequence[Measurement], candidate: Sequence[Measurement] = ()
+    ) -> int:
+        """For a run of the incumbent: one of the candidate's that it lacks, or a new one."""
+        done = {run.trial.seed for run in incumbent}
+        lacks = [run.trial.seed for run in candidate if run.trial.seed not in done]
+        return lacks[0] if lacks else derive(self.seed, "reference", len(incumbent))
+
+    def _beside(self, incumbent: Sequence[Measurement]) -> int:
+        return sum(run.trial.asked_by == self.here.number for run in incumbent)
+
+    def _failed(self, incumbent: Sequence[Measurement]) -> bool:
+        asked = (run for run in incumbent if run.trial.asked_by == self.here.number)
+        return any(run.outcome != "ok" for run in asked)
+
+    # What is said
+
+    def _decision(self, kept: bool, belief: Posterior, effect: Effect, runs: int) -> Decision:
+        low, high = belief.interval()
+        over = f"over {runs} run{'s' * (runs != 1)}"
+        told = f"{self._signed(belief.mean)} ({self._signed(low)} to {self._signed(high)}) {over}"
+        chance = f"{100 * belief.chance:.0f} % that it is a gain"
+        if kept:
+            reason = f"{chance}: {told}, kept for now"
+        elif belief.chance < DOUBT[0]:
+            reason = f"worse: {chance}, {told}"
+        else:
+            reason = f"inconclusive: {chance}, {told}, not worth another run"
+        return self._told("keep" if kept else "discard", reason, effect)
+
+    def _told(self, status: Status, reason: str, effect: Effect) -> Decision:
+        estimate, spread = effect.estimate, math.sqrt(effect.variance)
+        if not self.noise.ratios:
+            return Decision(status, reason, estimate, spread)
+        value, sign = self.here.lineage.value, self.brief.sign
+        gain = self.noise.gain(estimate, value, sign)
+        around = value * math.exp(sign * estimate) * spread
+        return Decision(status, reason, gain, around, (estimate, spread))
+
+    def _signed(self, gain: float) -> str:
+        """A gain is positive."""
+        told = f"{100 * self.noise.gain(gain, 1.0, self.brief.sign):+.2g} %"
+        return (told if self.noise.ratios else f"{gain:+.2g}").replace("-", "−")
 
     def _exact(
         self, candidate: Sequence[Measurement], references: Sequence[Measurement]
     ) -> NeedRuns | Decision:
         if not candidate:
-            return NeedRuns(
-                (RunRequest("head", references[0].trial.seed if references else self.seed),)
-            )
+            seed = references[0].trial.seed if references else self.seed
+            return NeedRuns((RunRequest("head", seed),))
         guard, sentence = judge_limits(self.brief, candidate, references)
         if guard != "ok":
             return Decision("discard", sentence)
         gain = self.brief.sign * (good(candidate)[0] - good(references)[0])
         how = "seeds have no effect" if self.noise.blind else "exact"
         if gain > 0:
-            return Decision(
-                "keep",
-                f"{self.brief.sign * gain:+.6g} ({how}), kept for now".replace("-", "−"),
-                gain,
-                0.0,
-            )
-        return Decision(
-            "discard", f"worse by {-gain:.6g} ({how})" if gain else f"no change ({how})", gain, 0.0
-        )
+            told = f"{self.brief.sign * gain:+.6g} ({how}), kept for now".replace("-", "−")
+            return Decision("keep", told, gain, 0.0)
+        told = f"worse by {-gain:.6g} ({how})" if gain else f"no change ({how})"
+        return Decision("discard", told, gain, 0.0)
+
+
+def inconclusive(belief: Posterior, noise: Noise) -> bool:
+    """Whether a second look may be worth it where trials cost nothing."""
+    if noise.exact or not noise.sigma or not AGAIN[0] < belief.chance < AGAIN[1]:
+        return False
+    price = PRICE * noise.spread
+    gain = worth(belief, 2 * noise.spread**2, price) - max(0.0, belief.mean - price)
+    return gain > IDLE * noise.spread
+
+
+def worth(belief: Posterior, variance: float, price: float) -> float:
+    """Expected gain beyond `price` of keeping or not after one more look with that variance.
+
+    The posterior mean rises with what is seen, so that there is one value from which it exceeds
+    the price.
+    """
+    from scipy.special import ndtr
+
+    effects: Floats = GRID * belief.scale
+    spread = math.sqrt(variance)
+    seen = price + spread * _STEPS
+    joint = np.exp(-0.5 * (seen[:, None] - effects[None]) ** 2 / variance) * belief.weights
+    means = joint @ effects / np.maximum(joint.sum(axis=1), 1e-300)
+    bar = float(np.interp(price, means, seen))
+    if means[0] >= price:
+        bar = -math.inf
+    elif means[-1] <= price:
+        bar = math.inf
+    return float(belief.weights @ ((effects - price) * ndtr((effects - bar) / spread)))

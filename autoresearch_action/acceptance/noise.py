@@ -12,11 +12,10 @@ import math
 import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from autoresearch_action.acceptance import NeedRuns, RunRequest
-from autoresearch_action.acceptance.repeats import repeating
+from autoresearch_action.acceptance.repeats import coarse, repeating
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Measurement, Record
@@ -35,31 +34,6 @@ MORE_PAIRS = 3
 JUMP = 0.15
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The gain over the incumbent (metric's unit, > 0 better), its standard error and what they
-    rest on.
-    """
-
-    gain: float
-    spread: float
-    dof: int
-    runs: int
-    paired: bool
-
-    @property
-    def z(self) -> float:
-        """Standardised gain, as a normal deviate of the same tail probability as Student's t
-        (Wallace 1959).
-        """
-        if self.spread == 0:
-            return math.copysign(math.inf, self.gain) if self.gain else 0.0
-        t, nu = self.gain / self.spread, self.dof
-        return math.copysign(
-            (8 * nu + 1) / (8 * nu + 3) * math.sqrt(nu * math.log1p(t * t / nu)), t
-        )
-
-
 class Noise(Record):
     """What is known of the metric's spread. All in the metric's unit; `dof` 0: the spread was not
     seen (exact).
@@ -71,10 +45,16 @@ class Noise(Record):
     # Of the baseline
     mean: float
     runs: int = 0
-    # Spread of same-seed differences of edits so far, median; for planning only
-    paired: float | None = None
-    # Stored runs of the incumbent may reject a candidate, never keep one
+    # Of σ², what runs of one seed have in common, and what the machine wanders by in a trial
+    shared: float = 0.0
+    wander: float = 0.0
+    # σ of the calibration, and the log-likelihoods of shares and sigmas that belief.py weighs
+    unit: float | None = None
+    evidence: list[list[float]] = []
+    # The machine drifts: the metric is a time
     drift: bool = False
+    # … and varies by its size: effects are ratios
+    ratios: bool = False
     exact: bool = False
     # Seeds have no effect: a lucky draw cannot be told from a gain, nothing may be claimed
     blind: bool = False
@@ -82,34 +62,33 @@ class Noise(Record):
     reseed: bool = False
     # Different seeds gave the same draw, as where a seed picks a fold
     repeats: bool = False
+    # Values tie by chance, so that only pairs tell draws apart
+    coarse: bool = False
     notes: list[str] = []
+
+    @property
+    def spread(self) -> float:
+        """`sigma` in the unit of effects."""
+        return self.sigma / self.mean if self.ratios else self.sigma
+
+    def seen(self, value: float) -> float:
+        """A value in the unit of effects: its logarithm where these are ratios."""
+        return math.log(max(value, 1e-9 * self.mean)) if self.ratios else value
+
+    def gain(self, effect: float, value: float, sign: int) -> float:
+        """An effect on an incumbent's `value` in the metric's unit, both > 0 better."""
+        return sign * value * math.expm1(sign * effect) if self.ratios else effect
 
     def reserve_pairs(self, level: float = 0.025) -> int:
         """Pairs to keep time for: both looks of one confirmation at `level`."""
         return 1 if self.exact or self.blind else first_look(level) + MORE_PAIRS
 
-    def learn(
-        self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement] = ()
-    ) -> Noise:
-        """The noise after one more candidate: its replicates add degrees of freedom, its pairs a
-        paired spread.
-        """
-        values = [value for value in good(candidate) if value is not None]
-        if len(values) < 2 or self.exact:
-            return self
-        variance, dof = pool((self.sigma**2, self.dof), sample_variance(values))
-        differences = [head - base for head, base in pairs(candidate, incumbent)]
-        paired = self.paired
-        if len(differences) >= ENOUGH:
-            latest = statistics.stdev(differences)
-            paired = latest if paired is None else 0.7 * paired + 0.3 * latest
-        return self.model_copy(update={"sigma": math.sqrt(variance), "dof": dof, "paired": paired})
-
     def describe(self) -> str:
         """In a few words, for the verdict on the baseline and the report."""
         if self.exact:
             return "an exact metric: one run decides"
-        told = f"σ = {self.sigma:.3g} over {self.runs} runs"
+        share = f" ({100 * self.spread:.2g} %)" if self.ratios else ""
+        told = f"σ = {self.sigma:.3g}{share} over {self.runs} runs"
         if self.blind:
             return f"{told}; seeds have no effect on it, so nothing can be claimed"
         return (
@@ -214,9 +193,8 @@ def calibrate(
     noise = _noise(used, brief, reseed=reseed)
     if known and not known.exact:
         variance, dof = pool((noise.sigma**2, noise.dof), (known.sigma**2, known.dof))
-        noise = noise.model_copy(
-            update={"sigma": math.sqrt(variance), "dof": dof, "paired": known.paired}
-        )
+        learnt = known.model_dump(include={"shared", "wander", "unit", "evidence"})
+        noise = noise.model_copy(update=learnt | {"sigma": math.sqrt(variance), "dof": dof})
     return noise
 
 
@@ -274,9 +252,11 @@ def _noise(
         mean=statistics.fmean(ordered),
         runs=len(ordered),
         drift=brief.measures_time,
+        ratios=brief.measures_time and min(ordered) > 0,
         blind=blind,
         reseed=reseed,
         repeats=repeats,
+        coarse=coarse(ordered),
         notes=[*_notes(ordered, brief, blind, repeats)],
     )
 

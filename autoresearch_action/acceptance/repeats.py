@@ -53,6 +53,14 @@ class Draws:
             abs(one - other) > near for one, others in telling for other in others
         )
 
+    def again(self, side: str, run: Measurement, before: Sequence[Measurement]) -> bool:
+        """Whether a run of one side repeats a draw of it; coarse values tell none."""
+        seen = [*(self.base if side == "base" else self.head).values(), *map(_value, before)]
+        value = _value(run)
+        width = max([*seen, value]) - min([*seen, value])
+        near = NEAR * max(self.sigma, width / 4)
+        return not self.coarse and width > near and any(abs(value - one) <= near for one in seen)
+
 
 def repeating(values: Sequence[float]) -> bool:
     """Whether values of different seeds repeat, and not because they are coarse."""

@@ -95,6 +95,13 @@ def interval(
 
 
 def adjusted(differences: Sequence[float], level: float) -> float:
+    """`conditional` for pairs."""
+    n, plain = len(differences), math.fsum(differences) / len(differences)
+    spread = float(np.std(differences, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    return conditional(plain, spread, n - 1, level)
+
+
+def conditional(plain: float, spread: float, freedom: int, level: float) -> float:
     """The estimate given that it is quoted only where the test rejects: it then is too high on
     average.
 
@@ -103,11 +110,9 @@ def adjusted(differences: Sequence[float], level: float) -> float:
     """
     from scipy.special import log_ndtr
 
-    n, plain = len(differences), math.fsum(differences) / len(differences)
-    spread = float(np.std(differences, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     if spread == 0:
         return plain
-    edge = min(plain, t_quantile(1 - level, n - 1) * spread)
+    edge = min(plain, t_quantile(1 - level, freedom) * spread)
     low, high = 0.0, plain
     for _ in range(50):
         middle = (low + high) / 2

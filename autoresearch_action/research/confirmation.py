@@ -15,6 +15,7 @@ from typing import Any, Literal
 from autoresearch_action.acceptance import NeedRuns, RunRequest
 from autoresearch_action.acceptance.claims import CAP
 from autoresearch_action.acceptance.noise import derive, good
+from autoresearch_action.acceptance.two_sample import Plan
 from autoresearch_action.budget import PUBLISH_SECONDS
 from autoresearch_action.records import INHERITED, Confirmation, Measurement, Trial
 from autoresearch_action.research.claim_record import ClaimRecord, write
@@ -128,18 +129,24 @@ class _Attempt:
 
     def confirm(self) -> Confirmation:
         plan, context, pairs = self._plan(), self.context, self.pairs
+        # Of the release before: none, in pairs
+        how = Plan.model_validate(plan["test"]) if plan.get("test") else None
+        most = len(pairs.runs) // 2 + self._most_runs() // 2
+        if how and how.pairs and context.noise and not context.noise.repeats:
+            most = min(most, how.pairs)
         rule = context.parts.claim_rule(
             context.brief,
             context.noise,
+            plan=how,
             level=plan["level"],
             seed=plan["seed"],
             slice=plan["slice"],
-            max_pairs=len(pairs.runs) // 2 + self._most_pairs(),
+            max_pairs=most,
             seen=(context.runs(0), self._searched()),
         )
         names = ", ".join(f"#{number}" for number in self.stack.numbers)
-        how = f"base against head on fresh seeds, {rule.looks[0]} pairs or more"
-        context.say(f"confirming {names}: {how}")
+        least = f"base against head on fresh seeds, {rule.looks[0]} runs each or more"
+        context.say(f"confirming {names}: {least}")
         answer = rule.decide(pairs.runs)
         while isinstance(answer, NeedRuns):
             if pairs.measure(answer):
@@ -167,26 +174,37 @@ class _Attempt:
         if self.pairs.tree not in plans:
             chosen, note, level = self.record.next(self.context.brief.id, self.cap)
             dice = int.from_bytes(os.urandom(4), "big")
-            plans[self.pairs.tree] = {"slice": chosen, "note": note, "level": level, "seed": dice}
+            how = self._test(level)
+            plans[self.pairs.tree] = {
+                "slice": chosen,
+                "note": note,
+                "level": level,
+                "seed": dice,
+                "test": how.model_dump() if how else None,
+            }
             self.record.retire(chosen)
             self.context.ledger.append("fact", name="plans", value=plans)
         plan: dict[str, Any] = plans[self.pairs.tree]
         return plan
 
+    def _test(self, level: float) -> Plan | None:
+        """The test that is worth most, from what the search believes."""
+        beliefs = self.context.beliefs
+        return beliefs.plan(self.stack.numbers, level, self._most_runs()) if beliefs else None
+
     def _searched(self) -> list[Measurement]:
         """What was run of the head before its confirmation."""
         run_state, last = self.context.run_state, self.stack.last
-        mine = self.context.runs(last)
-        if run_state.experiments[last].commit != self.stack.head:
-            mine = []
-        return [*mine, *run_state.confirm_runs["prune", self.pairs.tree]]
+        same = run_state.experiments[last].commit == self.stack.head
+        pruned = run_state.confirm_runs["prune", self.pairs.tree]
+        return [*(self.context.runs(last) if same else ()), *pruned]
 
-    def _most_pairs(self) -> int:
-        """Pairs that the minutes and the dollars left allow."""
+    def _most_runs(self) -> int:
+        """Trials that the minutes and the dollars left allow."""
         budget = self.context.budget
         rounds = (budget.seconds_left - PUBLISH_SECONDS) / max(1.1 * budget.trial_seconds, 1e-3)
         trials = min(rounds * budget.slots, budget.trials_left(self.context.spent))
-        return max(0, int(trials) // 2)
+        return max(0, int(trials))
 
     def _account(self, confirmation: Confirmation, plan: dict[str, Any]) -> None:
         """Count the claim (online control of false discoveries). An earlier run's stack and nothing

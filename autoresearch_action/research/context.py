@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from autoresearch_action.acceptance import ClaimRule, KeepRule
-from autoresearch_action.acceptance.confirm import PairedConfirmation
-from autoresearch_action.acceptance.keep import SequentialScreen
+from autoresearch_action.acceptance.keep import WorthOfRuns
+from autoresearch_action.acceptance.labelled import confirmation
 from autoresearch_action.acceptance.noise import Noise, good
+from autoresearch_action.acceptance.two_sample import LEAST_RUNS
 from autoresearch_action.agents import Agent
 from autoresearch_action.brief import Brief
 from autoresearch_action.budget import Budget
 from autoresearch_action.ledger import Ledger, RunState
 from autoresearch_action.records import Measurement, Trial, Verdict
+from autoresearch_action.research.beliefs import Beliefs
 from autoresearch_action.research.history import NOTHING, Inheritance
 from autoresearch_action.research.scheduler import Scheduler
 from autoresearch_action.trials import Executor
@@ -59,8 +61,8 @@ class Parts:
     claims: bool = True
     # That a claim of this run will be tested at: the lower, the more pairs it takes
     level: float = 0.025
-    keep_rule: Callable[..., KeepRule] = SequentialScreen
-    claim_rule: Callable[..., ClaimRule] = PairedConfirmation
+    keep_rule: Callable[..., KeepRule] = WorthOfRuns
+    claim_rule: Callable[..., ClaimRule] = confirmation
 
 
 class ResearchContext:
@@ -72,9 +74,14 @@ class ResearchContext:
         self.budget, self.seed = parts.budget, parts.seed
         self.scheduler = Scheduler(parts.executor, parts.ledger, parts.interrupted, self._show)
         # None until the baseline is calibrated
-        self.noise: Noise | None = None
+        self.beliefs: Beliefs | None = None
         # Literal seeds in trials' copies are replaced
         self.reseed = any(run.trial.reseed for run in self.runs(0))
+
+    @property
+    def noise(self) -> Noise | None:
+        """Of the incumbent, as far as it is known."""
+        return self.beliefs.noise if self.beliefs else None
 
     @property
     def base(self) -> str:
@@ -104,9 +111,12 @@ class ResearchContext:
         if self.brief.target is None:
             return False
         values = good(self.runs(self.run_state.incumbent))
-        if len(values) < 2:
+        if not values or self.beliefs is None:
             return False
-        return self.brief.sign * (statistics.fmean(values) - self.brief.target) >= 0
+        # A single run may be luck: what the line of versions says of it counts
+        value = self.beliefs.value(self.run_state.incumbent)
+        value = statistics.fmean(values) if value is None else value
+        return self.brief.sign * (value - self.brief.target) >= 0
 
     # Money and time
 
@@ -127,7 +137,12 @@ class ResearchContext:
         """Trials that are kept back for the confirmation and the transfer."""
         if self.noise is None:
             return UNKNOWN_RUNS
-        return 2 * (self.noise.reserve_pairs(self.parts.level) + self.transfer_pairs)
+        assert self.beliefs is not None
+        # With nothing to prove yet, what a plain find takes
+        kept = self.run_state.kept
+        how = self.beliefs.plan(kept, self.parts.level) if kept else None
+        least = 2 * self.noise.reserve_pairs() if self.noise.exact else LEAST_RUNS
+        return (how.runs if how else least) + 2 * self.transfer_pairs
 
     @property
     def transfer_pairs(self) -> int:

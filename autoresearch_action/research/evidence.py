@@ -11,11 +11,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from autoresearch_action.acceptance.early_stop import audit, stop_rule
+from autoresearch_action.acceptance.keep import Situation, inconclusive
 from autoresearch_action.records import Experiment, Measurement, StopRule
 from autoresearch_action.research.context import ResearchContext
 
-# Runs of an incumbent, and of others against it, that a decision looks back on
+# Runs of an incumbent that a decision looks back on
 LOOK_BACK = 300
+# Experiments whose runs tell how late it is
+RECENT = 8
 
 
 def references(context: ResearchContext, incumbent: int) -> list[Measurement]:
@@ -24,14 +27,42 @@ def references(context: ResearchContext, incumbent: int) -> list[Measurement]:
     return runs if len(runs) <= 2 * LOOK_BACK else runs[:LOOK_BACK] + runs[-LOOK_BACK:]
 
 
-def siblings(context: ResearchContext, parent: str) -> list[Measurement]:
-    """First runs of the latest experiments on one incumbent; where the machine drifts they tell of
-    steps, elsewhere nothing.
-    """
-    if not context.noise or not context.noise.drift:
-        return []
-    recent = (e for e in context.run_state.recent(LOOK_BACK) if e.number)
-    return [e.runs[0] for e in recent if e.parent == parent and e.runs]
+def situation(
+    context: ResearchContext, number: int, incumbent: int, runs: list[Measurement], waiting: bool
+) -> Situation:
+    """What stands beside a candidate with `runs`, where `waiting` other ideas want the slot."""
+    beliefs = context.beliefs
+    assert beliefs is not None
+    lineage = beliefs.lineage(incumbent)
+    experiments = context.run_state.experiments
+    recent = range(max(0, experiments.last - RECENT), experiments.last + 1)
+    others = [run for other in recent for run in experiments.runs(other)]
+    last = max((run.started for run in (*lineage.runs, *others, *runs)), default=0.0)
+    # First looks until the incumbent is likely to change
+    horizon = (context.run_state.tried + 4) / (len(context.run_state.kept) + 1)
+    return Situation(
+        number,
+        lineage,
+        beliefs.prior,
+        beliefs.before(number),
+        waiting,
+        horizon,
+        last / lineage.length + 1,
+    )
+
+
+def inconclusive_ones(context: ResearchContext) -> list[Experiment]:
+    """Ideas that were let go in doubt and not looked at again, the most promising first."""
+    beliefs, found = context.beliefs, list[tuple[float, Experiment]]()
+    for experiment in context.run_state.recent() if beliefs else ():
+        number, verdict = experiment.number, experiment.verdict
+        left = verdict is not None and verdict.status == "discard" and verdict.runs > 0
+        if beliefs and left and experiment.origin is None:
+            belief = beliefs.of(number)
+            carried = number in context.run_state.carried
+            if belief and not carried and inconclusive(belief, beliefs.noise):
+                found.append((belief.mean, experiment))
+    return [experiment for _, experiment in sorted(found, key=lambda one: -one[0])]
 
 
 def first_look_rule(

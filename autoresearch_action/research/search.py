@@ -11,15 +11,18 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
-from autoresearch_action.acceptance.noise import calibrate
+from autoresearch_action.acceptance.noise import Noise, calibrate
 from autoresearch_action.errors import InputError
+from autoresearch_action.ledger import parse
 from autoresearch_action.records import Experiment, Measurement, Trial
+from autoresearch_action.research.beliefs import Beliefs
 from autoresearch_action.research.context import ResearchContext
 from autoresearch_action.research.evidence import (
     audit_first_look,
     first_look_rule,
+    inconclusive_ones,
     references,
-    siblings,
+    situation,
 )
 from autoresearch_action.research.proposals import NotCarried, Proposals
 from autoresearch_action.research.stack import inherit
@@ -68,6 +71,8 @@ class Search:
             self.reason = self._stop_reason()
             while self.proposals.wants_more() and not self._stop_reason():
                 self.proposals.request([*self.candidates])
+            if self.proposals.exhausted and not (self.candidates or self.proposals.waiting):
+                self._look_again()
             self.proposals.late = late = self._launch()
             open_ones = bool(self.candidates or self.proposals.waiting)
             # That alone is why they go undecided
@@ -104,7 +109,8 @@ class Search:
 
     # Stopping. A reason is a text for people, "" while there is none.
 
-    def _stop_reason(self) -> str:
+    def _stop_reason(self, again: bool = False) -> str:
+        """`again`: but for the agent's end."""
         # A resumed confirmation goes on: what it has left out is no head to search from
         if confirming := self.run_state.facts.get("proving"):
             return str(confirming)
@@ -118,7 +124,7 @@ class Search:
         # Proposals are made meanwhile, within the same caps
         if self.context.noise is None:
             return "waiting for the baseline" if spent else ""
-        return spent or self.proposals.exhausted
+        return spent or ("" if again else self.proposals.exhausted)
 
     def _spent_reason(self, experiments: int, trials: int, worst_usd: float = 0.0) -> str:
         keep = self.context.confirm_runs
@@ -193,6 +199,8 @@ class Search:
         elif asked_by == 0:
             told = f"The baseline does not run: {measurement.reason} Log: {measurement.log}"
             raise InputError(f"{told}\n{measurement.tail}".strip())
+        if measurement.trial.beside and measurement.outcome == "ok" and self.context.beliefs:
+            self.context.beliefs.learn_again(owner.rival, measurement)
         if owner.in_flight == 0 and not owner.requests:
             self._advance(owner)
 
@@ -204,18 +212,17 @@ class Search:
             self._calibrate()
             return
         experiment = self.run_state.experiments[candidate.number]
+        number, rival, runs = candidate.number, candidate.rival, experiment.runs
+        here = situation(self.context, number, rival, runs, bool(self.proposals.waiting))
+        seed = self.context.seed + number
         rule = self.context.parts.keep_rule(
-            self.brief,
-            self.context.noise,
-            seed=self.context.seed + candidate.number,
-            siblings=siblings(self.context, experiment.parent),
+            self.brief, self.context.noise, seed=seed, situation=here
         )
         answer = rule.decide(experiment.runs, references(self.context, candidate.rival))
         if isinstance(answer, NeedRuns):
             candidate.requests.extend(answer.runs)
         else:
             self._decide(candidate, answer)
-            self._measure_again(answer.misjudged)
 
     def _calibrate(self) -> None:
         runs, known = self.context.runs(0), self.context.parts.inherited.noise
@@ -224,7 +231,12 @@ class Search:
             self.context.reseed = self.context.reseed or answer.reseed
             self.baseline.requests.extend(answer.runs)
             return
-        self.context.noise = answer
+        told = self.run_state.facts.get("noise") or {}
+        if told.get("evidence"):
+            answer = parse(Noise, told)
+        self.context.beliefs = Beliefs(
+            answer, self.run_state, self.brief.sign, self.context.parts.inherited.verdicts
+        )
         self.budget.trial_seconds = self.context.baseline_seconds()
         self.budget.check_size(self.brief.time_budget, 1 + self.context.confirm_runs)
         self.ledger.append("fact", name="noise", value=answer.model_dump(mode="json"))
@@ -250,10 +262,11 @@ class Search:
             return
         kept = decision.status == "keep"
         audit_first_look(self.context, experiment, candidate.rival, kept)
-        assert self.context.noise is not None
-        runs = self.context.runs(candidate.rival)
-        self.context.noise = self.context.noise.learn(experiment.runs, runs)
         self._settle(experiment, decision)
+        if self.context.beliefs:
+            self.context.beliefs.learn(candidate.rival, experiment.number)
+            noise = self.context.beliefs.noise
+            self.ledger.append("fact", name="noise", value=noise.model_dump(mode="json"))
         if decision.status == "crash" and self._may_repair(experiment):
             self.proposals.request([*self.candidates], repair=experiment)
 
@@ -264,20 +277,20 @@ class Search:
         current = fresh and not odd and experiment.parent == self.context.incumbent_commit
         return current and not self._stop_reason() and self.proposals.wants_more()
 
-    def _measure_again(self, numbers: tuple[int, ...]) -> None:
-        """Each once, before all others: what was known of the machine when they were rejected was
-        wrong.
+    def _look_again(self) -> None:
+        """Where nothing else waits trials cost nothing: at the most promising idea that was left
+        inconclusive, each once.
         """
-        for number in sorted({*numbers} - self.run_state.carried - self.candidates.keys()):
-            experiment = self.run_state.experiments[number]
-            if experiment.origin is not None:
-                continue
+        if self.proposals.thinking or self._stop_reason(again=True):
+            return
+        for experiment in inconclusive_ones(self.context):
             try:
                 again = self.proposals.again(experiment, self.context.incumbent_commit, first=True)
             except NotCarried:
                 continue
-            why = "the machine had changed its speed meanwhile"
-            self.context.say(f"#{number} is measured again as #{again.number}: {why}")
+            told = "nothing else waits, and it was inconclusive"
+            self.context.say(f"#{experiment.number} is looked at again as #{again.number}: {told}")
+            return
 
     def _settle(self, experiment: Experiment, decision: Decision) -> None:
         verdict = settle(experiment, decision)

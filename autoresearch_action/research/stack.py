@@ -17,6 +17,9 @@ from autoresearch_action.workspace.trees import PatchRefused, Workspace
 
 # Of the head with one change left out, on seeds that the head has run
 PRUNE_RUNS = 2
+# Chances that a change is a gain: below the one it is left out unmeasured, from the other it is in
+# no doubt
+UNLIKELY, SURE = 0.35, 0.9
 # How the description of several changes that were inherited as one begins
 TOGETHER = "Together: "
 
@@ -79,36 +82,56 @@ def stack_of(context: ResearchContext, numbers: Sequence[int]) -> Stack:
 
 
 def estimate(context: ResearchContext, number: int) -> float:
-    """The gain that the search saw, > 0 better."""
-    verdict = context.run_state.experiments[number].verdict
-    return verdict.estimate or 0.0 if verdict else 0.0
+    """The gain that the search believes in, > 0 better."""
+    return context.beliefs.gain(number) if context.beliefs else 0.0
+
+
+def _chance(context: ResearchContext, number: int) -> float:
+    """That a change helps. In an exact count what one adds to the others is in doubt."""
+    belief = context.beliefs.of(number) if context.beliefs else None
+    exact = context.noise is not None and context.noise.exact
+    return belief.chance if belief and not exact else SURE - 0.01
 
 
 def prune(context: ResearchContext, stack: Stack) -> tuple[Stack, list[str]]:
-    """Leave out, one by one from the weakest, changes without which the head is no worse; fewer
-    lines win ties. The stack that remains, and what to say of it.
+    """Leave out, one by one from the weakest, changes that more likely do nothing, and those in
+    doubt without which the head is no worse, where there is time for these runs. The stack that
+    remains, and what to say of it.
     """
     notes: list[str] = []
     # Its claim was begun: a resumed confirmation makes no other one
     if context.run_state.facts.get("plans"):
         return stack, notes
     for number in sorted(stack.numbers, key=lambda number: estimate(context, number)):
-        if len(stack.numbers) < 2 or not context.room(2 * PRUNE_RUNS):
+        chance = _chance(context, number)
+        unlikely, room = chance < UNLIKELY, context.room(2 * PRUNE_RUNS)
+        if len(stack.numbers) < 2:
             break
+        if not unlikely and (chance >= SURE or not room):
+            continue
         try:
             shorter = stack_of(context, [other for other in stack.numbers if other != number])
         except PatchRefused:
+            continue
+        if unlikely and not room:
+            told = f"#{number} was left out: {100 * chance:.0f} % that it is a gain"
+            stack = _shortened(context, shorter, told, notes)
             continue
         with_it, without = (_prune_runs(context, one) for one in (stack, shorter))
         if len(good(without)) < len(without) or not good(with_it):
             continue
         loss = statistics.fmean(good(with_it)) - statistics.fmean(good(without))
         if context.brief.sign * loss <= 0:
-            notes.append(f"#{number} was left out: the head is no worse without it")
-            context.ledger.append("stack", numbers=list(shorter.numbers), reason=notes[-1])
-            context.say(f"{notes[-1]}.")
-            stack = shorter
+            told = f"#{number} was left out: the head is no worse without it"
+            stack = _shortened(context, shorter, told, notes)
     return stack, notes
+
+
+def _shortened(context: ResearchContext, shorter: Stack, told: str, notes: list[str]) -> Stack:
+    notes.append(told)
+    context.ledger.append("stack", numbers=list(shorter.numbers), reason=told)
+    context.say(f"{told}.")
+    return shorter
 
 
 def _prune_runs(context: ResearchContext, stack: Stack) -> list[Measurement]:

@@ -32,6 +32,7 @@ def settle(experiment: Experiment, decision: Decision) -> Verdict:
         suspicious=any(run.suspicious for run in runs),
         estimate=decision.estimate,
         spread=decision.spread,
+        effect=decision.effect,
         runs=len(runs),
         origin=experiment.origin,
         hashes=_hashes(runs, proposal.patch if proposal else ""),

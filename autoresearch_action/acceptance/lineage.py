@@ -1,0 +1,243 @@
+"""Lineage: one Gaussian model of all runs of the versions from the base to the incumbent.
+
+    value(code, seed, time) = mean(code) + effect(seed) + drift(time) + error,
+    mean(child) = mean(parent) + delta,
+
+so that whatever was run on which seed and when, a candidate's delta has the likelihood
+N(estimate, variance). How much of σ² seeds share and how far the machine wanders are learnt from
+every idea (`learnt`); a run far from the others weighs less. A gain is positive. Pure; what effects
+ideas have is belief.py's, what to run next keep.py's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from autoresearch_action.acceptance.belief import (
+    GRID,
+    STRAY,
+    STRAY_SPREAD,
+    Effect,
+    Floats,
+    Prior,
+)
+from autoresearch_action.acceptance.noise import Noise
+from autoresearch_action.records import Measurement
+
+# Standard deviations beyond which a run of the lineage weighs less
+FAR = 2.5
+# Variance, in σ², of what is not known of the lineage's first value
+VAGUE = 1e5
+# Runs of a lineage that a belief rests on: the latest
+LOOK_BACK = 80
+
+
+@dataclass(frozen=True)
+class Code:
+    """One version in the line from the base to the incumbent: runs of it, and what else is known of
+    its delta (`shift` and `doubt`: mean and variance; the base has none).
+    """
+
+    runs: Sequence[Measurement]
+    shift: float = 0.0
+    doubt: float = 0.0
+
+
+def child(
+    runs: Sequence[Measurement], told: int, effect: Effect, prior: Prior, floor: float
+) -> Code:
+    """A kept candidate as the next version: the moments of its effect's posterior stand for the
+    first `told` of its runs. `floor`: of that variance; 0: an exact count, all is known.
+    """
+    if not floor:
+        return Code(runs)
+    after = prior.given(effect)
+    return Code(runs[told:], after.mean, max(after.variance, floor))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An effect, and how a candidate's runs differ among themselves: `spare` degrees of freedom,
+    the sum of squares `rest` in their variances, and the logarithm `size` of these.
+    """
+
+    effect: Effect
+    spare: int
+    rest: float
+    size: float
+
+
+class Lineage:
+    """The incumbent's value on any seed, at any time, from the runs of a line of versions."""
+
+    def __init__(self, noise: Noise, codes: Sequence[Code], sign: int) -> None:
+        self.noise, self.sign = noise, sign
+        self.variance = max(noise.spread**2, 1e-300)
+        # Of σ²: what two runs of one code on one seed at one time differ by
+        self.own_share = 1 - noise.shared + 1e-6
+        told: list[tuple[int, Measurement]] = []
+        for depth in range(len(codes) - 1, -1, -1):
+            told = [(depth, run) for run in codes[depth].runs if run.value is not None] + told
+            if len(told) >= LOOK_BACK:
+                break
+        told = told[-LOOK_BACK:]
+        self.runs = [run for _, run in told]
+        self.depths = np.array([depth for depth, _ in told])
+        self.seeds = np.array([run.trial.seed for run in self.runs])
+        self.length = sum(run.seconds for run in self.runs) / max(1, len(told)) or 1.0
+        self.times = np.array([run.started for run in self.runs]) / self.length
+        self.shifts = np.cumsum([code.shift for code in codes])
+        self.doubts = np.cumsum([code.doubt for code in codes]) / self.variance
+        values = np.array([sign * noise.seen(run.value or 0.0) for run in self.runs])
+        self.offset = float(values.mean()) if len(values) else 0.0
+        self.values = values - self.offset - self.shifts[self.depths]
+        # Seeds of the incumbent itself, then of those before it
+        own = {run.trial.seed: None for depth, run in told if depth == len(codes) - 1}
+        self.known = [*own, *(seed for seed in self.seeds.tolist() if seed not in own)]
+        self.own = set(own)
+
+    @cached_property
+    def _inverse(self) -> tuple[Floats, Floats]:
+        """(K⁻¹, K⁻¹ values), strays weighing less."""
+        kernel = self._between(self.seeds, self.depths, self.times)
+        own = np.full(len(self.runs), self.own_share)
+        for _ in range(2):
+            inverse = np.linalg.inv(kernel + np.diag(own))
+            weighed = inverse @ self.values
+            apart = np.abs(weighed) / np.sqrt(np.diag(inverse) * self.variance)
+            # Where the machine drifts what is far may be where it stands now
+            if self.noise.drift or len(apart) < 3 or apart.max() <= FAR:
+                break
+            own = own + np.where(apart > FAR, (apart / FAR) ** 2 - 1, 0.0) / np.diag(inverse)
+        return np.asarray(inverse), np.asarray(weighed)
+
+    def _between(self, seeds: Floats, depths: Floats, times: Floats) -> Floats:
+        """Covariance in σ² of the means of any runs with those of the lineage."""
+        shared, wander = self.noise.shared, self.noise.wander
+        kernel = VAGUE + self.doubts[np.minimum(depths[:, None], self.depths[None])]
+        if shared:
+            kernel = kernel + shared * (seeds[:, None] == self.seeds[None])
+        if wander:
+            elapsed = np.minimum(times[:, None], self.times[None]) - self.times.min()
+            kernel = kernel + wander * np.maximum(elapsed, 0.0)
+        return np.asarray(kernel)
+
+    def predict(self, seeds: Sequence[int], times: Sequence[float]) -> tuple[Floats, Floats]:
+        """Mean and covariance (metric's unit, a gain positive) of the incumbent's runs on `seeds`
+        at `times` (in lengths of a trial), but for their own errors.
+        """
+        shared, wander = self.noise.shared, self.noise.wander
+        where, when = np.array(seeds), np.array(times, dtype=float)
+        depth = len(self.shifts) - 1
+        cross = self._between(where, np.full(len(where), depth), when)
+        inverse, weighed = self._inverse
+        mean = cross @ weighed + self.shifts[depth] + self.offset
+        own = VAGUE + self.doubts[depth] + shared * (where[:, None] == where[None])
+        if wander:
+            elapsed = np.minimum(when[:, None], when[None]) - self.times.min()
+            own = own + wander * np.maximum(elapsed, 0.0)
+        return mean, self.variance * (own - cross @ inverse @ cross.T)
+
+    @cached_property
+    def value(self) -> float:
+        """The incumbent's mean, in the metric's unit."""
+        mean = self.sign * float(self.predict([-1], [float(self.times.max())])[0][0])
+        return math.exp(mean) if self.noise.ratios else mean
+
+    def when(self, run: Measurement) -> float:
+        return run.started / self.length
+
+    def fit(self, runs: Sequence[Measurement]) -> Fit:
+        """A candidate's runs against the incumbent's."""
+        values = np.array([self.sign * self.noise.seen(run.value or 0.0) for run in runs])
+        where, when = [run.trial.seed for run in runs], [self.when(run) for run in runs]
+        mean, cov = self.predict(where, when)
+        inverse = np.linalg.inv(cov + self.variance * self.own_share * np.eye(len(runs)))
+        rest, total = values - mean, float(inverse.sum())
+        estimate = float((inverse @ rest).sum()) / total
+        rest = rest - estimate
+        size = -float(np.linalg.slogdet(inverse)[1]) + math.log(total) if len(runs) > 1 else 0.0
+        return Fit(Effect(estimate, 1 / total), len(runs) - 1, float(rest @ inverse @ rest), size)
+
+    def after_head(self, runs: Sequence[Measurement], seeds: Sequence[int], now: float) -> Floats:
+        """What a candidate's variance will be after `runs` and one more on each of `seeds`."""
+        where = [run.trial.seed for run in runs] + list(seeds)
+        _, cov = self.predict(where, [self.when(run) for run in runs] + [now] * len(seeds))
+        own, n = self.variance * self.own_share, len(runs)
+        if not n:
+            return np.asarray(np.diag(cov) + own)
+        picks = [[*range(n), place] for place in range(n, len(where))]
+        blocks = np.array([cov[np.ix_(pick, pick)] for pick in picks]) + own * np.eye(n + 1)
+        return np.asarray(1 / np.linalg.inv(blocks).sum(axis=(1, 2)))
+
+    def after_base(
+        self, runs: Sequence[Measurement], seeds: Sequence[int], base: int, now: float
+    ) -> Floats:
+        """What a candidate's variance will be after `runs`, one more on each of `seeds` (none: on
+        no more) and one of the incumbent on `base`.
+        """
+        where = [run.trial.seed for run in runs] + list(seeds) + [base]
+        times = [self.when(run) for run in runs] + [now] * (len(seeds) + 1)
+        _, cov = self.predict(where, times)
+        own, n, last = self.variance * self.own_share, len(runs), len(where) - 1
+        cov = cov - np.outer(cov[:, last], cov[last]) / (cov[last, last] + own)
+        places = [[*range(n), place] for place in range(n, last)] or [[*range(n)]]
+        found = [cov[np.ix_(pick, pick)] + own * np.eye(len(pick)) for pick in places]
+        return np.asarray(1 / np.linalg.inv(np.array(found)).sum(axis=(1, 2)))
+
+
+# What is known of the noise beside σ: (share of σ² that a seed explains, wander in σ² a trial)
+SEEDED = ((0.0, 0.0), (0.3, 0.0), (0.55, 0.0), (0.75, 0.0), (0.87, 0.0), (0.95, 0.0))
+TIMED = ((0.0, 0.01), (0.0, 0.05), (0.0, 0.2), (0.0, 0.8), (0.0, 3.0))
+# σ in units of the calibration's
+SCALES: Floats = np.geomspace(1 / 8, 4, 16)
+# Standard deviation of log σ about the calibration's, before any run
+SURE = 0.35
+# Weight of the past after one more idea
+MEMORY = 0.995
+
+
+def learnt(
+    noise: Noise,
+    codes: Sequence[Code],
+    sign: int,
+    runs: Sequence[Measurement],
+    prior: Prior | None = None,
+) -> Noise:
+    """The noise after one more candidate, or (without `prior`) after one more run of the incumbent,
+    `codes` being what was known before: by marginal likelihood on a grid.
+    """
+    shapes = TIMED if noise.drift else SEEDED
+    table = np.array(noise.evidence or _begin(noise, len(shapes)))
+    factors = (SCALES * (noise.unit or noise.sigma) / noise.sigma) ** 2
+    gains = GRID * prior.scale if prior else np.zeros(1)
+    weights = prior.weights if prior else np.ones(1)
+    for place, (shared, wander) in enumerate(shapes):
+        shape = noise.model_copy(update={"shared": shared, "wander": wander})
+        fit = Lineage(shape, codes, sign).fit(runs)
+        variances = fit.effect.variance * factors[:, None]
+        squares = (fit.effect.estimate - gains[None]) ** 2 / variances
+        plain = np.exp(-0.5 * squares) + STRAY / STRAY_SPREAD * np.exp(-0.5 * squares / 9)
+        log = np.log((plain / np.sqrt(variances)) @ weights + 1e-300)
+        log -= 0.5 * (fit.spare * np.log(factors) + fit.rest / factors + fit.size)
+        table[place] = MEMORY * table[place] + log
+    table -= table.max()
+    shares = np.exp(table)
+    shares /= shares.sum()
+    best = int(shares.sum(axis=1).argmax())
+    sigma = (noise.unit or noise.sigma) * math.exp(float(shares.sum(axis=0) @ np.log(SCALES)))
+    shared, wander = shapes[best]
+    update = {"sigma": sigma, "shared": shared, "wander": wander, "unit": noise.unit or noise.sigma}
+    rounded = np.maximum(table, -99).round(3).tolist()
+    return noise.model_copy(update=update | {"evidence": rounded, "dof": noise.dof + fit.spare})
+
+
+def _begin(noise: Noise, shapes: int) -> list[list[float]]:
+    """What the baseline's runs say of σ, and that it seldom is far from there."""
+    row = -noise.dof * (np.log(SCALES) + 0.5 / SCALES**2) - 0.5 * (np.log(SCALES) / SURE) ** 2
+    return [row.tolist()] * shapes
