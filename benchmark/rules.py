@@ -270,6 +270,7 @@ class _Search:
         # Number, true effect, what is believed of it
         self.stack: list[tuple[int, float, Posterior]] = []
         self.doubtful: list[tuple[int, float, Effect, float]] = []
+        self.rejected: list[list[Any]] = []
         self.waiting = True
 
     @property
@@ -304,7 +305,7 @@ class _Search:
             left = self.cap - self.reserve() - world.now
             situation = Situation(
                 self.number,
-                Lineage(noise, self.codes, -1),
+                Lineage(noise, self.codes, -1, self.rejected, self.prior),
                 self.prior,
                 before,
                 self.waiting,
@@ -331,16 +332,18 @@ class _Search:
         if noise.exact or noise.sigma == 0:
             found = Effect(answer.estimate or 0.0, 0.0)
         else:
-            found = Lineage(noise, self.codes, -1).fit(runs).effect
+            found = Lineage(noise, self.codes, -1, self.rejected, self.prior).fit(runs).effect
             self.noise = learnt(noise, self.codes, -1, runs, self.prior)
         belief = self.prior.given(*before, found)
         if answer.status == "keep":
             self.stack.append((number, effect, belief))
             floor = 0.02 * self.noise.spread**2
             self.codes = [*self.codes, child(runs, len(runs), found, self.prior, floor)]
-            self.runs = runs
+            self.runs, self.rejected = runs, []
             self.code, self.best = candidate, self.number
-        elif not before and inconclusive(belief, self.noise):
+        elif runs:
+            self.rejected.append(runs)
+        if answer.status != "keep" and not before and inconclusive(belief, self.noise):
             self.doubtful.append((number, effect, found, belief.mean))
         self.prior.add(found)
 

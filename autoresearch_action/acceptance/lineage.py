@@ -33,31 +33,45 @@ from autoresearch_action.records import Measurement
 FAR = 2.5
 # Variance, in σ², of what is not known of the lineage's first value
 VAGUE = 1e5
+# Ideas beside an incumbent that tell of its value: the latest
+SIBLINGS = 40
+_ERRORS = np.linspace(-3, 3, 31)
+# Of a delta's Gaussian prior that says nothing, in variances of its likelihood
+WIDE = 1e3
 # Runs of a lineage that a belief rests on: the latest
 LOOK_BACK = 80
 
 
 @dataclass(frozen=True)
 class Code:
-    """One version in the line from the base to the incumbent: runs of it, and what else is known of
-    its delta (`shift` and `doubt`: mean and variance; the base has none).
+    """One version in the line from the base to the incumbent: its runs, and the prior of its delta
+    as a Gaussian (`shift` and `doubt`: mean and variance; the base has none). It was kept for its
+    first `told` runs, which therefore are `lucky` by so much.
     """
 
     runs: Sequence[Measurement]
     shift: float = 0.0
     doubt: float = 0.0
+    told: int = 0
+    lucky: float = 0.0
 
 
 def child(
     runs: Sequence[Measurement], told: int, effect: Effect, prior: Prior, floor: float
 ) -> Code:
-    """A kept candidate as the next version: the moments of its effect's posterior stand for the
-    first `told` of its runs. `floor`: of that variance; 0: an exact count, all is known.
+    """A kept candidate as the next version: the Gaussian that, times its likelihood, has the
+    posterior's mean and variance. `floor`: of that variance; 0: an exact count, all is known.
     """
     if not floor:
         return Code(runs)
     after = prior.given(effect)
-    return Code(runs[told:], after.mean, max(after.variance, floor))
+    variance, own = max(after.variance, floor), max(effect.variance, 1e-300)
+    precision = 1 / variance - 1 / own
+    if precision <= 0.1 / own:
+        # Two hills are wider than the likelihood, which no Gaussian prior gives
+        return Code(runs, after.mean, WIDE * own, told, effect.estimate - after.mean)
+    mean = (after.mean / variance - effect.estimate / own) / precision
+    return Code(runs, mean, 1 / precision, told)
 
 
 @dataclass(frozen=True)
@@ -75,31 +89,72 @@ class Fit:
 class Lineage:
     """The incumbent's value on any seed, at any time, from the runs of a line of versions."""
 
-    def __init__(self, noise: Noise, codes: Sequence[Code], sign: int) -> None:
+    def __init__(
+        self,
+        noise: Noise,
+        codes: Sequence[Code],
+        sign: int,
+        rejected: Sequence[Sequence[Measurement]] = (),
+        prior: Prior | None = None,
+    ) -> None:
+        """`rejected`: runs of each idea that was let go beside the incumbent. Most ideas do nothing,
+        so that they tell of its value, too.
+        """
         self.noise, self.sign = noise, sign
+        self.error = (0.0, 0.0)
         self.variance = max(noise.spread**2, 1e-300)
         # Of σ²: what two runs of one code on one seed at one time differ by
         self.own_share = 1 - noise.shared + 1e-6
-        told: list[tuple[int, Measurement]] = []
+        # Depth, run, whether it was kept for it
+        told: list[tuple[int, Measurement, bool]] = []
         for depth in range(len(codes) - 1, -1, -1):
-            told = [(depth, run) for run in codes[depth].runs if run.value is not None] + told
+            code = codes[depth]
+            told = [(depth, run, i < code.told) for i, run in enumerate(code.runs)] + told
             if len(told) >= LOOK_BACK:
                 break
-        told = told[-LOOK_BACK:]
-        self.runs = [run for _, run in told]
-        self.depths = np.array([depth for depth, _ in told])
+        told = [one for one in told if one[1].value is not None][-LOOK_BACK:]
+        self.runs = [run for _, run, _ in told]
+        self.depths = np.array([depth for depth, _, _ in told])
+        self.selected = np.array([selected for _, _, selected in told], dtype=bool)
         self.seeds = np.array([run.trial.seed for run in self.runs])
         self.length = sum(run.seconds for run in self.runs) / max(1, len(told)) or 1.0
         self.times = np.array([run.started for run in self.runs]) / self.length
         self.shifts = np.cumsum([code.shift for code in codes])
         self.doubts = np.cumsum([code.doubt for code in codes]) / self.variance
-        values = np.array([sign * noise.seen(run.value or 0.0) for run in self.runs])
+        lucky = np.array([code.lucky for code in codes])[self.depths] * self.selected
+        values = np.array([sign * noise.seen(run.value or 0.0) for run in self.runs]) - lucky
         self.offset = float(values.mean()) if len(values) else 0.0
         self.values = values - self.offset - self.shifts[self.depths]
         # Seeds of the incumbent itself, then of those before it
-        own = {run.trial.seed: None for depth, run in told if depth == len(codes) - 1}
+        own = {run.trial.seed: None for depth, run, _ in told if depth == len(codes) - 1}
         self.known = [*own, *(seed for seed in self.seeds.tolist() if seed not in own)]
         self.own = set(own)
+        if prior and rejected:
+            self.error = self._error(rejected[-SIBLINGS:], prior)
+
+    def _error(
+        self, rejected: Sequence[Sequence[Measurement]], prior: Prior
+    ) -> tuple[float, float]:
+        """How much too low the incumbent's value is held to be, and by how much of the variance
+        that is known: over a grid, each idea's effect being the prior's.
+        """
+        known = self.predict([-1], [float(self.times.max(initial=0.0))])[1][0, 0]
+        known -= self.variance * (self.noise.shared + 0.0)
+        if known <= 1e-3 * self.variance:
+            return 0.0, 0.0
+        errors = math.sqrt(known) * _ERRORS
+        log = -0.5 * _ERRORS**2
+        for runs in rejected:
+            effect = self.fit(runs).effect
+            own = max(effect.variance - known, 0.3 * effect.variance)
+            gains = effect.estimate - errors[:, None] - prior.scale * GRID[None]
+            squares = -0.5 * gains**2 / own
+            plain = np.exp(squares) + STRAY / STRAY_SPREAD * np.exp(squares / 9)
+            log += np.log(plain @ prior.weights + 1e-300)
+        weights = np.exp(log - log.max())
+        weights /= weights.sum()
+        mean = float(weights @ errors)
+        return mean, float(known - (weights @ errors**2 - mean**2))
 
     @cached_property
     def _inverse(self) -> tuple[Floats, Floats]:
@@ -110,6 +165,8 @@ class Lineage:
             inverse = np.linalg.inv(kernel + np.diag(own))
             weighed = inverse @ self.values
             apart = np.abs(weighed) / np.sqrt(np.diag(inverse) * self.variance)
+            # Selection is the prior's
+            apart = np.where(self.selected, 0.0, apart)
             # Where the machine drifts what is far may be where it stands now
             if self.noise.drift or len(apart) < 3 or apart.max() <= FAR:
                 break
@@ -141,7 +198,9 @@ class Lineage:
         if wander:
             elapsed = np.minimum(when[:, None], when[None]) - self.times.min()
             own = own + wander * np.maximum(elapsed, 0.0)
-        return mean, self.variance * (own - cross @ inverse @ cross.T)
+        cov = self.variance * (own - cross @ inverse @ cross.T)
+        # What is known of the value is common to all seeds
+        return mean + self.error[0], cov - min(self.error[1], 0.9 * max(0.0, float(cov.min())))
 
     @cached_property
     def value(self) -> float:
