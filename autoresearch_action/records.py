@@ -198,9 +198,8 @@ class Verdict(Record):
     # The incumbent that it was judged against
     parent: ObjectName = ""
     suspicious: bool = False
-    # Improvement in the metric's unit, > 0 is better; a search estimate, biased
+    # Improvement in the metric's unit, > 0 is better, and its standard error: of the search, biased
     estimate: float | None = None
-    # Its standard error
     spread: float | None = None
     # Both in logarithms, where the metric is a time or a rate
     effect: tuple[float, float] | None = None

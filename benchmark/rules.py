@@ -24,8 +24,9 @@ from autoresearch_action.acceptance.belief import Effect, Posterior, Prior
 from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
 from autoresearch_action.acceptance.keep import Situation, WorthOfRuns, inconclusive
 from autoresearch_action.acceptance.labelled import confirmation
+from autoresearch_action.acceptance.learning import learnt
 from autoresearch_action.acceptance.lineage import Code as Version
-from autoresearch_action.acceptance.lineage import Lineage, child, learnt
+from autoresearch_action.acceptance.lineage import Lineage, child
 from autoresearch_action.acceptance.noise import Noise, calibrate, derive
 from autoresearch_action.acceptance.two_sample import Plan, plan
 from autoresearch_action.brief import Brief

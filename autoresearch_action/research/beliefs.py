@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from autoresearch_action.acceptance.belief import Effect, Posterior, Prior
-from autoresearch_action.acceptance.lineage import Code, Lineage, child, learnt
+from autoresearch_action.acceptance.learning import learnt
+from autoresearch_action.acceptance.lineage import SIBLINGS, Code, Lineage, child
 from autoresearch_action.acceptance.noise import Noise
 from autoresearch_action.acceptance.two_sample import Plan, plan
 from autoresearch_action.ledger import RunState
@@ -39,7 +40,18 @@ class Beliefs:
 
     def lineage(self, incumbent: int, without: Measurement | None = None) -> Lineage:
         """The line of versions to an incumbent, but for one run."""
-        return Lineage(self.noise, self._codes(incumbent, without), self.sign)
+        codes, rejected = self._codes(incumbent, without), self._rejected(incumbent)
+        return Lineage(self.noise, codes, self.sign, rejected, self.prior)
+
+    def _rejected(self, incumbent: int) -> list[list[Measurement]]:
+        """Runs of each idea that was let go beside an incumbent, the latest last."""
+        experiments, found = self.run_state.experiments, list[list[Measurement]]()
+        for experiment in self.run_state.recent(SIBLINGS):
+            verdict, runs = experiment.verdict, self._runs(experiment.number)
+            beside = not incumbent or experiment.parent == experiments[incumbent].commit
+            if verdict and verdict.status == "discard" and beside and runs:
+                found.append(runs)
+        return found
 
     def _codes(self, incumbent: int, without: Measurement | None = None) -> list[Code]:
         kept = self.run_state.kept
@@ -55,7 +67,7 @@ class Beliefs:
                 codes.append(Code(runs))
         return codes
 
-    def _runs(self, number: int, without: Measurement | None) -> list[Measurement]:
+    def _runs(self, number: int, without: Measurement | None = None) -> list[Measurement]:
         return [
             run
             for run in self.run_state.experiments.runs(number)

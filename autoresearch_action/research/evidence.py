@@ -6,10 +6,13 @@ However long the search is, a decision looks back on a bounded number of runs. D
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from autoresearch_action.acceptance import RunRequest
 from autoresearch_action.acceptance.early_stop import audit, stop_rule
 from autoresearch_action.acceptance.keep import Situation, inconclusive
 from autoresearch_action.records import Experiment, Measurement, StopRule
@@ -21,6 +24,19 @@ LOOK_BACK = 300
 RECENT = 8
 
 
+@dataclass
+class Candidate:
+    """An experiment that is being screened, or the baseline (0). Its runs are the run state's."""
+
+    number: int
+    # Number of the incumbent it is judged against; evidence never moves to another
+    rival: int = 0
+    requests: deque[RunRequest] = field(default_factory=deque)
+    in_flight: int = 0
+    # All its runs, and the references asked for with them, on one device
+    slot: str = ""
+
+
 def references(context: ResearchContext, incumbent: int) -> list[Measurement]:
     """The incumbent's runs: the first ones, which its value began with, and the latest."""
     runs = context.runs(incumbent)
@@ -28,12 +44,12 @@ def references(context: ResearchContext, incumbent: int) -> list[Measurement]:
 
 
 def situation(
-    context: ResearchContext, number: int, incumbent: int, runs: list[Measurement], waiting: bool
+    context: ResearchContext, candidate: Candidate, runs: list[Measurement], waiting: bool
 ) -> Situation:
     """What stands beside a candidate with `runs`, where `waiting` other ideas want the slot."""
     beliefs = context.beliefs
     assert beliefs is not None
-    lineage = beliefs.lineage(incumbent)
+    lineage = beliefs.lineage(candidate.rival)
     experiments = context.run_state.experiments
     recent = range(max(0, experiments.last - RECENT), experiments.last + 1)
     others = [run for other in recent for run in experiments.runs(other)]
@@ -41,10 +57,10 @@ def situation(
     # First looks until the incumbent is likely to change
     horizon = (context.run_state.tried + 4) / (len(context.run_state.kept) + 1)
     return Situation(
-        number,
+        candidate.number,
         lineage,
         beliefs.prior,
-        beliefs.before(number),
+        beliefs.before(candidate.number),
         waiting,
         horizon,
         last / lineage.length + 1,

@@ -7,9 +7,6 @@ acceptance/keep.py's, what is claimed at the end confirmation.py's.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-
 from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
 from autoresearch_action.acceptance.noise import Noise, calibrate
 from autoresearch_action.errors import InputError
@@ -18,6 +15,7 @@ from autoresearch_action.records import Experiment, Measurement, Trial
 from autoresearch_action.research.beliefs import Beliefs
 from autoresearch_action.research.context import ResearchContext
 from autoresearch_action.research.evidence import (
+    Candidate,
     audit_first_look,
     first_look_rule,
     inconclusive_ones,
@@ -27,19 +25,6 @@ from autoresearch_action.research.evidence import (
 from autoresearch_action.research.proposals import NotCarried, Proposals
 from autoresearch_action.research.stack import inherit
 from autoresearch_action.research.verdict import settle
-
-
-@dataclass
-class Candidate:
-    """An experiment that is being screened, or the baseline (0). Its runs are the run state's."""
-
-    number: int
-    # Number of the incumbent it is judged against; evidence never moves to another
-    rival: int = 0
-    requests: deque[RunRequest] = field(default_factory=deque)
-    in_flight: int = 0
-    # All its runs, and the references asked for with them, on one device
-    slot: str = ""
 
 
 def search(context: ResearchContext) -> str:
@@ -212,9 +197,8 @@ class Search:
             self._calibrate()
             return
         experiment = self.run_state.experiments[candidate.number]
-        number, rival, runs = candidate.number, candidate.rival, experiment.runs
-        here = situation(self.context, number, rival, runs, bool(self.proposals.waiting))
-        seed = self.context.seed + number
+        here = situation(self.context, candidate, experiment.runs, bool(self.proposals.waiting))
+        seed = self.context.seed + candidate.number
         rule = self.context.parts.keep_rule(
             self.brief, self.context.noise, seed=seed, situation=here
         )
