@@ -22,7 +22,7 @@ import numpy as np
 from autoresearch_action.acceptance import Decision, NeedRuns, RunRequest
 from autoresearch_action.acceptance.belief import Effect, Posterior, Prior
 from autoresearch_action.acceptance.claims import Claims, next_slice, reuse_level
-from autoresearch_action.acceptance.keep import Situation, WorthOfRuns, inconclusive
+from autoresearch_action.acceptance.keep import Situation, WorthOfRuns, inconclusive, price_of
 from autoresearch_action.acceptance.labelled import confirmation
 from autoresearch_action.acceptance.learning import learnt
 from autoresearch_action.acceptance.lineage import Code as Version
@@ -51,7 +51,7 @@ SIZES = (0.5, 1.0, 2.0, 4.0)
 CAP = 60
 # confirmation.py's caps, and the slices of its hold-out
 HEAD, FALLBACK, SLICES = 0.025, 0.01, 20
-PRUNED = 0.3
+PRUNED = 0.4
 
 
 @dataclass
@@ -344,7 +344,11 @@ class _Search:
             self.code, self.best = candidate, self.number
         elif runs:
             self.rejected.append(runs)
-        if answer.status != "keep" and not before and inconclusive(belief, self.noise):
+        if (
+            answer.status != "keep"
+            and not before
+            and inconclusive(belief, self.noise, price_of(self.brief, self.noise))
+        ):
             self.doubtful.append((number, effect, found, belief.mean))
         self.prior.add(found)
 

@@ -47,6 +47,7 @@ BRIEF = {
     "limits": "Guardrails on other printed numbers: `+10%`, `-5%`, `<= 45000`, `>= 0.9`",
     "exact": "The metric is a count, not a measurement: one run decides",
     "transfer": "The same at a larger scale: `run` (a command), `set` (literals), `require`",
+    "price": "Least gain that a change is kept for, in the metric's unit; by default 0.3 σ",
     "target": "Stop when the metric reaches this",
     "data": "Folders that a trial may read",
     "evaluate-data": "Folders that only the scorer may read, with what is to be hidden elsewhere",

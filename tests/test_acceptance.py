@@ -7,7 +7,9 @@ calls (research/search.py, confirmation.py).
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import json
 import math
 import sys
 from pathlib import Path
@@ -442,30 +444,66 @@ def stopped_at(
     )  # a slower start is no matter
 
 
-def test_losers_stop_the_sooner_the_worse_and_winners_and_twins_run_to_the_end() -> None:
+def test_gross_losers_stop_soon_and_small_ones_winners_and_twins_run_to_the_end() -> None:
     for seed in range(4):
-        plain, slight = stopped_at(training(seed, 0.5)), stopped_at(training(seed, 0.07))
-        assert plain and slight and plain < slight < 80  # the window ends at 110
+        # The window ends at 110
+        assert (stopped_at(training(seed, 0.5)) or 110) < 30
+        assert stopped_at(training(seed, 0.2)) is None
         assert (
             stopped_at(training(seed, -0.05)) is None and stopped_at(training(seed, -0.001)) is None
         )
     assert stopped_at(training(1, math.nan)) == stopped_at(training(1, 9.0))  # as soon as it looks
 
 
+def recorded() -> list[list[Measurement]]:
+    """Runs of each incumbent of the recorded curves."""
+    groups: dict[str, list[Measurement]] = {}
+    told = json.loads(
+        gzip.decompress((Path(acceptance.__file__).parent / "results/curves.json.gz").read_bytes())
+    )
+    for run in told["runs"]:
+        if run["kind"] == "incumbent":
+            groups.setdefault(str(run["changes"]), []).append(
+                Measurement(
+                    trial=Trial(number=0, commit="", seed=run["seed"]),
+                    outcome="ok",
+                    value=run["bpb"],
+                    curve=[tuple(point) for point in run["curve"]],
+                )
+            )
+    return list(groups.values())
+
+
+def test_an_incumbent_that_is_run_again_on_a_busy_machine_is_not_stopped() -> None:
+    rng, groups, stopped = np.random.default_rng(1), recorded(), 0
+    for place in range(200):
+        group = groups[place % len(groups)]
+        runs = [group[index] for index in rng.permutation(len(group))]
+        rule, slow = early_stop.band(runs[1:5], runs[0].trial.seed), rng.uniform(0.6, 1)
+        assert rule is not None
+        (began, _), (ended, _) = runs[0].curve[0], runs[0].curve[-1]
+        curve = [(began + (at - began) / slow, loss) for at, loss in runs[0].curve]
+        seen = [point for point in curve if point[0] <= ended]
+        stopped += early_stop.would_stop(rule, seen) is not None
+    assert stopped <= 4
+
+
 def test_the_margin_is_what_the_incumbent_still_gains_and_the_noise() -> None:
+    """Beside where the incumbent would stand at half of its speed."""
     rule = early_stop.band(FOUR, 0)
     assert rule is not None
     watch, means = early_stop.Watch(rule), []
     for elapsed, loss in FOUR[0].curve:
         watch.feed(elapsed, loss)
         means.append((elapsed - 3, watch.mean))
-    margin = np.array(rule.limits) - np.interp(rule.elapsed, *np.array(means).T)
-    falls = 2 * (np.exp(-4 * np.array(rule.elapsed) / 100) - np.exp(-4))
+    whole = np.array(rule.elapsed) * early_stop.SLOWEST >= rule.elapsed[0]
+    at = np.array(rule.elapsed)[whole]
+    margin = np.array(rule.limits)[whole] - np.interp(early_stop.SLOWEST * at, *np.array(means).T)
+    falls = 2 * (np.exp(-4 * at / 100) - np.exp(-4))
     levels = [0.1 * np.random.default_rng(seed).normal() for seed in range(4)]
     assert margin == pytest.approx(
-        early_stop.SHARE * falls + early_stop.SPREADS * np.std(levels, ddof=1), abs=0.02
+        early_stop.SHARE * falls + early_stop.SPREADS * np.std(levels, ddof=1), abs=0.03
     )
-    assert margin[0] > 1.4 * margin[-1] > 0
 
 
 def test_a_first_look_is_held_against_the_run_on_its_own_seed() -> None:
@@ -504,10 +542,10 @@ def test_a_share_of_first_looks_is_run_to_the_end_and_its_winners_loosen_the_rul
         and (state["looks"], state["stopped"], state["lost"], state["looser"]) == (20, 0, 0, 1.0)
         and state["bound"] < 0.15
     )
-    state = early_stop.audit(state, training(1, 0.3), FOUR, kept=False)
+    state = early_stop.audit(state, training(1, 0.8), FOUR, kept=False)
     assert (state["stopped"], state["lost"], state["looser"]) == (1, 0, 1.0)
     for _ in range(4):
-        state = early_stop.audit(state, training(1, 0.3), FOUR, kept=True)
+        state = early_stop.audit(state, training(1, 0.8), FOUR, kept=True)
     assert state["looser"] > 1 and state["bound"] > 0.05
     looser = early_stop.stop_rule(FOUR, 1, state, np.random.default_rng(1))
     tight = early_stop.stop_rule(FOUR, 1, None, np.random.default_rng(1))

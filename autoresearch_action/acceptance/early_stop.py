@@ -1,11 +1,12 @@
-"""Stop losers early: a first look whose training loss trails the incumbent's at equal elapsed time
-by more than it can make up.
+"""Stop gross losers early: a first look whose training loss is worse than the incumbent's was at
+half of the elapsed time, by more than it can make up; or no number.
 
 Futility only (as in group-sequential tests: Lan, Simon & Halperin 1982): a stopped run is a
 discard, never part of an estimate. It is held against the incumbent's run on the same seed, whose
-data come in the same order, so that most of the noise is shared. The margin tightens by itself: a
-share of what the incumbent's own loss still falls from there to its end, in whatever unit that is,
-and the noise. An edit that does nothing loses nothing when it is stopped.
+data come in the same order, so that most of the noise is shared; at half of the time, because the
+loss depends on the data that were seen and a machine with other work gets through as little as that
+of them. The margin is a share of what the incumbent's own loss still falls from there to its end,
+in whatever unit that is, and the noise. An edit that does nothing loses nothing when it is stopped.
 
 Time counts from a run's first progress line: what comes before (loading, compilation) is no
 training, and differs from edit to edit. Covers the band, the incremental watch that the trial calls
@@ -35,6 +36,8 @@ SHARE = 0.05
 SPREADS = 0.25
 # Times as many where the incumbent has no run on the candidate's seed
 UNPAIRED = 8.0
+# A run of the same code may be as slow as this on a busy machine
+SLOWEST = 0.5
 # Weight of the past after one grid step: a memory of about 9 % of the run
 SMOOTHING = 0.82
 # Of the band
@@ -103,7 +106,7 @@ def band(incumbent_runs: Sequence[Measurement], seed: int, looser: float = 1.0) 
     end = min((curve[-1][0] - curve[0][0] for curve in curves), default=0.0)
     if len(curves) < 2 or end <= 0:
         return None
-    grid = np.linspace(START * end, end, POINTS)
+    grid = np.linspace(SLOWEST * START * end, end, POINTS)
     rule = StopRule(elapsed=grid.tolist(), limits=[math.inf] * POINTS, smoothing=SMOOTHING)
     smooth = np.array([_smoothed(rule, curve, grid) for curve in curves])
     if not np.isfinite(smooth).all():
@@ -113,8 +116,13 @@ def band(incumbent_runs: Sequence[Measurement], seed: int, looser: float = 1.0) 
     paired = [run.trial.seed == seed for run in runs]
     reference = smooth[paired].mean(axis=0) if any(paired) else middle
     spreads = SPREADS if any(paired) else UNPAIRED * SPREADS
+    # Where the slowest would stand: a loss depends on the data seen, and may rise meanwhile
+    slow = np.interp(SLOWEST * grid, grid, reference)
+    seen = [reference[(grid >= SLOWEST * at) & (grid <= at)].max() for at in grid]
+    reference = np.maximum(slow, seen)
     limits = reference + looser * (SHARE * np.maximum(middle - middle[-1], 0) + spreads * spread)
-    return rule.model_copy(update={"limits": limits.tolist()})
+    told = grid >= START * end
+    return rule.model_copy(update={"elapsed": grid[told].tolist(), "limits": limits[told].tolist()})
 
 
 def _smoothed(

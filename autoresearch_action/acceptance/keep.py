@@ -24,7 +24,7 @@ from autoresearch_action.brief import Brief
 from autoresearch_action.records import Measurement, Status
 
 # Least gain that a kept change is worth to a reviewer, in σ
-PRICE = 0.03
+PRICE = 0.3
 # Runs of one candidate
 MOST = 8
 # Of the incumbent beside one candidate
@@ -70,7 +70,7 @@ class WorthOfRuns:
 
     def __init__(self, brief: Brief, noise: Noise, seed: int, situation: Situation) -> None:
         self.brief, self.noise, self.seed, self.here = brief, noise, seed, situation
-        self.price = PRICE * noise.spread
+        self.price = price_of(brief, noise)
 
     def decide(
         self, candidate: Sequence[Measurement], incumbent: Sequence[Measurement]
@@ -225,18 +225,27 @@ class WorthOfRuns:
             return Decision("discard", sentence)
         gain = self.brief.sign * (good(candidate)[0] - good(references)[0])
         how = "seeds have no effect" if self.noise.blind else "exact"
-        if gain > 0:
+        if gain > (self.brief.price or 0):
             told = f"{self.brief.sign * gain:+.6g} ({how}), kept for now".replace("-", "−")
             return Decision("keep", told, gain, 0.0)
-        told = f"worse by {-gain:.6g} ({how})" if gain else f"no change ({how})"
+        if gain > 0:
+            told = f"better by {gain:.6g} ({how}), less than the price of a change"
+        else:
+            told = f"worse by {-gain:.6g} ({how})" if gain else f"no change ({how})"
         return Decision("discard", told, gain, 0.0)
 
 
-def inconclusive(belief: Posterior, noise: Noise) -> bool:
+def price_of(brief: Brief, noise: Noise) -> float:
+    """The least gain that a change is kept for, in the unit of effects."""
+    if brief.price is None:
+        return PRICE * noise.spread
+    return brief.price / noise.mean if noise.ratios else brief.price
+
+
+def inconclusive(belief: Posterior, noise: Noise, price: float) -> bool:
     """Whether a second look may be worth it where trials cost nothing."""
     if noise.exact or not noise.sigma or not AGAIN[0] < belief.chance < AGAIN[1]:
         return False
-    price = PRICE * noise.spread
     gain = worth(belief, 2 * noise.spread**2, price) - max(0.0, belief.mean - price)
     return gain > IDLE * noise.spread
 

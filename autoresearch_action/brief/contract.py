@@ -191,6 +191,8 @@ class Brief(Record):
     exact: bool = False
     transfer: Transfer | None = None
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    # Least gain that a change is worth to a reviewer, in the metric's unit; None: by the noise
+    price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     data: Folders = Field(default_factory=list)
     # Only `evaluate` sees these
     evaluate_data: Folders = Field(default_factory=list)

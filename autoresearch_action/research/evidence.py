@@ -14,7 +14,7 @@ import numpy as np
 
 from autoresearch_action.acceptance import RunRequest
 from autoresearch_action.acceptance.early_stop import audit, stop_rule
-from autoresearch_action.acceptance.keep import Situation, inconclusive
+from autoresearch_action.acceptance.keep import Situation, inconclusive, price_of
 from autoresearch_action.records import Experiment, Measurement, StopRule
 from autoresearch_action.research.context import ResearchContext
 
@@ -70,13 +70,14 @@ def situation(
 def inconclusive_ones(context: ResearchContext) -> list[Experiment]:
     """Ideas that were let go in doubt and not looked at again, the most promising first."""
     beliefs, found = context.beliefs, list[tuple[float, Experiment]]()
+    price = price_of(context.brief, beliefs.noise) if beliefs else 0.0
     for experiment in context.run_state.recent() if beliefs else ():
         number, verdict = experiment.number, experiment.verdict
         left = verdict is not None and verdict.status == "discard" and verdict.runs > 0
         if beliefs and left and experiment.origin is None:
             belief = beliefs.of(number)
             carried = number in context.run_state.carried
-            if belief and not carried and inconclusive(belief, beliefs.noise):
+            if belief and not carried and inconclusive(belief, beliefs.noise, price):
                 found.append((belief.mean, experiment))
     return [experiment for _, experiment in sorted(found, key=lambda one: -one[0])]
 

@@ -19,7 +19,7 @@ from autoresearch_action.workspace.trees import PatchRefused, Workspace
 PRUNE_RUNS = 2
 # Chances that a change is a gain: below the one it is left out unmeasured, from the other it is in
 # no doubt
-UNLIKELY, SURE = 0.35, 0.9
+UNLIKELY, SURE = 0.4, 0.9
 # How the description of several changes that were inherited as one begins
 TOGETHER = "Together: "
 
