@@ -164,7 +164,7 @@ class Lineage:
         for _ in range(2):
             inverse = np.linalg.inv(kernel + np.diag(own))
             weighed = inverse @ self.values
-            apart = np.abs(weighed) / np.sqrt(np.diag(inverse) * self.variance)
+            apart = np.abs(weighed) / np.sqrt(np.diag(inverse) * self.variance + 1e-300)
             # Selection is the prior's
             apart = np.where(self.selected, 0.0, apart)
             # Where the machine drifts what is far may be where it stands now
