@@ -27,6 +27,7 @@ timeout: 600
 limits: {peak_vram_mb: +10%, speed: -5%, size: 45000, recall: ">= 0.9", steps: "<= 3e3"}
 exact: false
 transfer: {set: {DEPTH: 12}}
+price: 0.001
 target: 0.95
 data: [~/.cache/autoresearch]
 evaluate-data: [~/.cache/autoresearch-eval]
