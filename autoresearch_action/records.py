@@ -193,9 +193,8 @@ class Verdict(Record):
     started: float = 0.0
     seconds: float = 0.0
     usd: float = 0.0
-    # The candidate's commit
+    # The candidate's commit, and the incumbent that it was judged against
     commit: ObjectName = ""
-    # The incumbent that it was judged against
     parent: ObjectName = ""
     suspicious: bool = False
     # Improvement in the metric's unit, > 0 is better, and its standard error: of the search, biased
