@@ -138,8 +138,13 @@ def plan(
     """
     from scipy.special import nctdtr
 
-    if noise.exact or noise.blind or noise.sigma <= 0:
+    if noise.exact or noise.blind:
         return Plan(pairs=1) if most >= 2 else None
+    few = first_look(level) - 1
+    if noise.sigma <= 0:
+        # No spread was seen that a plan could rest on
+        pairs = min(few + 1 + MORE_PAIRS, int(min(most, 100)) // 2)
+        return Plan(pairs=pairs) if pairs >= few else None
     options = _options(level, noise.shared, noise.repeats or noise.coarse)
     able = [option for option in options if option.plan.runs <= most]
     if not able:
