@@ -145,7 +145,7 @@ def test_what_ties_by_chance(values: tuple[float, ...], is_coarse: bool) -> None
     assert coarse(values) is is_coarse
 
 
-@pytest.mark.parametrize("salt", [5, 9, 10])
+@pytest.mark.parametrize("salt", [4, 9, 10])
 def test_a_whole_run_on_folds_ends_without_a_claim_and_says_why(tmp_path: Path, salt: int) -> None:
     """The real loop and proof; of dice that would be claimed if the seen draws counted."""
 
