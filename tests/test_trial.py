@@ -132,7 +132,7 @@ TRICKS = {
     "an executable handed": (
         SCORE + "import os; os.chmod('model.txt', 0o755)",
         "crash",
-        "`run` left model.txt, no data, and not handed over: make it in `evaluate`.",
+        "`run` left model.txt, not handed over: name data in `hand-over`, make programs in `evaluate`.",
     ),
     "a module handed": (
         SCORE + "open('json.py','w').write('print(\"val_bpb: 0\")')\nopen('os.py','w').write('x')",
@@ -157,17 +157,64 @@ TRICKS = {
 
 
 TRACKED = {"train.py", "score.py", "program.md", ".gitignore"}
-DATA = ("w.pt", "w.pt2", "w.npy", "w.npz", "w.safetensors", "w.bin", "w.json", "w.jsonl", "w.txt", "w.csv", "w.parquet", "w.onnx", "w.pkl",
-        "w.h5", "w.gguf", "w", "step.00012.pt", "requirements-of-mine.md")  # fmt: skip
+DATA = ("w.pt", "w.pt2", "w.npy", "w.npz", "w.safetensors", "w.bin", "w.json", "w.jsonl", "w.txt", "w.csv", "w.parquet", "w.onnx", "w.h5", "w.gguf",
+        "step.00012.pt", "epoch=3-step=100.ckpt", "requirements-of-mine.txt", "predictions_test.txt", "W.JSON", "packed.gz")  # fmt: skip
+NAMED = ("w", "w.zip", "w.pkl", "w.toml", "w.cfg", "w.yaml", "notes.md", "deep/w.xyz")
+# What a scorer's interpreter, compiler, tool or shell would load by its name, though the brief allows everything
+LOADED = ("x.pth", "x.so", "libx.so.1", "x.py.gz", "x.rlib", "x.pmc", "x.t", "test_x.txt", "tests.txt", "setup.cfg", "pytest.ini", "pyproject.toml", "Cargo.toml", "Makefile",
+          "cmake/CMakeCache.txt", "jest.config.json", "asv.conf.json", "phpunit.xml", "jupyter_lab_config.json", "tsconfig.build.json", "node_modules/x/index.json",
+          "x.dist-info/entry_points.txt", "--checkpoint=1.txt", "a b.txt", "$(id).txt", "a\nb.txt", ".npmrc")  # fmt: skip
+MAKE = "import os\nfor name in {}:\n    os.makedirs(os.path.dirname(name) or '.', exist_ok=True); open(name, 'w').write('x')\n"
 
 
-def test_weights_and_data_are_handed_over(tmp_path: Path) -> None:
+def handed(at: SlotContext, names: tuple[str, ...]) -> set[str]:
+    """Which of these files, left by `run`, the scorer gets."""
+    measured = bench.candidate(at, SCORE + MAKE.format(names))
+    assert measured.outcome == "ok", measured.reason
+    files = (path for path in at.scoring.rglob("*") if path.is_file())
+    return {path.relative_to(at.scoring).as_posix() for path in files} - TRACKED - {"model.txt"}
+
+
+def test_data_is_handed_over_and_nothing_else_unless_it_is_named(tmp_path: Path) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
-    assert (
-        bench.candidate(at, SCORE + f"for name in {DATA}: open(name, 'w').write('x')").outcome
-        == "ok"
+    assert handed(at, (*DATA, *NAMED, *LOADED)) == {*DATA}
+
+
+def test_what_the_brief_names_is_handed_over_but_for_what_tools_load(tmp_path: Path) -> None:
+    program = tiny.PROGRAM.replace("metric:", 'hand-over: ["**"]\nmetric:', 1)
+    at = bench.make(tiny.repository(tmp_path / "r", program=program))
+    assert handed(at, (*DATA, *NAMED, *LOADED)) == {*DATA, *NAMED}
+
+
+def test_what_is_not_handed_over_is_said_in_the_log(tmp_path: Path) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    measured = bench.candidate(at, SCORE + MAKE.format(("model.zip",)))
+    assert "[`run` left model.zip, not handed over: " in (at.state / measured.log).read_text()
+
+
+BY_NAME = {
+    "a text that pytest runs": (
+        "python -m pytest -q -s -p no:cacheprovider",
+        {"test_x.txt": ">>> import sys; n = sys.__stderr__.write('\\nRAN\\n')\n"},
+    ),
+    "words that tar takes for options": (
+        "tar cf /dev/null *",
+        {"--checkpoint=1": "", "--checkpoint-action=exec=sh x.txt": "", "x.txt": "echo RAN >&2"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BY_NAME)
+def test_nothing_that_run_leaves_is_run_by_its_name(tmp_path: Path, what: str) -> None:
+    command, files = BY_NAME[what]
+    program = tiny.PROGRAM.replace("evaluate: ", f"evaluate: {command} && ")
+    at = bench.make(
+        tiny.repository(tmp_path / "r", program=program, test_a__py="def test_a(): pass\n")
     )
-    assert {path.name for path in at.scoring.iterdir()} - TRACKED == {"model.txt", *DATA}
+    leave = f"for name, text in {files!r}.items(): open(name, 'w').write(text)\n"
+    measured = bench.candidate(at, SCORE + leave)
+    assert measured.outcome == "ok", measured.reason + measured.tail
+    assert "RAN" not in (at.state / measured.log).read_text()
 
 
 @pytest.mark.parametrize("what", TRICKS)
