@@ -281,6 +281,30 @@ def test_nothing_survives_a_trial(tmp_path: Path, level: str, hangs: bool) -> No
     assert f"STRAY-{tmp_path.name}" not in left
 
 
+CLEANED = """
+import os, time
+BUSY = "import time; t = time.time() + 0.6\\nwhile time.time() < t: pass\\ntime.sleep(1000) # STRAY"
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.closerange(0, 3)
+        os.execve("/usr/bin/python3", ["python3", "-c", BUSY], {})
+    os._exit(0)
+time.sleep(0.9)
+open("model.txt", "w").write("0.5")
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_daemon_without_its_environment_is_counted_and_ended(tmp_path: Path, level: str) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"), level)
+    measured = bench.candidate(at, CLEANED.replace("STRAY", f"STRAY-{tmp_path.name}"))
+    assert measured.outcome == "ok", measured.reason + measured.tail
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"STRAY-{tmp_path.name}" not in left
+    # Of its 0.6 s; a busy machine gives it less
+    assert measured.clock > 0.25
+
+
 LIMITS = {
     "forks without end": "import os\nwhile True:\n    os.fork()",
     "eats memory": "x = []\nwhile True:\n    x.append(bytearray(50_000_000)); x[-1][::4096] = b'1' * len(x[-1][::4096])",
