@@ -69,6 +69,8 @@ _SHAPE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+=@-]*")
 MOST_BYTES, MOST_FILES = 16 << 30, 10_000
 # Files or folders that are made read-only one by one: bubblewrap takes 9,000 words
 MOUNTS = 2_000
+# Folders in one another that are looked into
+DEEPEST = 50
 
 
 class TooMuch(Exception):
@@ -90,7 +92,9 @@ def hand_over(
     # By folder: the topmost one above it, or itself, that `run` made
     fresh: dict[Path, Path | None] = {}
     total = count = 0
-    for path in _made(source / prefix, allowed):
+    if os.path.realpath(source / prefix) != os.path.join(os.path.realpath(source), prefix).rstrip("/"):
+        raise TooMuch("`run` put a link in the place of its working directory.")
+    for path in _made(source / prefix, target / prefix, allowed):
         name = path.relative_to(source)
         place, facts = target / name, path.lstat()
         if os.path.lexists(place) or not _plain(facts):
@@ -116,25 +120,45 @@ def hand_over(
 
 
 def left_behind(source: Path, target: Path, prefix: str) -> list[str]:
-    """New files of `run` that were not handed over, below `prefix`; leftovers of tools aside."""
+    """New files of `run` that were not handed over, below `prefix`, as they can be shown; leftovers
+    of tools aside.
+    """
     found = []
-    for folder, names, files in os.walk(source / prefix):
+    for folder, names, files in _walk(source / prefix):
         names[:] = [name for name in names if name != "__pycache__" and name[0] != "."]
         paths = (Path(folder, name) for name in sorted(files) if name[0] != ".")
         found += [path for path in paths if not os.path.lexists(target / path.relative_to(source))]
-    return [path.relative_to(source / prefix).as_posix() for path in found]
+    return [ascii(path.relative_to(source / prefix).as_posix())[1:-1][:100] for path in found]
 
 
-def _made(top: Path, allowed: Sequence[str]) -> Iterator[Path]:
-    """Files that may be handed over by their names, folder by folder; links to folders are not
-    followed.
-    """
+def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    depth = len(top.parts) + DEEPEST
     for folder, names, files in os.walk(top):
-        names[:] = [name for name in names if _fit(name) and not Path(folder, name).is_symlink()]
+        if len(Path(folder).parts) >= depth:
+            names.clear()
+        yield folder, names, files
+
+
+def _made(top: Path, target: Path, allowed: Sequence[str]) -> Iterator[Path]:
+    """Files that may be handed over by their names, folder by folder; no link to a folder is
+    followed, of the source or of the target.
+    """
+    for folder, names, files in _walk(top):
+        there = target / Path(folder).relative_to(top)
+        names[:] = [
+            name
+            for name in names
+            if _fit(name) and not Path(folder, name).is_symlink() and _enters(there / name)
+        ]
         for path in (Path(folder, name) for name in sorted(filter(_fit, files))):
             named = matches(path.relative_to(top).as_posix(), allowed)
             if named or path.suffix.lower() in DATA:
                 yield path
+
+
+def _enters(folder: Path) -> bool:
+    """Whether it is a folder of the scorer's checkout, or can be made one."""
+    return not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink())
 
 
 def _plain(facts: os.stat_result) -> bool:
