@@ -217,6 +217,61 @@ def test_nothing_that_run_leaves_is_run_by_its_name(tmp_path: Path, what: str) -
     assert "RAN" not in (at.state / measured.log).read_text()
 
 
+@pytest.mark.parametrize("level", ["full", "reduced"])
+def test_nothing_is_handed_over_through_a_link_of_the_repository_s(
+    tmp_path: Path, level: str
+) -> None:
+    """A trial can put a folder in its place; the scorer's checkout still has the link."""
+    root, outside = tiny.repository(tmp_path / "r"), tmp_path / "outside"
+    outside.mkdir()
+    (root / "out").symlink_to(outside)
+    tiny.commit(root)
+    leave = "import os\nos.unlink('out'); os.mkdir('out'); open('out/x.json', 'w').write('x')\n"
+    measured = bench.candidate(bench.make(root, level), SCORE + leave)
+    assert measured.outcome == "ok", measured.reason
+    assert not list(outside.iterdir())
+
+
+def test_a_link_in_the_place_of_the_working_directory_hands_nothing_over(tmp_path: Path) -> None:
+    """Without bubblewrap a trial can put one there; what it leads to is not the trial's."""
+    outside, root = tmp_path / "outside", tmp_path / "r"
+    outside.mkdir()
+    (outside / "model.txt").write_text("0.01")
+    tiny.repository(root / "sub")
+    (root / "sub" / ".git").rename(root / ".git")
+    tiny.commit(root)
+    swap = f"import os\nos.chdir('..'); os.rename('sub', 'old'); os.symlink('{outside}', 'sub')\n"
+    measured = bench.candidate(bench.make(root / "sub", "reduced"), SCORE + swap)
+    assert "put a link in the place of its working directory" in measured.reason
+    assert (outside / "model.txt").read_text() == "0.01"
+
+
+def test_a_folder_in_the_place_of_a_file_hands_nothing_over(tmp_path: Path) -> None:
+    root = tiny.repository(tmp_path / "r", c__json="{}")
+    leave = "import os\nos.unlink('c.json'); os.mkdir('c.json'); open('c.json/x.json', 'w')\n"
+    at = bench.make(root, "reduced")
+    assert bench.candidate(at, SCORE + leave).outcome == "ok"
+    assert (at.scoring / "c.json").read_text() == "{}"
+
+
+SPOILS = {
+    "closed": "os.chmod('.', 0)",
+    "with an access list": "os.setxattr('.', 'system.posix_acl_default', struct.pack('<I' + 5 * 'HHI', 2, 1, 7, -1 % 2**32, 2, 0, 65534, 4, 5, -1 % 2**32,"
+    " 16, 7, -1 % 2**32, 32, 5, -1 % 2**32))",
+    "deep": "for _ in range(3000): os.mkdir('d'); os.chdir('d')\nopen('x.json', 'w').close()",
+    "with names of no letters": "open(b'\\xff\\n.zip', 'w').close()",
+}
+
+
+@pytest.mark.parametrize("how", SPOILS)
+def test_how_one_trial_left_its_folder_is_nothing_to_the_next(tmp_path: Path, how: str) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    left = bench.candidate(at, f"{SCORE}import os, struct\n{SPOILS[how]}\n")
+    assert left.outcome == "ok", left.reason
+    after = bench.candidate(at, SCORE)
+    assert after.outcome == "ok", after.reason + after.tail
+
+
 @pytest.mark.parametrize("what", TRICKS)
 def test_how_a_trial_ends(tmp_path: Path, what: str) -> None:
     text, outcome, reason = TRICKS[what]

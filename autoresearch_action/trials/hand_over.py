@@ -92,7 +92,7 @@ def hand_over(
     # By folder: the topmost one above it, or itself, that `run` made
     fresh: dict[Path, Path | None] = {}
     total = count = 0
-    if os.path.realpath(source / prefix) != os.path.join(os.path.realpath(source), prefix).rstrip("/"):
+    if (source / prefix).resolve() != source.resolve() / prefix:
         raise TooMuch("`run` put a link in the place of its working directory.")
     for path in _made(source / prefix, target / prefix, allowed):
         name = path.relative_to(source)
