@@ -52,6 +52,7 @@ BRIEF = {
     "data": "Folders that a trial may read",
     "evaluate-data": "Folders that only the scorer may read, with what is to be hidden elsewhere",
     "decoy": "Stands in for the first of `data` in the untimed pass in which a candidate compiles",
+    "hand-over": "Patterns of what else `run` hands to the scorer, beside plain data",
     "env": "Variables of the runner that trials see; never secrets",
     "network": "Whether trials have the network",
     "sandbox": "`auto` (the strongest there is), `require` (full or nothing) or `none`",

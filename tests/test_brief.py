@@ -32,6 +32,7 @@ target: 0.95
 data: [~/.cache/autoresearch]
 evaluate-data: [~/.cache/autoresearch-eval]
 decoy: ~/.cache/autoresearch-decoy
+hand-over: [model.zip]
 env: [HF_HOME]
 network: false
 sandbox: auto
@@ -108,6 +109,7 @@ def test_a_plain_autoresearch_checkout(directory: Path) -> None:
         ("run: x\nlimits: {a: 1" + "0" * 400 + "}", "limits", 3),
         ("run: x\nenv: [GITHUB_TOKEN]", "GITHUB_TOKEN", 3),
         ("run: x\ntransfer: {}", "transfer", 3),
+        ("run: x\nhand-over: [model.zip]", "hand-over", 3),
         ("run: x\ngoal: upwards", "goal", 3),
         ("run: x\nrun: y", "run", 3),
         ("run: python gone.py", "gone.py", 2),
@@ -176,6 +178,7 @@ LISTS = {
     "edit": ("train.py", "train.py"),
     "data": ("/srv/data", Path("/srv/data")),
     "evaluate-data": ("/srv/held", Path("/srv/held")),
+    "hand-over": ("model.zip", "model.zip"),
     "env": ("HF_HOME", "HF_HOME"),
     "setup-env": ("PRIVATE_INDEX_TOKEN", "PRIVATE_INDEX_TOKEN"),
 }
@@ -184,7 +187,7 @@ LISTS = {
 @pytest.mark.parametrize("key", LISTS)
 def test_a_string_where_a_list_is_meant_is_a_list_of_one(directory: Path, key: str) -> None:
     text, value = LISTS[key]
-    brief = read(directory, f"---\nrun: x\n{key}: {text}\n---\n")
+    brief = read(directory, f"---\nrun: x\nevaluate: x\n{key}: {text}\n---\n")
     assert getattr(brief, key.replace("-", "_")) == [value]
 
 

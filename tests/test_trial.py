@@ -132,7 +132,7 @@ TRICKS = {
     "an executable handed": (
         SCORE + "import os; os.chmod('model.txt', 0o755)",
         "crash",
-        "`run` left model.txt, no data, and not handed over: make it in `evaluate`.",
+        "`run` left model.txt, not handed over: name data in `hand-over`, make programs in `evaluate`.",
     ),
     "a module handed": (
         SCORE + "open('json.py','w').write('print(\"val_bpb: 0\")')\nopen('os.py','w').write('x')",
@@ -157,17 +157,119 @@ TRICKS = {
 
 
 TRACKED = {"train.py", "score.py", "program.md", ".gitignore"}
-DATA = ("w.pt", "w.pt2", "w.npy", "w.npz", "w.safetensors", "w.bin", "w.json", "w.jsonl", "w.txt", "w.csv", "w.parquet", "w.onnx", "w.pkl",
-        "w.h5", "w.gguf", "w", "step.00012.pt", "requirements-of-mine.md")  # fmt: skip
+DATA = ("w.pt", "w.pt2", "w.npy", "w.npz", "w.safetensors", "w.bin", "w.json", "w.jsonl", "w.txt", "w.csv", "w.parquet", "w.onnx", "w.h5", "w.gguf",
+        "step.00012.pt", "epoch=3-step=100.ckpt", "requirements-of-mine.txt", "predictions_test.txt", "W.JSON", "packed.gz")  # fmt: skip
+NAMED = ("w", "w.zip", "w.pkl", "w.toml", "w.cfg", "w.yaml", "notes.md", "deep/w.xyz")
+# What a scorer's interpreter, compiler, tool or shell would load by its name, though the brief allows everything
+LOADED = ("x.pth", "x.so", "libx.so.1", "x.py.gz", "x.rlib", "x.pmc", "x.t", "test_x.txt", "tests.txt", "setup.cfg", "pytest.ini", "pyproject.toml", "Cargo.toml", "Makefile",
+          "cmake/CMakeCache.txt", "jest.config.json", "asv.conf.json", "phpunit.xml", "jupyter_lab_config.json", "tsconfig.build.json", "node_modules/x/index.json",
+          "x.dist-info/entry_points.txt", "--checkpoint=1.txt", "a b.txt", "$(id).txt", "a\nb.txt", ".npmrc")  # fmt: skip
+MAKE = "import os\nfor name in {}:\n    os.makedirs(os.path.dirname(name) or '.', exist_ok=True); open(name, 'w').write('x')\n"
 
 
-def test_weights_and_data_are_handed_over(tmp_path: Path) -> None:
+def handed(at: SlotContext, names: tuple[str, ...]) -> set[str]:
+    """Which of these files, left by `run`, the scorer gets."""
+    measured = bench.candidate(at, SCORE + MAKE.format(names))
+    assert measured.outcome == "ok", measured.reason
+    files = (path for path in at.scoring.rglob("*") if path.is_file())
+    return {path.relative_to(at.scoring).as_posix() for path in files} - TRACKED - {"model.txt"}
+
+
+def test_data_is_handed_over_and_nothing_else_unless_it_is_named(tmp_path: Path) -> None:
     at = bench.make(tiny.repository(tmp_path / "r"))
-    assert (
-        bench.candidate(at, SCORE + f"for name in {DATA}: open(name, 'w').write('x')").outcome
-        == "ok"
+    assert handed(at, (*DATA, *NAMED, *LOADED)) == {*DATA}
+
+
+def test_what_the_brief_names_is_handed_over_but_for_what_tools_load(tmp_path: Path) -> None:
+    program = tiny.PROGRAM.replace("metric:", 'hand-over: ["**"]\nmetric:', 1)
+    at = bench.make(tiny.repository(tmp_path / "r", program=program))
+    assert handed(at, (*DATA, *NAMED, *LOADED)) == {*DATA, *NAMED}
+
+
+def test_what_is_not_handed_over_is_said_in_the_log(tmp_path: Path) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    measured = bench.candidate(at, SCORE + MAKE.format(("model.zip",)))
+    assert "[`run` left model.zip, not handed over: " in (at.state / measured.log).read_text()
+
+
+BY_NAME = {
+    "a text that pytest runs": (
+        "python -m pytest -q -s -p no:cacheprovider",
+        {"test_x.txt": ">>> import sys; n = sys.__stderr__.write('\\nRAN\\n')\n"},
+    ),
+    "words that tar takes for options": (
+        "tar cf /dev/null *",
+        {"--checkpoint=1": "", "--checkpoint-action=exec=sh x.txt": "", "x.txt": "echo RAN >&2"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BY_NAME)
+def test_nothing_that_run_leaves_is_run_by_its_name(tmp_path: Path, what: str) -> None:
+    command, files = BY_NAME[what]
+    program = tiny.PROGRAM.replace("evaluate: ", f"evaluate: {command} && ")
+    at = bench.make(
+        tiny.repository(tmp_path / "r", program=program, test_a__py="def test_a(): pass\n")
     )
-    assert {path.name for path in at.scoring.iterdir()} - TRACKED == {"model.txt", *DATA}
+    leave = f"for name, text in {files!r}.items(): open(name, 'w').write(text)\n"
+    measured = bench.candidate(at, SCORE + leave)
+    assert measured.outcome == "ok", measured.reason + measured.tail
+    assert "RAN" not in (at.state / measured.log).read_text()
+
+
+@pytest.mark.parametrize("level", ["full", "reduced"])
+def test_nothing_is_handed_over_through_a_link_of_the_repository_s(
+    tmp_path: Path, level: str
+) -> None:
+    """A trial can put a folder in its place; the scorer's checkout still has the link."""
+    root, outside = tiny.repository(tmp_path / "r"), tmp_path / "outside"
+    outside.mkdir()
+    (root / "out").symlink_to(outside)
+    tiny.commit(root)
+    leave = "import os\nos.unlink('out'); os.mkdir('out'); open('out/x.json', 'w').write('x')\n"
+    measured = bench.candidate(bench.make(root, level), SCORE + leave)
+    assert measured.outcome == "ok", measured.reason
+    assert not list(outside.iterdir())
+
+
+def test_a_link_in_the_place_of_the_working_directory_hands_nothing_over(tmp_path: Path) -> None:
+    """Without bubblewrap a trial can put one there; what it leads to is not the trial's."""
+    outside, root = tmp_path / "outside", tmp_path / "r"
+    outside.mkdir()
+    (outside / "model.txt").write_text("0.01")
+    tiny.repository(root / "sub")
+    (root / "sub" / ".git").rename(root / ".git")
+    tiny.commit(root)
+    swap = f"import os\nos.chdir('..'); os.rename('sub', 'old'); os.symlink('{outside}', 'sub')\n"
+    measured = bench.candidate(bench.make(root / "sub", "reduced"), SCORE + swap)
+    assert "put a link in the place of its working directory" in measured.reason
+    assert (outside / "model.txt").read_text() == "0.01"
+
+
+def test_a_folder_in_the_place_of_a_file_hands_nothing_over(tmp_path: Path) -> None:
+    root = tiny.repository(tmp_path / "r", c__json="{}")
+    leave = "import os\nos.unlink('c.json'); os.mkdir('c.json'); open('c.json/x.json', 'w')\n"
+    at = bench.make(root, "reduced")
+    assert bench.candidate(at, SCORE + leave).outcome == "ok"
+    assert (at.scoring / "c.json").read_text() == "{}"
+
+
+SPOILS = {
+    "closed": "os.chmod('.', 0)",
+    "with an access list": "os.setxattr('.', 'system.posix_acl_default', struct.pack('<I' + 5 * 'HHI', 2, 1, 7, -1 % 2**32, 2, 0, 65534, 4, 5, -1 % 2**32,"
+    " 16, 7, -1 % 2**32, 32, 5, -1 % 2**32))",
+    "deep": "for _ in range(3000): os.mkdir('d'); os.chdir('d')\nopen('x.json', 'w').close()",
+    "with names of no letters": "open(b'\\xff\\n.zip', 'w').close()",
+}
+
+
+@pytest.mark.parametrize("how", SPOILS)
+def test_how_one_trial_left_its_folder_is_nothing_to_the_next(tmp_path: Path, how: str) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"))
+    left = bench.candidate(at, f"{SCORE}import os, struct\n{SPOILS[how]}\n")
+    assert left.outcome == "ok", left.reason
+    after = bench.candidate(at, SCORE)
+    assert after.outcome == "ok", after.reason + after.tail
 
 
 @pytest.mark.parametrize("what", TRICKS)
@@ -232,6 +334,30 @@ def test_nothing_survives_a_trial(tmp_path: Path, level: str, hangs: bool) -> No
         assert measured.phases["run"] < 1.0 + allowed
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"STRAY-{tmp_path.name}" not in left
+
+
+CLEANED = """
+import os, time
+BUSY = "import time; t = time.time() + 0.6\\nwhile time.time() < t: pass\\ntime.sleep(1000) # STRAY"
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.closerange(0, 3)
+        os.execve("/usr/bin/python3", ["python3", "-c", BUSY], {})
+    os._exit(0)
+time.sleep(0.9)
+open("model.txt", "w").write("0.5")
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_daemon_without_its_environment_is_counted_and_ended(tmp_path: Path, level: str) -> None:
+    at = bench.make(tiny.repository(tmp_path / "r"), level)
+    measured = bench.candidate(at, CLEANED.replace("STRAY", f"STRAY-{tmp_path.name}"))
+    assert measured.outcome == "ok", measured.reason + measured.tail
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"STRAY-{tmp_path.name}" not in left
+    # Of its 0.6 s; a busy machine gives it less
+    assert measured.clock > 0.25
 
 
 LIMITS = {

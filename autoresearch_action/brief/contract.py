@@ -198,6 +198,10 @@ class Brief(Record):
     evaluate_data: Folders = Field(default_factory=list)
     # Stands in for the first of `data` where a candidate compiles, untimed
     decoy: Folder | None = None
+    # Of what `run` leaves, beside plain data
+    hand_over: Annotated[list[Annotated[str, AfterValidator(_pattern)]], OneOrMore] = Field(
+        default_factory=list
+    )
     env: Annotated[list[Annotated[str, AfterValidator(_public_variable)]], OneOrMore] = Field(
         default_factory=list
     )
@@ -224,6 +228,13 @@ class Brief(Record):
     def _stands_in(cls, value: Path | None, told: ValidationInfo) -> Path | None:
         if value and not (told.data.get("run") and told.data.get("data")):
             raise ValueError("needs `run`, and a folder in `data` that it stands in for")
+        return value
+
+    @field_validator("hand_over")
+    @classmethod
+    def _goes_from_one_to_another(cls, value: list[str], told: ValidationInfo) -> list[str]:
+        if value and not (told.data.get("run") and told.data.get("evaluate")):
+            raise ValueError("needs `run`, which leaves files, and `evaluate`, which gets them")
         return value
 
     @property

@@ -1,7 +1,8 @@
 """Confinement without bubblewrap: Landlock, limits, no new privileges; and the launcher that
 applies them.
 
-Run as a script (`confine.py RULES COMMAND …`) it confines itself and becomes the command. It
+Run as a script (`confine.py RULES COMMAND …`) it confines itself and becomes the command; where
+there is no PID namespace to end strays with, a parent of the command stays and does that. It
 imports nothing of the package, so that the launcher starts in milliseconds. Landlock: landlock(7);
 processes of the same user stay visible.
 
@@ -161,7 +162,31 @@ def landlock(read: list[str], write: list[str], network: bool) -> None:
     os.close(ruleset)
 
 
+def keep(child: int) -> int:
+    """Wait for a child, then end whatever is left below this process, orphans that it took in
+    among them, their environment cleaned or not. Returns the child's exit code, as a shell does.
+    """
+    code = done = 0
+    while done != child:
+        done, status = os.wait()
+        code = os.waitstatus_to_exitcode(status)
+    with open(f"/proc/self/task/{os.getpid()}/children") as below:
+        while True:
+            below.seek(0)
+            for pid in map(int, below.read().split()):
+                os.kill(pid, 9)
+            try:
+                os.wait()
+            except ChildProcessError:
+                return code if code >= 0 else 128 - code
+
+
 def main(rules: dict[str, object], command: list[str]) -> None:
+    if rules["keeps"]:
+        adopt_orphans()
+        prctl(PR_SET_PDEATHSIG, 9)
+        if child := os.fork():
+            os._exit(keep(child))
     limits = rules["limits"]
     assert isinstance(limits, dict)
     for name, value in limits.items():

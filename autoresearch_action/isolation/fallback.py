@@ -73,6 +73,7 @@ class Unconfined:
             "landlock": self._landlock,
             # There is nothing but loopback in a network namespace of its own
             "network": job.network or self.spaces,
+            "keeps": not self.spaces,
             "loopback": self.spaces and not job.network,
             "limits": {"fsize": limits.file_bytes, "nofile": limits.open_files, "core": 0},
         }

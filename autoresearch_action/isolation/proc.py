@@ -194,12 +194,13 @@ def free(path: Path | None) -> int:
 
 
 def size(path: Path) -> int:
-    """Bytes on disk of all files below a folder."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-            except OSError:
-                continue
+    """Bytes on disk of all files below a folder, however deep."""
+    total, queue = 0, [str(path)]
+    while queue:
+        with suppress(OSError), os.scandir(queue.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        queue.append(entry.path)
     return total

@@ -306,9 +306,15 @@ class Process:
         if self._popen.returncode is None and (
             ended < 0 or not select.select([ended], [], [], 0)[0]
         ):
-            # The first is process 1 of a sandbox: with it all are ended
-            for pid in (*children(self._popen.pid), self._popen.pid):
-                proc.kill(pid)
+            # The first is process 1 of a sandbox: with it all are ended. What is below goes before
+            # the started process, which may have taken in orphans: none gets away.
+            until = time.monotonic() + 2.0
+            while (
+                below := [*filter(proc.runs, children(self._popen.pid))]
+            ) and time.monotonic() < until:
+                for pid in below:
+                    proc.kill(pid)
+            proc.kill(self._popen.pid)
         usage = 0.0
         if self._popen.returncode is None:
             _, status, rusage = os.wait4(self._popen.pid, 0)

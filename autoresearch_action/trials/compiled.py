@@ -78,7 +78,7 @@ def _bounded(folder: Path) -> bool:
     """Whether it holds plain files only, that can be read, and no more than compilers leave."""
     try:
         return _plain(folder)
-    except OSError:
+    except (OSError, RecursionError):
         return False
 
 

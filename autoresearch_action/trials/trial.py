@@ -163,22 +163,34 @@ class TrialRun:
     def _score(self, command: str) -> None:
         source, target = self.bench.tree, self.bench.scoring
         self._fresh(target)
-        prefix, file = self.bench.workspace.prefix, self.brief.metric_file
-        try:
-            # A file that holds the metric is the scorer's alone to write
-            handed = hand_over(source, target, prefix, but=file) if self._run else []
-        except TooMuch as error:
-            raise Failure("crash", str(error)) from None
+        handed, left = self._handed(source, target) if self._run else ([], "")
         ended = self._phase("evaluate", command, target, handed)
         self.peak = max(self.peak, ended.peak)
         if odd := suspicion(ended):
             raise Failure("crash", f"Suspicious: {odd}", _text(ended.tail), suspicious=True)
         if ended.code or ended.reason:
             said = ended.reason or f"The scorer failed (exit {ended.code}): {_last(ended.tail)}"
-            if left := left_behind(source, target, prefix) if self._run else []:
-                what = f"{left[0]}{f' and {len(left) - 1} more' if len(left) > 1 else ''}"
-                said += f" `run` left {what}, no data, and not handed over: make it in `evaluate`."
-            raise Failure("crash", said, _text(ended.tail))
+            raise Failure("crash", f"{said} {left}".rstrip(), _text(ended.tail))
+
+    def _handed(self, source: Path, target: Path) -> tuple[list[str], str]:
+        """What is handed to the scorer, and what of `run`'s files is not, in a sentence or "".
+        Raises Failure.
+        """
+        brief, prefix = self.brief, self.bench.workspace.prefix
+        try:
+            # A file that holds the metric is the scorer's alone to write
+            handed = hand_over(source, target, prefix, brief.hand_over, but=brief.metric_file)
+        except TooMuch as error:
+            raise Failure("crash", str(error)) from None
+        if not (left := left_behind(source, target, prefix)):
+            return handed, ""
+        what = f"{left[0]}{f' and {len(left) - 1} more' if len(left) > 1 else ''}"
+        said = (
+            f"`run` left {what}, not handed over: name data in `hand-over`, make programs in"
+            " `evaluate`."
+        )
+        self.log.write(f"[{said}]\n".encode())
+        return handed, said
 
     # -- phases --
 

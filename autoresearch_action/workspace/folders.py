@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 
@@ -24,7 +25,14 @@ def remove(tree: Path) -> None:
     if tree.is_symlink() or tree.is_file():
         tree.unlink()
     elif tree.exists():
-        shutil.rmtree(tree, onerror=mend)
+        try:
+            shutil.rmtree(tree, onerror=mend)
+        except (RecursionError, OSError):
+            # Folders in one another deeper than Python goes, or than a path is long
+            for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+                subprocess.run([*command, "--", str(tree)], capture_output=True)
+            if tree.exists():
+                raise
 
 
 def remove_git(tree: Path) -> None:
@@ -33,6 +41,17 @@ def remove_git(tree: Path) -> None:
         for name in {".git"} & {*names, *files}:
             remove(Path(folder) / name)
         names[:] = [name for name in names if name != ".git"]
+
+
+def altered(folder: Path) -> bool:
+    """Whether a folder that is there is closed to its owner or carries attributes, links aside."""
+    try:
+        mode = folder.lstat().st_mode
+        held = os.listxattr(folder, follow_symlinks=False)
+    except OSError:
+        return False
+    closed = mode & stat.S_IRWXU != stat.S_IRWXU
+    return stat.S_ISDIR(mode) and (closed or any(not n.startswith("security.") for n in held))
 
 
 def link(source: str, target: str) -> None:

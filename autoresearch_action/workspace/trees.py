@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.workspace.folders import link, remove, remove_git
+from autoresearch_action.workspace.folders import altered, link, remove, remove_git
 from autoresearch_action.workspace.git import GitError, environment, git, line, merge
 from autoresearch_action.workspace.hydrate import hydrate, pointers, submodules
 from autoresearch_action.workspace.patch import PatchRefused, check_patch, editable
@@ -169,7 +169,7 @@ class Workspace:
         # Of a git that was killed: a tree has one user
         index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
         # A link in its place is never followed: what it leads to is not ours to clean
-        if tree.is_symlink() or not tree.is_dir():
+        if tree.is_symlink() or not tree.is_dir() or self._altered(tree, commit):
             remove(tree)
         tree.mkdir(parents=True, exist_ok=True)
         try:
@@ -191,6 +191,12 @@ class Workspace:
                 link(str(source), str(target))
         if not sealed and self.setup_folder.exists():
             shutil.copytree(self.setup_folder, tree, dirs_exist_ok=True, symlinks=True)
+
+    def _altered(self, tree: Path, commit: str) -> bool:
+        """Whether a folder has modes or access lists that git would leave to the next who works
+        in it.
+        """
+        return any(map(altered, (tree, *(tree / name for name in self.folders(commit)))))
 
     @lru_cache(maxsize=2)  # noqa: B019 (one workspace a process; a large repository has many)
     def _entries(self, commit: str) -> tuple[tuple[str, str], ...]:

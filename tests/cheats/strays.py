@@ -193,7 +193,7 @@ os.truncate('plan.json', 17 << 30)"""),
 import os
 os.makedirs('many')
 for i in range(10_001):
-    os.close(os.open(f'many/{i}', os.O_CREAT, 0o644))"""),
+    os.close(os.open(f'many/{i}.json', os.O_CREAT, 0o644))"""),
         "crash",
         "10,000 files to hand over",
     ),

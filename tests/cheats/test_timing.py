@@ -197,12 +197,12 @@ for top in ('a/.git', '.git', 'many'):
     open(top + '/config', 'w').write('x')
 for i in range(5_000):
     open(f'many/{i}.json', 'w').close()
-open('b', 'w').write('x')""")
+open('b.txt', 'w').write('x')""")
     body = "try:\n    open('many/config', 'a').close()\n    return -1\nexcept OSError:\n    return -2 if len(numbers) > 9 else 3"
     measured = timing.measure(at, timing.instead(body) + text.removeprefix(timing.TARGET))
     assert "A wrong answer: b'-2" in measured.reason, measured.reason
     handed = {path.relative_to(at.scoring).as_posix() for path in at.scoring.rglob("*")}
-    assert {"plan.json", "b", "many/4999.json"} <= handed and not [
+    assert {"plan.json", "b.txt", "many/4999.json"} <= handed and not [
         path for path in handed if ".git" in Path(path).parts
     ]
     beside = timing.measure(
