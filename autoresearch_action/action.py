@@ -116,7 +116,7 @@ def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | Non
         given = f"working-directory: {inputs.text('working-directory')}"
         raise InputError(f"{given} is not there; was the repository checked out?")
     os.chdir(directory)
-    prose = inputs.text("brief") or event.read(environ).brief
+    prose = event.prose(inputs.text("brief"), environ)
     brief = briefs.read(Path(inputs.text("program", "program.md")), Path.cwd(), prose)
     return brief, prose, state_directory(inputs, environ, brief.id)
 

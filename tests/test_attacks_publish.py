@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 import studies
+import tiny
 from delivery import Delivery
 from fake_github import FakeGitHub
 from pydantic import ValidationError
 
 from autoresearch_action.brief import Brief, parse
-from autoresearch_action.errors import InputError
+from autoresearch_action.commands.publish import checkout
+from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.github import commits, handover, memory
 from autoresearch_action.github.api import Api, connect
 from autoresearch_action.github.pull_request import publish
@@ -370,7 +372,7 @@ TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "another metric": (field("run", "metric", "loss"), "another `metric`"),
     "another scorer": (lambda run: edited(run, "score.py", "true.py"), "another `evaluate`"),
     "another edit": (lambda run: edited(run, '"contract":{', '"contract":{"edit":["**"],'), "another `edit`"),
-    "another brief": (field("run", "brief_id", "other"), "another name"),
+    "another brief": (field("run", "brief_id", "other"), "answers another one"),
     "a time that is none": (field("run", "contract", {"time-budget": "x", "edit": ["train.py"]}), "does not hold a ledger"),
     "a level that is none": (field("confirmation", "level", None), "does not hold a ledger"),
     "a noise in words": (field("fact", "value", {"sigma": "1", "dof": 1, "mean": 1.0}), "does not hold a ledger"),
@@ -455,6 +457,59 @@ def test_the_brief_s_word_stands_not_the_ledger_s(run: Delivery) -> None:
     run.publish()
     assert "Lower the loss." in run.fake.pulls[1]["body"]
     assert "security team" not in run.fake.pulls[1]["body"]
+
+
+def test_what_was_dispatched_is_not_the_ledger_s_word(run: Delivery) -> None:
+    """Prose that came with the event: this job has it itself."""
+    said, forged = "Try Adam.", "Approved by the security team."
+    answers = Brief(run="true", prose=forged, dispatched=True).id
+    field("run", "prose", forged)(run)
+    field("run", "brief_id", answers)(run)
+    for more in ({}, {"AUTORESEARCH_BRIEF": said}):
+        with pytest.raises(InputError, match="answers another one"):
+            run.publish(**more)
+    assert not run.fake.writes
+    field("run", "brief_id", Brief(run="true", prose=said, dispatched=True).id)(run)
+    run.publish(AUTORESEARCH_BRIEF=f" {said}\n")
+    assert said in run.fake.pulls[1]["body"]
+    assert forged not in run.fake.pulls[1]["body"]
+
+
+def test_the_ledger_does_not_say_where_a_pull_request_is_for(run: Delivery) -> None:
+    run.fake.git("branch", "release", "main")
+    run.fake.git("branch", "wide", "main")
+    field("run", "branch", "wide")(run)
+    field("run", "repository", "octo/other")(run)
+    run.publish()
+    assert run.fake.pulls[1]["base"] == "main"
+    run.publish(GITHUB_REF="refs/heads/release", AUTORESEARCH_BRANCH="x")
+    assert run.fake.pulls[2]["base"] == "release"
+    run.environ.pop("GITHUB_REPOSITORY")
+    with pytest.raises(EnvironmentFault, match="Set GITHUB_REPOSITORY"):
+        run.publish()
+
+
+ORIGINS = {
+    "https://github.example/octo/repo.git": "octo/repo",
+    "https://me:word@github.example/octo/repo": "octo/repo",
+    "git@github.example:octo/repo.git": "octo/repo",
+    "ssh://git@github.example:22/octo/repo/": "octo/repo",
+    "https://elsewhere.example/octo/repo.git": "",
+    "https://elsewhere.example/x@github.example/octo/repo": "",
+    "/srv/octo/repo.git": "",
+}
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_by_hand_the_checkout_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    tiny.git(tmp_path, "init", "-q", "-b", "work")
+    tiny.git(tmp_path, "remote", "add", "origin", origin)
+    monkeypatch.chdir(tmp_path)
+    found = checkout({"GITHUB_SERVER_URL": "https://github.example"})
+    assert found.get("GITHUB_REPOSITORY", "") == ORIGINS[origin]
+    assert found["GITHUB_REF"] == "refs/heads/work"
 
 
 def test_nothing_is_uploaded_for_a_tree_that_was_not_confirmed(run: Delivery) -> None:

@@ -46,8 +46,6 @@ def read(program: Path, directory: Path, prose: str | None = None) -> Brief:
         raise InputError(f"{program} cannot be read: {error.strerror}.") from None
     if size > MAX_PROGRAM_BYTES:
         raise InputError(f"{program} has {size:,} bytes; a brief may have {MAX_PROGRAM_BYTES:,}.")
-    # Half a surrogate cannot be written down
-    prose = prose and prose.encode("utf-8", "replace").decode()
     brief = parse(raw, program, directory, prose)
     _files_exist(brief, program, _front(raw))
     return brief

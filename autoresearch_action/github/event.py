@@ -46,6 +46,13 @@ def read(environ: Mapping[str, str]) -> Dispatch:
     )
 
 
+def prose(given: str | None, environ: Mapping[str, str]) -> str | None:
+    """What stands in for the brief's own prose: as given, else as dispatched; None where neither
+    is. Raises InputError.
+    """
+    return _whole(given or "") or read(environ).brief
+
+
 def _mapping(event: Any, key: str) -> Mapping[str, Any]:
     value = event.get(key) if isinstance(event, Mapping) else None
     return value if isinstance(value, Mapping) else {}
@@ -57,4 +64,9 @@ def _text(given: Mapping[str, Any], key: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise InputError(f"The event's `{key}` is {type(value).__name__}: it must be text.")
-    return value.strip() or None
+    return _whole(value)
+
+
+def _whole(value: str) -> str | None:
+    # Half a surrogate cannot be written down
+    return value.encode("utf-8", "replace").decode().strip() or None

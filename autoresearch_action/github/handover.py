@@ -27,7 +27,6 @@ from pydantic import Field, ValidationError
 
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.acceptance.noise import Noise
-from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.github.stream import stream
 from autoresearch_action.ledger import RunState
@@ -328,9 +327,6 @@ def _agree(run_state: RunState, run: Run, numbers: Sequence[int]) -> None:
         raise InputError("The ledger names a run or a branch as this tool names none.")
     if not all(path.isprintable() and not _leaves(path) for path in places):
         raise InputError("The ledger names a brief outside of its repository, or no run.")
-    name = Brief(run="true", path=Path(run.program), place=Path(run.working_directory)).id
-    if not re.fullmatch(rf"{re.escape(name)}(-[0-9a-f]{{8}})?", run.brief_id):
-        raise InputError(f"The ledger's run is not one of {run.program}: it has another name.")
     confirmation = run_state.confirmation
     if confirmation is None or not confirmation.held:
         return

@@ -193,7 +193,7 @@ def save(run_state: RunState, environ: Mapping[str, str]) -> str:
     its picture. Raises EnvironmentFault.
     """
     assert run_state.run is not None
-    state, api = run_state.state, connect(environ, run_state.run.repository)
+    state, api = run_state.state, connect(environ)
     branch, folder, name = Branch(api), run_state.run.brief_id, run_state.run.id
     ledger, known = _compact(state / "ledger.jsonl"), branch.listing(folder)
     file = f"{name}.jsonl"

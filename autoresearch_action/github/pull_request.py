@@ -22,7 +22,7 @@ from github.PullRequest import PullRequest
 from autoresearch_action import text
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.github import commits, handover, outdated, outputs
+from autoresearch_action.github import commits, event, handover, outdated, outputs
 from autoresearch_action.github.api import Api, Refused, connect
 from autoresearch_action.github.branch import SeriesBranch
 from autoresearch_action.github.outdated import marker
@@ -45,6 +45,8 @@ class PullRequestOptions:
     """How the pull request is to look; "" is the default."""
 
     base: str = ""
+    # What the job, or the checkout, is on: refs/heads/NAME, a tag, …
+    ref: str = ""
     branch: str = ""
     draft: bool = False
     labels: tuple[str, ...] = ("autoresearch",)
@@ -52,6 +54,8 @@ class PullRequestOptions:
     # What the caller expects to have been run
     program: str = ""
     working_directory: str = ""
+    # In place of the brief's own prose
+    brief: str = ""
     dry_run: bool = False
     # The token is the job's own GITHUB_TOKEN
     job_token: bool = False
@@ -73,12 +77,14 @@ class PullRequestOptions:
 
         return cls(
             base=environ.get("AUTORESEARCH_BASE", "").strip(),
+            ref=environ.get("GITHUB_REF", "").strip(),
             branch=environ.get("AUTORESEARCH_BRANCH", "").strip(),
             draft=truth("DRAFT"),
             labels=lines("AUTORESEARCH_LABELS", "autoresearch"),
             reviewers=lines("AUTORESEARCH_REVIEWERS"),
             program=environ.get("AUTORESEARCH_PROGRAM", "").strip(),
             working_directory=environ.get("AUTORESEARCH_WORKING_DIRECTORY", "").strip(),
+            brief=event.prose(environ.get("AUTORESEARCH_BRIEF"), environ) or "",
             dry_run=truth("DRY_RUN"),
             job_token=truth("JOB_TOKEN"),
         )
@@ -127,7 +133,7 @@ def publish(
     wishes = PullRequestOptions.of(environ)
     with handover.taken(state) as handed:
         _expected(handed.run, wishes)
-        api, dry_run = connect(environ, handed.run.repository), dry_run or wishes.dry_run
+        api, dry_run = connect(environ), dry_run or wishes.dry_run
         picture = remember(handed.run_state) if remember and not dry_run else ""
         done = Publisher(api, handed, wishes, dry_run, picture).publish()
     outputs.put(environ, **done.outputs())
@@ -147,18 +153,28 @@ def _expected(run: Run, wishes: PullRequestOptions) -> None:
                 f"{name}: the run says {told[:100]!r}, this job expects {wanted!r};"
                 " nothing is published."
             )
+    place, program = Path(run.working_directory), Path(run.program)
+    brief = _answered(Brief(run="true", path=program, place=place), wishes)
+    if run.brief_id != brief.id:
+        raise InputError(
+            f"brief: the run answers another one than this job's ({run.brief_id!r}, not"
+            f" {brief.id!r}): where the prose was given by hand, give the same here. Nothing is"
+            " published."
+        )
 
 
-def _as_briefed(run: Run, brief: Brief) -> Run:
+def _answered(brief: Brief, wishes: PullRequestOptions) -> Brief:
+    """The brief with the prose that came in place of its own, if any did."""
+    given = {"prose": wishes.brief, "dispatched": True}
+    return brief.model_copy(update=given) if wishes.brief else brief
+
+
+def _as_briefed(run: Run, brief: Brief, wishes: PullRequestOptions) -> Run:
     """The run with what the brief says, which the ledger does not get to say. Raises InputError
     where they differ.
     """
-    answers = brief
-    if run.brief_id != brief.id:
-        # Its prose came with the event
-        answers = brief.model_copy(update={"prose": run.prose, "dispatched": True})
-    told: dict[str, Any] = {"metric": run.metric, "goal": run.goal, "name": run.brief_id}
-    wanted: dict[str, Any] = {"metric": brief.metric, "goal": brief.goal, "name": answers.id}
+    told: dict[str, Any] = {"metric": run.metric, "goal": run.goal}
+    wanted: dict[str, Any] = {"metric": brief.metric, "goal": brief.goal}
     # A plain checkout's setup depends on what the machine had already
     for key in MEASURED_BY if not brief.informal else set(MEASURED_BY) - {"setup"}:
         told[key], wanted[key] = run.contract.get(key), brief.contract.get(key)
@@ -168,7 +184,8 @@ def _as_briefed(run: Run, brief: Brief) -> Run:
             f"{run.program} says another `{wrong}` at the commit that was measured than the ledger:"
             " nothing is published."
         )
-    update = {"contract": brief.contract, "prose": answers.prose, "visibility": brief.visibility}
+    prose = _answered(brief, wishes).prose
+    update = {"contract": brief.contract, "prose": prose, "visibility": brief.visibility}
     return run.model_copy(update=update)
 
 
@@ -198,7 +215,7 @@ class Publisher:
         target = self._base_branch()
         behind = self._behind(target)
         briefs = self._briefs(base, target)
-        self.run = self.run_state.run = _as_briefed(self.run, briefs[0])
+        self.run = self.run_state.run = _as_briefed(self.run, briefs[0], self.wishes)
         place = "" if self.run.working_directory == "." else self.run.working_directory
         with commits.replayed(base, self.handed.patches, place, briefs, confirmation.tree) as (
             steps,
@@ -238,16 +255,14 @@ class Publisher:
         )
 
     def _base_branch(self) -> str:
-        for name in filter(
-            None, (self.wishes.base, self.run.branch, self.repository.default_branch)
-        ):
+        """As given, else what this job or checkout is on; the ledger has no word in it."""
+        wishes, default = self.wishes, self.repository.default_branch
+        on = wishes.ref.removeprefix("refs/heads/") if wishes.ref.startswith("refs/heads/") else ""
+        for name in [wishes.base] if wishes.base else filter(None, (on, default)):
             if self.branch.ref(name):
                 return name
-            if name == self.wishes.base:
-                break
         raise InputError(
-            f"base: there is no branch {self.wishes.base or self.run.branch} to open a pull"
-            " request onto."
+            f"base: there is no branch {wishes.base or on or default} to open a pull request onto."
         )
 
     def _behind(self, target: str) -> str:
