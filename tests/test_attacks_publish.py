@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,13 +23,17 @@ from fake_github import FakeGitHub
 from pydantic import ValidationError
 
 from autoresearch_action.brief import Brief, parse
+from autoresearch_action.brief import read as read_brief
 from autoresearch_action.commands.publish import checkout
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.github import commits, handover, memory
 from autoresearch_action.github.api import Api, connect
 from autoresearch_action.github.pull_request import publish
+from autoresearch_action.ledger import read as read_ledger
 from autoresearch_action.records import Run
+from autoresearch_action.research.fleet import gather
 from autoresearch_action.workspace.patch import Touched
+from autoresearch_action.workspace.trees import Workspace
 
 SECRET = "ghs_what_the_publishing_job_may_write_with"
 PROGRAM = """---
@@ -334,6 +340,7 @@ def appended(line: str) -> Callable[[Delivery], None]:
     return spoil
 
 
+AUDIT = '{{"event":"fact","at":1,"name":"audit","value":{{"looks":1,"stopped":1,"kept":1,"lost":0,"looser":{}}}}}'
 EVIL = "r -->\n<img src=x>\nCo-authored-by: Eve <eve@evil.example>"
 TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "the ledger is a link": (linked("ledger.jsonl"), "ledger.jsonl .* is a link"),
@@ -383,6 +390,10 @@ TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "a stack that never ends": (appended('{"event":"stack","at":1,"numbers":[1' + ",1" * 1_000 + "]}"), "kept more"),
     "a commit that is a list": (field("proposal", "commit", ["<img src=x>"]), "does not hold a ledger.*commit"),
     "a noise that ends later runs": (field("fact", "value", {"sigma": 1.0, "dof": -1, "mean": 1.0}), "does not hold a ledger.*dof"),
+    "a noise without end": (field("fact", "value", {"sigma": 1e300, "dof": 1, "mean": 1.0}), "does not hold a ledger.*sigma"),
+    "a rule that stops everything": (appended(AUDIT.format("-1.0")), "does not hold a ledger.*looser"),
+    "a rule that is no number": (appended(AUDIT.format("NaN")), "does not hold a ledger"),
+    "a stack of nothing": (appended('{"event":"stack","at":1,"numbers":[1,999]}'), "does not know"),
     "an id that is a file of the memory": (field("run", "id", "claims.json"), "names a run"),
     "a branch in colours": (field("run", "branch", "a\u009b31m\u202e"), "names a run or a branch"),
     "a program of two lines": (field("run", "program", "a\nb.md"), "outside of its repository"),
@@ -441,6 +452,37 @@ def test_no_picture_of_the_research_job_is_shown(run: Delivery) -> None:
     for name in ("progress.png", "report.html"):
         (path,) = [file for file in files if file.endswith(name)]
         assert "Approved" not in run.fake.git("show", f"{memory.BRANCH}:{path}")
+
+
+def test_what_is_remembered_is_diffs_within_limits(
+    run: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = read_ledger(run.state).kept
+    first, second = (run.state / "trials" / f"{number:04d}" / "patch.diff" for number in kept)
+    genuine = first.read_bytes()
+    second.write_bytes(b"any bytes\n" * 100)
+    publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+    files = run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).split()
+    (patch,) = [file for file in files if file.endswith("patch.diff")]
+    assert run.fake.git("show", f"{memory.BRANCH}:{patch}").encode() == genuine
+    monkeypatch.setattr(memory, "MOST_LEDGER", 1_000)
+    with pytest.raises(EnvironmentFault, match="without its trials"):
+        publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+
+
+def test_what_is_said_of_a_run_is_lines_that_can_be_seen(run: Delivery) -> None:
+    field("confirmation", "held", False)(run)
+    field("confirmation", "reason", "a\x1b]0;b\x07\ud800c\n::warning::d")(run)
+    assert run.publish().describe() == "No pull request: a]0;bc ::warning::d"
+
+
+def test_no_pull_request_is_closed_by_a_base_of_one_s_own(run: Delivery) -> None:
+    """Measured on its very head, everything of it would be there already."""
+    head = run.publish().head
+    field("confirmation", "held", False)(run)
+    field("run", "base", head)(run)
+    assert run.publish().operation == "none"
+    assert run.fake.pulls[1]["state"] == "open"
 
 
 def test_today_s_brief_has_a_word_too(run: Delivery) -> None:
@@ -548,6 +590,59 @@ def test_a_file_that_github_sends_otherwise_ends_it(
     )
     with pytest.raises(InputError, match="another file than its tree names"):
         run.publish()
+
+
+def described(run: Delivery) -> None:
+    """Half a surrogate in what a change is called."""
+    events = [json.loads(line) for line in (run.state / "ledger.jsonl").read_text().splitlines()]
+    for told in events:
+        if told["event"] == "proposal":
+            told["description"] = "x\ud800"
+        if told["event"] == "verdict" and told["estimate"]:
+            told["estimate"] += 1.0
+    (run.state / "ledger.jsonl").write_text(
+        "".join(json.dumps(e, separators=(",", ":")) + "\n" for e in events)
+    )
+
+
+def unwritten(run: Delivery) -> None:
+    (run.state / "ledger.jsonl").unlink()
+    os.mkfifo(run.state / "ledger.jsonl")
+
+
+SHARDS: dict[str, Callable[[Delivery], None]] = {
+    "nothing is wrong": lambda run: None,
+    "a name that cannot be written": described,
+    "a ledger that is never written": unwritten,
+    "a ledger that never ends": huge("ledger.jsonl"),
+    "a ledger that is a link": linked("ledger.jsonl"),
+    "a patch that is a link": linked("trials", "0001", "patch.diff"),
+    "a patch that never ends": huge("trials/0001/patch.diff"),
+    "another base": field("run", "base", "c" * 40),
+    "a stack of nothing": appended('{"event":"stack","at":1,"numbers":[999]}'),
+    "a stack that never ends": appended(
+        '{"event":"stack","at":1,"numbers":[1' + ",1" * 100_000 + "]}"
+    ),
+    "a patch outside of the brief": lambda run: (
+        (run.state / "trials/0001/patch.diff").write_text(new(".github/workflows/x.yml")) and None
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_poisoned_shard_costs_itself_alone(run: Delivery, tmp_path: Path, name: str) -> None:
+    shards, target, notes = tmp_path / "shards", tmp_path / "merged", list[str]()
+    for shard in ("a", "b\n::error::c"):
+        shutil.copytree(run.state, shards / shard)
+    poisoned = replace(run, state=shards / "b\n::error::c")
+    SHARDS[name](poisoned)
+    workspace = Workspace(run.home, tmp_path / "merge", read_brief(Path("program.md"), run.home))
+    started = time.monotonic()
+    assert gather(shards, workspace, target, notes.append) == 2
+    assert time.monotonic() - started < 20.0
+    assert [path.name for path in sorted(target.iterdir())] == ["000.diff", "001.diff"]
+    # What the brief does not allow is passed over, as anybody's would be
+    assert len(notes) == (list(SHARDS).index(name) not in (0, 1, len(SHARDS) - 1))
 
 
 def test_files_are_read_by_no_link_and_no_further_than_allowed(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ class Published:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return "\n".join([self.words, *(f"Note: {note}" for note in self.notes)])
+        return "\n".join(map(text.line, (self.words, *(f"Note: {note}" for note in self.notes))))
 
     def summary(self) -> str:
         """The same in Markdown."""
