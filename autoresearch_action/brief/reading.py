@@ -22,6 +22,7 @@ from autoresearch_action.brief.contract import DEFAULT_TIME_BUDGET, KEYS, LONGES
 from autoresearch_action.errors import InputError
 from autoresearch_action.syntax import parsed
 
+MERGE = "tag:yaml.org,2002:merge"
 MAX_PROGRAM_BYTES = 1_000_000
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -158,7 +159,8 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 2
-            if not isinstance(key, yaml.ScalarNode):
+            # A merge (<<) would bring in keys that are looked at nowhere
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
                 raise InputError(f"{program}, line {line}: a key must be a word.")
             if key.value in lines:
                 raise InputError(

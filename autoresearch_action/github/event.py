@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Record
@@ -19,7 +21,7 @@ class Dispatch(Record):
     brief: str | None = None
     checkpoint: str | None = None
     # Counts how often the queue has sent it
-    attempt: int = 1
+    attempt: Annotated[int, Field(ge=1)] = 1
 
 
 def read(environ: Mapping[str, str]) -> Dispatch:
@@ -42,7 +44,7 @@ def read(environ: Mapping[str, str]) -> Dispatch:
     return Dispatch(
         brief=_text(given, "brief"),
         checkpoint=_text(given, "checkpoint"),
-        attempt=attempt if isinstance(attempt, int) else 1,
+        attempt=max(1, attempt) if isinstance(attempt, int) else 1,
     )
 
 
