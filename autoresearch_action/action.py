@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,11 @@ def main(step: str) -> int:
         # No permission, no room
         outputs.failed(step, _told(error), os.environ)
         return EnvironmentFault.exit_code
+    except Exception as error:
+        # A bug, whose words may be anybody's: within the fence, as all that is printed
+        told = f"{type(error).__name__}, a bug: please report it.\n{traceback.format_exc()}"
+        outputs.failed(step, told, os.environ)
+        return 1
     return 0
 
 

@@ -22,9 +22,10 @@ from delivery import Delivery
 from fake_github import FakeGitHub
 from pydantic import ValidationError
 
+from autoresearch_action import report
 from autoresearch_action.brief import Brief, parse
 from autoresearch_action.brief import read as read_brief
-from autoresearch_action.commands.publish import checkout
+from autoresearch_action.commands.publish import checkout, publish_session
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.github import commits, handover, memory
 from autoresearch_action.github.api import Api, connect
@@ -474,6 +475,28 @@ def test_what_is_said_of_a_run_is_lines_that_can_be_seen(run: Delivery) -> None:
     field("confirmation", "held", False)(run)
     field("confirmation", "reason", "a\x1b]0;b\x07\ud800c\n::warning::d")(run)
     assert run.publish().describe() == "No pull request: a]0;bc ::warning::d"
+
+
+def test_by_hand_nothing_is_said_before_it_is_looked_at(
+    run: Delivery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    field("confirmation", "held", False)(run)
+    field("confirmation", "reason", "a\x1b]0;b\x07")(run)
+    publish_session(run.state, True, None, {})
+    assert capsys.readouterr().out.splitlines()[0] == "Dry run: a]0;b"
+    linked("ledger.jsonl")(run)
+    with pytest.raises(InputError, match="is a link"):
+        publish_session(run.state, True, None, {})
+
+
+def test_reports_are_written_through_no_link(run: Delivery, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    for name in ("report.html", "report.html.part"):
+        (run.state / name).unlink(missing_ok=True)
+        (run.state / name).symlink_to(mine)
+    report.write(run.state, read_ledger(run.state))
+    assert mine.read_text() == "mine"
 
 
 def test_no_pull_request_is_closed_by_a_base_of_one_s_own(run: Delivery) -> None:

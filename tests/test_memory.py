@@ -55,6 +55,12 @@ def test_memory_is_one_file_a_run_and_comes_back(run: Delivery, tmp_path: Path) 
     assert run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).count(".jsonl") == 2
 
 
+def test_a_ticket_counts_from_one(run: Delivery, tmp_path: Path) -> None:
+    queue.enqueue(dispatched(run, tmp_path, 31, checkpoint="s3://models/1", attempt=-1_000))
+    (ticket,) = queued(run)
+    assert json.loads(run.fake.git("show", f"{memory.BRANCH}:{ticket}"))["attempt"] == 1
+
+
 def test_two_writers_of_the_memory_lose_nothing(run: Delivery) -> None:
     other = memory.Branch(memory.connect(run.environ))
     run.fake.hook(

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from autoresearch_action.commands.report import read_state
+from autoresearch_action import text
 from autoresearch_action.workspace.git import GitError, line
 
 # An origin on a server: https, ssh, or ssh's short form
@@ -25,20 +25,16 @@ def publish_session(
     state: Path, dry_run: bool, brief: str | None, environment: Mapping[str, str] = os.environ
 ) -> None:
     """`autoresearch publish`."""
+    from autoresearch_action.github.handover import taken
     from autoresearch_action.github.pull_request import publish
     from autoresearch_action.report import body
 
     if dry_run and not environment.get("GITHUB_TOKEN") and not environment.get("GH_TOKEN"):
-        run_state = read_state(state)
-        told = (
-            body.title(run_state)
-            if run_state.improved
-            else body.verdict_line(run_state)
-            if run_state.run
-            else "nothing yet"
-        )
+        with taken(state) as handed:
+            run_state = handed.run_state
+            told = (body.title if run_state.improved else body.verdict_line)(run_state)
         more = "it also says what would change on GitHub"
-        click.echo(f"Dry run: {told}\nWith GITHUB_TOKEN set {more}.")
+        click.echo(f"Dry run: {text.line(told)}\nWith GITHUB_TOKEN set {more}.")
         return
     given = {"AUTORESEARCH_BRIEF": brief} if brief else {}
     click.echo(

@@ -81,7 +81,8 @@ def failed(step: str, told: str, environ: Mapping[str, str]) -> None:
     )
     annotate("error", told)
     with fenced():
-        print(f"autoresearch: {told}", file=sys.stderr, flush=True)
+        # Where the fence is: the two streams of a job have no order
+        print(f"autoresearch: {text.visible(told)}", flush=True)
 
 
 def research(run_state: RunState) -> dict[str, str]:
