@@ -236,14 +236,14 @@ def publish(environ: Mapping[str, str]) -> None:
             settle(environ)
 
 
-def _remember(environ: Mapping[str, str], run_state: RunState) -> str:
+def _remember(environ: Mapping[str, str], run_state: RunState, claimed: bool) -> str:
     """The run on the memory branch: the address of its picture. What is proven is published even
     where that cannot be written.
     """
     from autoresearch_action.github import memory
 
     try:
-        return memory.save(run_state, environ)
+        return memory.save(run_state, environ, claimed)
     except EnvironmentFault as error:
         kept = (
             "The ledger and the state of the claims are in this job's artifact alone: the"

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -408,7 +409,11 @@ def test_a_state_folder_is_untrusted_as_a_whole(run: Delivery, name: str) -> Non
     spoil, words = TAKEN[name]
     spoil(run)
     with pytest.raises(InputError, match=words) as refused:
-        publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+        publish(
+            run.state,
+            run.environ,
+            remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+        )
     assert str(refused.value).isprintable()
     assert not run.fake.pulls
     if "another `" not in str(refused.value) and "no commit" not in words:
@@ -418,7 +423,7 @@ def test_a_state_folder_is_untrusted_as_a_whole(run: Delivery, name: str) -> Non
 def test_what_changes_after_the_check_is_not_used(run: Delivery) -> None:
     """The state folder is swapped between check and use."""
 
-    def swap(_: object) -> str:
+    def swap(*_: object) -> str:
         for patch in (run.state / "proven").glob("*.diff"):
             patch.write_text(new(".github/workflows/x.yml"))
         (run.state / "ledger.jsonl").write_text("")
@@ -448,7 +453,11 @@ def test_a_plain_checkout_s_brief_is_read_from_its_files(fake: FakeGitHub) -> No
 def test_no_picture_of_the_research_job_is_shown(run: Delivery) -> None:
     for name in ("progress.png", "report.html"):
         (run.state / name).write_text("Approved by the security team")
-    publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+    publish(
+        run.state,
+        run.environ,
+        remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+    )
     files = run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).split()
     for name in ("progress.png", "report.html"):
         (path,) = [file for file in files if file.endswith(name)]
@@ -462,13 +471,21 @@ def test_what_is_remembered_is_diffs_within_limits(
     first, second = (run.state / "trials" / f"{number:04d}" / "patch.diff" for number in kept)
     genuine = first.read_bytes()
     second.write_bytes(b"any bytes\n" * 100)
-    publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+    publish(
+        run.state,
+        run.environ,
+        remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+    )
     files = run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).split()
     (patch,) = [file for file in files if file.endswith("patch.diff")]
     assert run.fake.git("show", f"{memory.BRANCH}:{patch}").encode() == genuine
     monkeypatch.setattr(memory, "MOST_LEDGER", 1_000)
     with pytest.raises(EnvironmentFault, match="without its trials"):
-        publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+        publish(
+            run.state,
+            run.environ,
+            remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+        )
 
 
 def test_what_is_said_of_a_run_is_lines_that_can_be_seen(run: Delivery) -> None:
@@ -582,6 +599,21 @@ def test_nothing_is_uploaded_for_a_tree_that_was_not_confirmed(run: Delivery) ->
     with pytest.raises(InputError, match="do not add up"):
         run.publish()
     assert not run.fake.writes
+
+
+@pytest.mark.parametrize("adds_up", [True, False])
+def test_a_claim_is_counted_where_what_is_handed_over_adds_up(run: Delivery, adds_up: bool) -> None:
+    if not adds_up:
+        field("confirmation", "tree", "c" * 40)(run)
+    with nullcontext() if adds_up else pytest.raises(InputError, match="do not add up"):
+        publish(
+            run.state,
+            run.environ,
+            remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+        )
+    claims = json.loads(run.fake.git("show", f"{memory.BRANCH}:program/claims.json"))["claims"]
+    assert claims["attempts"] == 1
+    assert claims["claimed"] == [1] * adds_up
 
 
 def test_a_folder_that_github_lists_in_part_is_refused(run: Delivery) -> None:

@@ -40,7 +40,7 @@ from autoresearch_action.records import (
 )
 from autoresearch_action.report.body import body
 from autoresearch_action.report.tables import MOST_ROWS
-from autoresearch_action.shapes import ObjectName
+from autoresearch_action.shapes import Hexadecimal, ObjectName
 from autoresearch_action.text import visible
 from autoresearch_action.workspace.folders import content, put
 
@@ -78,6 +78,8 @@ class _Proposed(Proposal):
 
     number: int
     commit: ObjectName
+    # Read by a pattern too
+    tree: Hexadecimal = ""
     origin: int | None = None
 
 

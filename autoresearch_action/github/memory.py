@@ -193,9 +193,9 @@ class Branch:
         return True
 
 
-def save(run_state: RunState, environ: Mapping[str, str]) -> str:
-    """Put the run, as it was handed over and taken in, on the memory branch. Returns the address of
-    its picture. Raises EnvironmentFault.
+def save(run_state: RunState, environ: Mapping[str, str], claimed: bool) -> str:
+    """Put the run, as it was handed over and taken in, on the memory branch; `claimed`: a pull
+    request claims what it proved. Returns the address of its picture. Raises EnvironmentFault.
     """
     assert run_state.run is not None
     state, api = run_state.state, connect(environ)
@@ -229,7 +229,7 @@ def save(run_state: RunState, environ: Mapping[str, str]) -> str:
     mine = _bytes(state / "claims.json")
     if mine:
         theirs = branch.blob(known["claims.json"]) if "claims.json" in known else b""
-        files[f"{folder}/claims.json"] = _further(mine, theirs, run_state.improved)
+        files[f"{folder}/claims.json"] = _further(mine, theirs, claimed)
     branch.write(files, f"Remember {folder}, run {name}")
     return (
         api.web(quote(f"raw/{BRANCH}/{folder}/{name}/progress.png"))

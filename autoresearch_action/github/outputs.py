@@ -120,7 +120,7 @@ def research(run_state: RunState) -> dict[str, str]:
         "experiments": str(run_state.tried),
         "kept": str(len(run_state.proven())),
         "cost-usd": f"{run_state.usd + device:.4f}",
-        "stop-reason": run_state.stop_reason,
+        "stop-reason": text.line(run_state.stop_reason),
         "branch": (run_state.facts.get("branch") or {}).get("name", ""),
         "report-path": str(run_state.state / "report.html"),
     }
