@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,11 @@ def main(step: str) -> int:
         # No permission, no room
         outputs.failed(step, _told(error), os.environ)
         return EnvironmentFault.exit_code
+    except Exception as error:
+        # A bug, whose words may be anybody's: within the fence, as all that is printed
+        told = f"{type(error).__name__}, a bug: please report it.\n{traceback.format_exc()}"
+        outputs.failed(step, told, os.environ)
+        return 1
     return 0
 
 
@@ -116,7 +122,7 @@ def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | Non
         given = f"working-directory: {inputs.text('working-directory')}"
         raise InputError(f"{given} is not there; was the repository checked out?")
     os.chdir(directory)
-    prose = inputs.text("brief") or event.read(environ).brief
+    prose = event.prose(inputs.text("brief"), environ)
     brief = briefs.read(Path(inputs.text("program", "program.md")), Path.cwd(), prose)
     return brief, prose, state_directory(inputs, environ, brief.id)
 
@@ -230,14 +236,14 @@ def publish(environ: Mapping[str, str]) -> None:
             settle(environ)
 
 
-def _remember(environ: Mapping[str, str], run_state: RunState) -> str:
+def _remember(environ: Mapping[str, str], run_state: RunState, claimed: bool) -> str:
     """The run on the memory branch: the address of its picture. What is proven is published even
     where that cannot be written.
     """
     from autoresearch_action.github import memory
 
     try:
-        return memory.save(run_state, environ)
+        return memory.save(run_state, environ, claimed)
     except EnvironmentFault as error:
         kept = (
             "The ledger and the state of the claims are in this job's artifact alone: the"

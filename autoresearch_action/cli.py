@@ -28,6 +28,12 @@ PROGRAM = click.option(
     show_default=True,
     help="The brief.",
 )
+BRIEF = click.option(
+    "--brief",
+    default=None,
+    metavar="TEXT",
+    help="Replaces the prose of the brief, never its front matter.",
+)
 
 
 class Commands(click.Group):
@@ -98,12 +104,7 @@ def _caps(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command()
 @PROGRAM
-@click.option(
-    "--brief",
-    default=None,
-    metavar="TEXT",
-    help="Replaces the prose of the brief, never its front matter.",
-)
+@BRIEF
 @click.option(
     "--agent",
     "agents",
@@ -146,12 +147,13 @@ def report(state: Path) -> None:
 
 @main.command()
 @STATE
+@BRIEF
 @click.option("--dry-run", is_flag=True, help="Say what would be done; make no write request.")
-def publish(state: Path, dry_run: bool) -> None:
+def publish(state: Path, brief: str | None, dry_run: bool) -> None:
     """Open or update the pull request of a run that proved something."""
     from autoresearch_action.commands.publish import publish_session
 
-    publish_session(state, dry_run)
+    publish_session(state, dry_run, brief)
 
 
 @main.command()

@@ -24,6 +24,8 @@ _BLOCK = re.compile(r"^(\d*)([#+=.)-])")
 _REFERENCES = re.compile(r"[@#](?=\S)|\bGH-(?=\w)|:(?=//)|www(?=\.)", re.IGNORECASE)
 # In a commit message these keep a push from starting the checks
 _SKIPS = re.compile(r"\[(?=\s*(?:skip|no|ci|actions)\b)|\bskip-checks(?=:)", re.IGNORECASE)
+# What some take for a trailer wherever it begins a line: a signature, an author
+_SIGNED = re.compile(r"^[A-Za-z][\w-]*-by(?=\s*:)", re.IGNORECASE)
 # Letters and marks that are not seen, though Unicode's categories take them for such: fillers, and
 # the selectors of a variant, of which many in a row can carry words
 _BLANKS = re.compile(
@@ -118,9 +120,7 @@ def message(title: str, words: str, trailers: Mapping[str, str]) -> str:
     """A commit's message. The words are one paragraph and no trailers; they hold no check back."""
     parts = [clip(plain(title), 72) or "Change", clip(plain(words), 1_000)]
     tail = "\n".join(f"{name}: {line(value)}" for name, value in trailers.items())
-    return "\n\n".join(
-        [*(_SKIPS.sub(lambda found: found[0] + JOINER, part) for part in parts if part), tail]
-    )
+    return "\n\n".join([*(_broken(_SIGNED, _broken(_SKIPS, part)) for part in parts if part), tail])
 
 
 def command(words: str) -> str:
@@ -135,7 +135,11 @@ def output(name: str, value: str) -> str:
 
 
 def _unreferred(text: str) -> str:
-    return _REFERENCES.sub(lambda found: found[0] + JOINER, text)
+    return _broken(_REFERENCES, text)
+
+
+def _broken(expression: re.Pattern[str], text: str) -> str:
+    return expression.sub(lambda found: found[0] + JOINER, text)
 
 
 def clip(text: str, most: int) -> str:

@@ -64,7 +64,9 @@ def test_the_harness_imports_nothing_of_the_users(name: str, tmp_path: Path) -> 
         STEP="settle",
         AUTORESEARCH_IN_PROGRAM="none.md",
     )
-    assert "the wrong one" not in done.stderr and "Traceback" not in done.stderr
+    for told in (done.stdout, done.stderr):
+        assert "the wrong one" not in told
+        assert "Traceback" not in told
     assert done.returncode == (2 if name in ("/Research", "/Publish", "publish/Publish") else 0), (
         done.stderr
     )
@@ -95,7 +97,7 @@ def test_research_that_fails_says_why_in_the_summary(tmp_path: Path) -> None:
     for program in ("program.md", "none.md"):
         done = start(starts()["/Research"], home, AUTORESEARCH_IN_PROGRAM=program, AUTORESEARCH_IN_MAX_MINUTES="5",
                      AUTORESEARCH_IN_STATE_DIRECTORY=str(tmp_path / "state"), GITHUB_STEP_SUMMARY=str(summary))  # fmt: skip
-        assert done.returncode == 2, done.stderr
+        assert done.returncode == 2, done.stdout
         told[program] = summary.read_text()
         summary.unlink()
     assert (
@@ -103,6 +105,27 @@ def test_research_that_fails_says_why_in_the_summary(tmp_path: Path) -> None:
         and "\nboom\n```" in told["program.md"]
     )
     assert "none.md is not there" in told["none.md"]
+
+
+def test_a_bug_s_words_stay_within_the_fence(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> None:
+        raise ValueError("a\n::add-mask::b\x1b[2J")
+
+    monkeypatch.setattr(action, "_STEPS", {"settle": broken})
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert action.main("settle") == 1
+    out, err = capfd.readouterr()
+    lines = [line for line in out.splitlines() if line.startswith("::")]
+    assert [line.split("=")[0].split("::")[1] for line in lines[:3]] == [
+        "error title",
+        "stop-commands",
+        "add-mask",
+    ]
+    assert lines[3] == f"::{lines[1].rpartition('::')[2]}::"
+    assert "\x1b" not in out
+    assert err == ""
 
 
 def plan(folder: Path, **more: str) -> tuple[list[dict[str, str]], str]:

@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import studies
+import tiny
 from delivery import Delivery
 from fake_github import FakeGitHub
 from pydantic import ValidationError
 
+from autoresearch_action import report
 from autoresearch_action.brief import Brief, parse
-from autoresearch_action.errors import InputError
+from autoresearch_action.brief import read as read_brief
+from autoresearch_action.commands.publish import checkout, publish_session
+from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.github import commits, handover, memory
 from autoresearch_action.github.api import Api, connect
 from autoresearch_action.github.pull_request import publish
+from autoresearch_action.ledger import read as read_ledger
 from autoresearch_action.records import Run
+from autoresearch_action.research.fleet import gather
 from autoresearch_action.workspace.patch import Touched
+from autoresearch_action.workspace.trees import Workspace
 
 SECRET = "ghs_what_the_publishing_job_may_write_with"
 PROGRAM = """---
@@ -332,6 +342,7 @@ def appended(line: str) -> Callable[[Delivery], None]:
     return spoil
 
 
+AUDIT = '{{"event":"fact","at":1,"name":"audit","value":{{"looks":1,"stopped":1,"kept":1,"lost":0,"looser":{}}}}}'
 EVIL = "r -->\n<img src=x>\nCo-authored-by: Eve <eve@evil.example>"
 TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "the ledger is a link": (linked("ledger.jsonl"), "ledger.jsonl .* is a link"),
@@ -370,7 +381,7 @@ TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "another metric": (field("run", "metric", "loss"), "another `metric`"),
     "another scorer": (lambda run: edited(run, "score.py", "true.py"), "another `evaluate`"),
     "another edit": (lambda run: edited(run, '"contract":{', '"contract":{"edit":["**"],'), "another `edit`"),
-    "another brief": (field("run", "brief_id", "other"), "another name"),
+    "another brief": (field("run", "brief_id", "other"), "answers another one"),
     "a time that is none": (field("run", "contract", {"time-budget": "x", "edit": ["train.py"]}), "does not hold a ledger"),
     "a level that is none": (field("confirmation", "level", None), "does not hold a ledger"),
     "a noise in words": (field("fact", "value", {"sigma": "1", "dof": 1, "mean": 1.0}), "does not hold a ledger"),
@@ -381,6 +392,10 @@ TAKEN: dict[str, tuple[Callable[[Delivery], None], str]] = {
     "a stack that never ends": (appended('{"event":"stack","at":1,"numbers":[1' + ",1" * 1_000 + "]}"), "kept more"),
     "a commit that is a list": (field("proposal", "commit", ["<img src=x>"]), "does not hold a ledger.*commit"),
     "a noise that ends later runs": (field("fact", "value", {"sigma": 1.0, "dof": -1, "mean": 1.0}), "does not hold a ledger.*dof"),
+    "a noise without end": (field("fact", "value", {"sigma": 1e300, "dof": 1, "mean": 1.0}), "does not hold a ledger.*sigma"),
+    "a rule that stops everything": (appended(AUDIT.format("-1.0")), "does not hold a ledger.*looser"),
+    "a rule that is no number": (appended(AUDIT.format("NaN")), "does not hold a ledger"),
+    "a stack of nothing": (appended('{"event":"stack","at":1,"numbers":[1,999]}'), "does not know"),
     "an id that is a file of the memory": (field("run", "id", "claims.json"), "names a run"),
     "a branch in colours": (field("run", "branch", "a\u009b31m\u202e"), "names a run or a branch"),
     "a program of two lines": (field("run", "program", "a\nb.md"), "outside of its repository"),
@@ -394,7 +409,11 @@ def test_a_state_folder_is_untrusted_as_a_whole(run: Delivery, name: str) -> Non
     spoil, words = TAKEN[name]
     spoil(run)
     with pytest.raises(InputError, match=words) as refused:
-        publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+        publish(
+            run.state,
+            run.environ,
+            remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+        )
     assert str(refused.value).isprintable()
     assert not run.fake.pulls
     if "another `" not in str(refused.value) and "no commit" not in words:
@@ -404,7 +423,7 @@ def test_a_state_folder_is_untrusted_as_a_whole(run: Delivery, name: str) -> Non
 def test_what_changes_after_the_check_is_not_used(run: Delivery) -> None:
     """The state folder is swapped between check and use."""
 
-    def swap(_: object) -> str:
+    def swap(*_: object) -> str:
         for patch in (run.state / "proven").glob("*.diff"):
             patch.write_text(new(".github/workflows/x.yml"))
         (run.state / "ledger.jsonl").write_text("")
@@ -434,11 +453,76 @@ def test_a_plain_checkout_s_brief_is_read_from_its_files(fake: FakeGitHub) -> No
 def test_no_picture_of_the_research_job_is_shown(run: Delivery) -> None:
     for name in ("progress.png", "report.html"):
         (run.state / name).write_text("Approved by the security team")
-    publish(run.state, run.environ, remember=lambda told: memory.save(told, run.environ))
+    publish(
+        run.state,
+        run.environ,
+        remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+    )
     files = run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).split()
     for name in ("progress.png", "report.html"):
         (path,) = [file for file in files if file.endswith(name)]
         assert "Approved" not in run.fake.git("show", f"{memory.BRANCH}:{path}")
+
+
+def test_what_is_remembered_is_diffs_within_limits(
+    run: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = read_ledger(run.state).kept
+    first, second = (run.state / "trials" / f"{number:04d}" / "patch.diff" for number in kept)
+    genuine = first.read_bytes()
+    second.write_bytes(b"any bytes\n" * 100)
+    publish(
+        run.state,
+        run.environ,
+        remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+    )
+    files = run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).split()
+    (patch,) = [file for file in files if file.endswith("patch.diff")]
+    assert run.fake.git("show", f"{memory.BRANCH}:{patch}").encode() == genuine
+    monkeypatch.setattr(memory, "MOST_LEDGER", 1_000)
+    with pytest.raises(EnvironmentFault, match="without its trials"):
+        publish(
+            run.state,
+            run.environ,
+            remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+        )
+
+
+def test_what_is_said_of_a_run_is_lines_that_can_be_seen(run: Delivery) -> None:
+    field("confirmation", "held", False)(run)
+    field("confirmation", "reason", "a\x1b]0;b\x07\ud800c\n::warning::d")(run)
+    assert run.publish().describe() == "No pull request: a]0;bc ::warning::d"
+
+
+def test_by_hand_nothing_is_said_before_it_is_looked_at(
+    run: Delivery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    field("confirmation", "held", False)(run)
+    field("confirmation", "reason", "a\x1b]0;b\x07")(run)
+    publish_session(run.state, True, None, {})
+    assert capsys.readouterr().out.splitlines()[0] == "Dry run: a]0;b"
+    linked("ledger.jsonl")(run)
+    with pytest.raises(InputError, match="is a link"):
+        publish_session(run.state, True, None, {})
+
+
+def test_reports_are_written_through_no_link(run: Delivery, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    for name in ("report.html", "report.html.part"):
+        (run.state / name).unlink(missing_ok=True)
+        (run.state / name).symlink_to(mine)
+    report.write(run.state, read_ledger(run.state))
+    assert mine.read_text() == "mine"
+
+
+def test_no_pull_request_is_closed_by_a_base_of_one_s_own(run: Delivery) -> None:
+    """Measured on its very head, everything of it would be there already."""
+    head = run.publish().head
+    field("confirmation", "held", False)(run)
+    field("run", "base", head)(run)
+    assert run.publish().operation == "none"
+    assert run.fake.pulls[1]["state"] == "open"
 
 
 def test_today_s_brief_has_a_word_too(run: Delivery) -> None:
@@ -457,11 +541,79 @@ def test_the_brief_s_word_stands_not_the_ledger_s(run: Delivery) -> None:
     assert "security team" not in run.fake.pulls[1]["body"]
 
 
+def test_what_was_dispatched_is_not_the_ledger_s_word(run: Delivery) -> None:
+    """Prose that came with the event: this job has it itself."""
+    said, forged = "Try Adam.", "Approved by the security team."
+    answers = Brief(run="true", prose=forged, dispatched=True).id
+    field("run", "prose", forged)(run)
+    field("run", "brief_id", answers)(run)
+    for more in ({}, {"AUTORESEARCH_BRIEF": said}):
+        with pytest.raises(InputError, match="answers another one"):
+            run.publish(**more)
+    assert not run.fake.writes
+    field("run", "brief_id", Brief(run="true", prose=said, dispatched=True).id)(run)
+    run.publish(AUTORESEARCH_BRIEF=f" {said}\n")
+    assert said in run.fake.pulls[1]["body"]
+    assert forged not in run.fake.pulls[1]["body"]
+
+
+def test_the_ledger_does_not_say_where_a_pull_request_is_for(run: Delivery) -> None:
+    run.fake.git("branch", "release", "main")
+    run.fake.git("branch", "wide", "main")
+    field("run", "branch", "wide")(run)
+    field("run", "repository", "octo/other")(run)
+    run.publish()
+    assert run.fake.pulls[1]["base"] == "main"
+    run.publish(GITHUB_REF="refs/heads/release", AUTORESEARCH_BRANCH="x")
+    assert run.fake.pulls[2]["base"] == "release"
+    run.environ.pop("GITHUB_REPOSITORY")
+    with pytest.raises(EnvironmentFault, match="Set GITHUB_REPOSITORY"):
+        run.publish()
+
+
+ORIGINS = {
+    "https://github.example/octo/repo.git": "octo/repo",
+    "https://me:word@github.example/octo/repo": "octo/repo",
+    "git@github.example:octo/repo.git": "octo/repo",
+    "ssh://git@github.example:22/octo/repo/": "octo/repo",
+    "https://elsewhere.example/octo/repo.git": "",
+    "https://elsewhere.example/x@github.example/octo/repo": "",
+    "/srv/octo/repo.git": "",
+}
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_by_hand_the_checkout_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    tiny.git(tmp_path, "init", "-q", "-b", "work")
+    tiny.git(tmp_path, "remote", "add", "origin", origin)
+    monkeypatch.chdir(tmp_path)
+    found = checkout({"GITHUB_SERVER_URL": "https://github.example"})
+    assert found.get("GITHUB_REPOSITORY", "") == ORIGINS[origin]
+    assert found["GITHUB_REF"] == "refs/heads/work"
+
+
 def test_nothing_is_uploaded_for_a_tree_that_was_not_confirmed(run: Delivery) -> None:
     field("confirmation", "tree", "c" * 40)(run)
     with pytest.raises(InputError, match="do not add up"):
         run.publish()
     assert not run.fake.writes
+
+
+@pytest.mark.parametrize("adds_up", [True, False])
+def test_a_claim_is_counted_where_what_is_handed_over_adds_up(run: Delivery, adds_up: bool) -> None:
+    if not adds_up:
+        field("confirmation", "tree", "c" * 40)(run)
+    with nullcontext() if adds_up else pytest.raises(InputError, match="do not add up"):
+        publish(
+            run.state,
+            run.environ,
+            remember=lambda told, claimed: memory.save(told, run.environ, claimed),
+        )
+    claims = json.loads(run.fake.git("show", f"{memory.BRANCH}:program/claims.json"))["claims"]
+    assert claims["attempts"] == 1
+    assert claims["claimed"] == [1] * adds_up
 
 
 def test_a_folder_that_github_lists_in_part_is_refused(run: Delivery) -> None:
@@ -493,6 +645,59 @@ def test_a_file_that_github_sends_otherwise_ends_it(
     )
     with pytest.raises(InputError, match="another file than its tree names"):
         run.publish()
+
+
+def described(run: Delivery) -> None:
+    """Half a surrogate in what a change is called."""
+    events = [json.loads(line) for line in (run.state / "ledger.jsonl").read_text().splitlines()]
+    for told in events:
+        if told["event"] == "proposal":
+            told["description"] = "x\ud800"
+        if told["event"] == "verdict" and told["estimate"]:
+            told["estimate"] += 1.0
+    (run.state / "ledger.jsonl").write_text(
+        "".join(json.dumps(e, separators=(",", ":")) + "\n" for e in events)
+    )
+
+
+def unwritten(run: Delivery) -> None:
+    (run.state / "ledger.jsonl").unlink()
+    os.mkfifo(run.state / "ledger.jsonl")
+
+
+SHARDS: dict[str, Callable[[Delivery], None]] = {
+    "nothing is wrong": lambda run: None,
+    "a name that cannot be written": described,
+    "a ledger that is never written": unwritten,
+    "a ledger that never ends": huge("ledger.jsonl"),
+    "a ledger that is a link": linked("ledger.jsonl"),
+    "a patch that is a link": linked("trials", "0001", "patch.diff"),
+    "a patch that never ends": huge("trials/0001/patch.diff"),
+    "another base": field("run", "base", "c" * 40),
+    "a stack of nothing": appended('{"event":"stack","at":1,"numbers":[999]}'),
+    "a stack that never ends": appended(
+        '{"event":"stack","at":1,"numbers":[1' + ",1" * 100_000 + "]}"
+    ),
+    "a patch outside of the brief": lambda run: (
+        (run.state / "trials/0001/patch.diff").write_text(new(".github/workflows/x.yml")) and None
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_poisoned_shard_costs_itself_alone(run: Delivery, tmp_path: Path, name: str) -> None:
+    shards, target, notes = tmp_path / "shards", tmp_path / "merged", list[str]()
+    for shard in ("a", "b\n::error::c"):
+        shutil.copytree(run.state, shards / shard)
+    poisoned = replace(run, state=shards / "b\n::error::c")
+    SHARDS[name](poisoned)
+    workspace = Workspace(run.home, tmp_path / "merge", read_brief(Path("program.md"), run.home))
+    started = time.monotonic()
+    assert gather(shards, workspace, target, notes.append) == 2
+    assert time.monotonic() - started < 20.0
+    assert [path.name for path in sorted(target.iterdir())] == ["000.diff", "001.diff"]
+    # What the brief does not allow is passed over, as anybody's would be
+    assert len(notes) == (list(SHARDS).index(name) not in (0, 1, len(SHARDS) - 1))
 
 
 def test_files_are_read_by_no_link_and_no_further_than_allowed(tmp_path: Path) -> None:

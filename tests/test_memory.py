@@ -21,10 +21,10 @@ from autoresearch_action.github.api import allowed, connect
 
 
 def test_memory_is_one_file_a_run_and_comes_back(run: Delivery, tmp_path: Path) -> None:
-    address = memory.save(ledgers.read(run.state), run.environ)
+    address = memory.save(ledgers.read(run.state), run.environ, True)
     assert address.startswith("https://github.example/octo/repo/raw/autoresearch-memory/program/")
     writes = len([w for w in run.fake.writes if "blobs" not in w[1]])
-    memory.save(ledgers.read(run.state), run.environ)
+    memory.save(ledgers.read(run.state), run.environ, True)
     assert (
         len([w for w in run.fake.writes if "blobs" not in w[1]]) <= writes + 1
     )  # the tree that turns out to be the same
@@ -51,8 +51,14 @@ def test_memory_is_one_file_a_run_and_comes_back(run: Delivery, tmp_path: Path) 
     assert any("Raise the rate" in name for name in first), (
         "the last stack is measured first on the newer base"
     )
-    memory.save(ledgers.read(run.state), run.environ)
+    memory.save(ledgers.read(run.state), run.environ, True)
     assert run.fake.git("ls-tree", "-r", "--name-only", memory.BRANCH).count(".jsonl") == 2
+
+
+def test_a_ticket_counts_from_one(run: Delivery, tmp_path: Path) -> None:
+    queue.enqueue(dispatched(run, tmp_path, 31, checkpoint="s3://models/1", attempt=-1_000))
+    (ticket,) = queued(run)
+    assert json.loads(run.fake.git("show", f"{memory.BRANCH}:{ticket}"))["attempt"] == 1
 
 
 def test_two_writers_of_the_memory_lose_nothing(run: Delivery) -> None:
@@ -60,7 +66,7 @@ def test_two_writers_of_the_memory_lose_nothing(run: Delivery) -> None:
     run.fake.hook(
         "POST", r"/git/refs$", lambda: other.write({"other/a.jsonl": b"{}\n"}, "Another run")
     )
-    memory.save(ledgers.read(run.state), run.environ)
+    memory.save(ledgers.read(run.state), run.environ, True)
     run.fake.hook(
         "PATCH", r"/git/refs", lambda: other.write({"other/b.jsonl": b"{}\n"}, "Another run")
     )
@@ -261,15 +267,15 @@ def test_two_folders_of_a_repository_are_two_lines_of_research(tmp_path: Path) -
 
 def test_what_is_remembered_of_a_run_is_only_added_to(run: Delivery) -> None:
     """A later job that takes an earlier run's name does not take its place."""
-    memory.save(ledgers.read(run.state), run.environ)
+    memory.save(ledgers.read(run.state), run.environ, True)
     ledger = run.state / "ledger.jsonl"
     with ledger.open("a") as file:
         file.write('{"event":"stop","at":2.0,"reason":"once more","finished":true}\n')
-    memory.save(ledgers.read(run.state), run.environ)
+    memory.save(ledgers.read(run.state), run.environ, True)
     before = len(run.fake.writes)
     ledger.write_text(ledger.read_text().replace("Raise the rate", "Lower the rate"))
     with pytest.raises(EnvironmentFault, match="holds another run"):
-        memory.save(ledgers.read(run.state), run.environ)
+        memory.save(ledgers.read(run.state), run.environ, True)
     assert len(run.fake.writes) == before
 
 
@@ -280,7 +286,7 @@ def claimed(**told: object) -> bytes:
 
 def test_a_run_adds_to_the_claims_what_one_run_can(run: Delivery) -> None:
     """A job that ran a model's code may say anything of them: levels of later runs rest on it."""
-    memory.save(ledgers.read(run.state), run.environ)
+    memory.save(ledgers.read(run.state), run.environ, True)
     kept = memory.Branch(connect(run.environ))
 
     def stored() -> dict[str, Any]:
@@ -296,7 +302,7 @@ def test_a_run_adds_to_the_claims_what_one_run_can(run: Delivery) -> None:
         told = {"fdr": 0.1, "attempts": attempts, "claimed": claims}
         hostile = {"used": used, "accounted": accounted, "claims": told}
         (run.state / "claims.json").write_text(json.dumps(hostile))
-        memory.save(ledgers.read(run.state), run.environ)
+        memory.save(ledgers.read(run.state), run.environ, True)
         after = stored()
         assert after["used"][: len(before["used"])] == before["used"]
         assert len(after["used"]) <= len(before["used"]) + 20

@@ -22,6 +22,7 @@ from autoresearch_action.brief.contract import DEFAULT_TIME_BUDGET, KEYS, LONGES
 from autoresearch_action.errors import InputError
 from autoresearch_action.syntax import parsed
 
+MERGE = "tag:yaml.org,2002:merge"
 MAX_PROGRAM_BYTES = 1_000_000
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -46,8 +47,6 @@ def read(program: Path, directory: Path, prose: str | None = None) -> Brief:
         raise InputError(f"{program} cannot be read: {error.strerror}.") from None
     if size > MAX_PROGRAM_BYTES:
         raise InputError(f"{program} has {size:,} bytes; a brief may have {MAX_PROGRAM_BYTES:,}.")
-    # Half a surrogate cannot be written down
-    prose = prose and prose.encode("utf-8", "replace").decode()
     brief = parse(raw, program, directory, prose)
     _files_exist(brief, program, _front(raw))
     return brief
@@ -160,7 +159,8 @@ def _yaml(front: str, program: Path) -> tuple[dict[str, Any], dict[str, int]]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 2
-            if not isinstance(key, yaml.ScalarNode):
+            # A merge (<<) would bring in keys that are looked at nowhere
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
                 raise InputError(f"{program}, line {line}: a key must be a word.")
             if key.value in lines:
                 raise InputError(

@@ -74,7 +74,7 @@ def run_session(options: Options, directory: Path) -> RunState:
     """Run, or go on with, what the options say. Raises UserError."""
     signals, secrets = Signals(), Secrets.take(os.environ)
     dispatched = event.read(os.environ)
-    brief = briefs.read(options.program, directory, options.brief or dispatched.brief)
+    brief = briefs.read(options.program, directory, event.prose(options.brief, os.environ))
     ledger = Ledger(options.state.resolve())
     try:
         session = _Session(options, directory, brief, ledger, secrets, signals)

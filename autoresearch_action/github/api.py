@@ -126,12 +126,10 @@ class Api:
         return f"{self.server}/{self.repository.full_name}/{path}"
 
 
-def connect(environ: Mapping[str, str], repository: str = "") -> Api:
-    """The repository of the job, or the one named. Raises EnvironmentFault naming what is
-    missing.
-    """
+def connect(environ: Mapping[str, str]) -> Api:
+    """The repository of the job. Raises EnvironmentFault naming what is missing."""
     token = environ.get("GITHUB_TOKEN") or environ.get("GH_TOKEN") or ""
-    name = environ.get("GITHUB_REPOSITORY") or repository
+    name = environ.get("GITHUB_REPOSITORY", "")
     if not token.strip():
         raise EnvironmentFault(
             "Set GITHUB_TOKEN to a token with `contents: write` and `pull-requests: write`."
@@ -141,7 +139,7 @@ def connect(environ: Mapping[str, str], repository: str = "") -> Api:
         raise EnvironmentFault("GITHUB_TOKEN holds characters that no token has: set it anew.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise EnvironmentFault(
-            "Set GITHUB_REPOSITORY to owner/name: the run does not know its repository."
+            "Set GITHUB_REPOSITORY to owner/name: no checkout of it with an origin there was found."
         )
     base = environ.get("GITHUB_API_URL", "https://api.github.com").rstrip("/")
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", base):

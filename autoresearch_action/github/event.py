@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Record
@@ -19,7 +21,7 @@ class Dispatch(Record):
     brief: str | None = None
     checkpoint: str | None = None
     # Counts how often the queue has sent it
-    attempt: int = 1
+    attempt: Annotated[int, Field(ge=1)] = 1
 
 
 def read(environ: Mapping[str, str]) -> Dispatch:
@@ -42,8 +44,15 @@ def read(environ: Mapping[str, str]) -> Dispatch:
     return Dispatch(
         brief=_text(given, "brief"),
         checkpoint=_text(given, "checkpoint"),
-        attempt=attempt if isinstance(attempt, int) else 1,
+        attempt=max(1, attempt) if isinstance(attempt, int) else 1,
     )
+
+
+def prose(given: str | None, environ: Mapping[str, str]) -> str | None:
+    """What stands in for the brief's own prose: as given, else as dispatched; None where neither
+    is. Raises InputError.
+    """
+    return _whole(given or "") or read(environ).brief
 
 
 def _mapping(event: Any, key: str) -> Mapping[str, Any]:
@@ -57,4 +66,9 @@ def _text(given: Mapping[str, Any], key: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise InputError(f"The event's `{key}` is {type(value).__name__}: it must be text.")
-    return value.strip() or None
+    return _whole(value)
+
+
+def _whole(value: str) -> str | None:
+    # Half a surrogate cannot be written down
+    return value.encode("utf-8", "replace").decode().strip() or None

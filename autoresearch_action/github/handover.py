@@ -10,12 +10,10 @@ shown is text.py's.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +25,6 @@ from pydantic import Field, ValidationError
 
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.acceptance.noise import Noise
-from autoresearch_action.brief import Brief
 from autoresearch_action.errors import InputError
 from autoresearch_action.github.stream import stream
 from autoresearch_action.ledger import RunState
@@ -43,8 +40,9 @@ from autoresearch_action.records import (
 )
 from autoresearch_action.report.body import body
 from autoresearch_action.report.tables import MOST_ROWS
-from autoresearch_action.shapes import ObjectName
+from autoresearch_action.shapes import Hexadecimal, ObjectName
 from autoresearch_action.text import visible
+from autoresearch_action.workspace.folders import content, put
 
 # Bytes of a ledger: about 100,000 experiments of one short trial, or 15,000 with full loss curves;
 # checking a line takes a tenth of a millisecond
@@ -68,7 +66,11 @@ RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 BEGINNING = b'{"event":"'
 NEW_LEDGER = "it was not written by this version, or was changed since"
-OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+Count = Annotated[int, Field(ge=0, le=10_000_000)]
+# Its square is a number too
+Spread = Annotated[float, Field(ge=0, le=1e150)]
 
 
 class _Proposed(Proposal):
@@ -76,6 +78,8 @@ class _Proposed(Proposal):
 
     number: int
     commit: ObjectName
+    # Read by a pattern too
+    tree: Hexadecimal = ""
     origin: int | None = None
 
 
@@ -87,17 +91,21 @@ class _Branch(Record):
 class _Noise(Noise):
     """Later runs pool it with their own."""
 
-    sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    sigma: Spread
     dof: Annotated[int, Field(ge=0, le=100_000)]
+    paired: Spread | None = None
 
 
 class _Audit(Record):
-    looks: int
-    stopped: int
-    kept: int
-    lost: int
-    looser: float
-    bound: float = 0.0
+    """Later runs go on with it."""
+
+    looks: Count
+    stopped: Count
+    kept: Count
+    lost: Count
+    # A rule that is stricter than it ever is would stop everything
+    looser: Annotated[float, Field(ge=1, le=1e6)]
+    bound: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 _RECORDS: Mapping[str, type[Record]] = {
@@ -139,7 +147,7 @@ def taken(state: Path) -> Iterator[HandedOver]:
         raw = content(state, "ledger.jsonl", most=MOST_LEDGER)
         if raw is None:
             raise InputError(f"{state} holds no ledger: there is nothing to publish.")
-        _put(copy, "ledger.jsonl", _lines(raw))
+        put(copy, "ledger.jsonl", _lines(raw))
         claims = content(state, "claims.json", most=MOST_CLAIMS)
         try:
             stream(claims or b"")
@@ -147,23 +155,25 @@ def taken(state: Path) -> Iterator[HandedOver]:
             raise InputError(
                 f"claims.json of the state folder is not what this tool writes: {NEW_LEDGER}."
             ) from None
-        _put(copy, "claims.json", claims)
+        put(copy, "claims.json", claims)
         names = series(state)
         for name in names:
-            _put(copy, f"proven/{name}", content(state, "proven", name, most=MOST_PATCH_BYTES))
+            put(copy, f"proven/{name}", content(state, "proven", name, most=MOST_PATCH_BYTES))
         with _readable(state):
             run_state = ledgers.read(copy)
-            listed = {*run_state.kept, *(e.number for e in run_state.recent(MOST_ROWS))}
+            listed = run_state.shown(MOST_ROWS)
         if run_state.run is None:
             raise InputError(f"The ledger in {state} has no run yet: there is nothing to publish.")
         if len(run_state.kept) > MOST_KEPT:
             raise InputError(f"The run kept more changes than are published ({MOST_KEPT:,}).")
+        if not {*run_state.kept} <= {*listed}:
+            raise InputError("The ledger kept a change that it does not know.")
         room = MOST_SHOWN
-        for number in sorted(listed):
+        for number in listed:
             parts = ("trials", f"{number:04d}", "patch.diff")
             patch = content(state, *parts, most=min(room, MOST_PATCH_BYTES))
             room -= len(patch or b"")
-            _put(copy, "/".join(parts), patch)
+            put(copy, "/".join(parts), patch)
         patches = [(copy / "proven" / name).read_bytes() for name in names]
         if sum(map(len, patches)) > MOST_PATCH_BYTES:
             raise InputError(
@@ -190,38 +200,6 @@ def _readable(state: Path) -> Iterator[None]:
 # -- files
 
 
-def content(state: Path, *parts: str, most: int) -> bytes | None:
-    """The file below `state`, at most `most` bytes long; None where it is not there. Raises
-    InputError for a link, a device or a longer one.
-    """
-    name, opened = "/".join(parts), list[int]()
-    try:
-        opened.append(os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        for part in parts[:-1]:
-            opened.append(os.open(part, OPEN | os.O_DIRECTORY, dir_fd=opened[-1]))
-        opened.append(os.open(parts[-1], OPEN, dir_fd=opened[-1]))
-        facts = os.fstat(opened[-1])
-        if not stat.S_ISREG(facts.st_mode):
-            raise InputError(f"{name} of the state folder is no plain file.")
-        if facts.st_size > most:
-            raise InputError(
-                f"{name} of the state folder has {facts.st_size:,} bytes: too large, {most:,} are"
-                " the most."
-            )
-        with os.fdopen(opened.pop(), "rb") as file:
-            raw = file.read(most + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR):
-            raise InputError(f"{name} of the state folder is a link, or no plain file.") from None
-        raise
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-    return raw[:most]
-
-
 def series(state: Path) -> list[str]:
     """Names of the proven patches, in order. Raises InputError."""
     folder = state / "proven"
@@ -236,12 +214,6 @@ def series(state: Path) -> list[str]:
             " this tool names them."
         )
     return names
-
-
-def _put(copy: Path, name: str, raw: bytes | None) -> None:
-    if raw is not None:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes(raw)
 
 
 # -- the ledger
@@ -270,7 +242,7 @@ def _checked(line: bytes) -> None:
     """Raises what json, pydantic or a look at the values raises."""
     if len(line) > MOST_LINE:
         raise ValueError("too long")
-    event = json.loads(line.decode("ascii"))
+    event = json.loads(line.decode("ascii"), parse_constant=_no_number)
     # One way to write it: no key twice, no blanks, no other escapes, floats as Python has them
     if json.dumps(event, separators=(",", ":")).encode() != line or not line.startswith(BEGINNING):
         raise ValueError("another form")
@@ -293,6 +265,10 @@ def _checked(line: bytes) -> None:
     for name, wanted in _FIELDS.items() if kind not in _RECORDS else ():
         if name in event and not isinstance(event[name], wanted):
             raise ValueError(name)
+
+
+def _no_number(told: str) -> None:
+    raise ValueError(told)
 
 
 def _valid(kind: type[Record], event: Mapping[str, Any]) -> None:
@@ -328,9 +304,6 @@ def _agree(run_state: RunState, run: Run, numbers: Sequence[int]) -> None:
         raise InputError("The ledger names a run or a branch as this tool names none.")
     if not all(path.isprintable() and not _leaves(path) for path in places):
         raise InputError("The ledger names a brief outside of its repository, or no run.")
-    name = Brief(run="true", path=Path(run.program), place=Path(run.working_directory)).id
-    if not re.fullmatch(rf"{re.escape(name)}(-[0-9a-f]{{8}})?", run.brief_id):
-        raise InputError(f"The ledger's run is not one of {run.program}: it has another name.")
     confirmation = run_state.confirmation
     if confirmation is None or not confirmation.held:
         return

@@ -24,12 +24,17 @@ from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github.api import Api, Refused, connect
 from autoresearch_action.github.stream import stream
 from autoresearch_action.ledger import RunState
+from autoresearch_action.report.tables import diffstat
 
 BRANCH = "autoresearch-memory"
 # Runs that are read back
 RECALLED = 20
 # Of one file; a larger report stays in the artifact
 MOST_BYTES = 5_000_000
+# Of a ledger without its trials: some 30,000 experiments, and less than GitHub takes at once
+MOST_LEDGER = 50_000_000
+# Of the patches of one run that a later one may begin with
+MOST_PATCHES = 10_000_000
 KEPT_EVENTS = ("run", "proposal", "verdict", "confirmation", "stack", "fact", "stop")
 KEPT_LINES = tuple(f'{{"event":"{event}"'.encode() for event in KEPT_EVENTS)
 # Attempts against other writers of the branch
@@ -188,15 +193,20 @@ class Branch:
         return True
 
 
-def save(run_state: RunState, environ: Mapping[str, str]) -> str:
-    """Put the run, as it was handed over and taken in, on the memory branch. Returns the address of
-    its picture. Raises EnvironmentFault.
+def save(run_state: RunState, environ: Mapping[str, str], claimed: bool) -> str:
+    """Put the run, as it was handed over and taken in, on the memory branch; `claimed`: a pull
+    request claims what it proved. Returns the address of its picture. Raises EnvironmentFault.
     """
     assert run_state.run is not None
-    state, api = run_state.state, connect(environ, run_state.run.repository)
+    state, api = run_state.state, connect(environ)
     branch, folder, name = Branch(api), run_state.run.brief_id, run_state.run.id
     ledger, known = _compact(state / "ledger.jsonl"), branch.listing(folder)
     file = f"{name}.jsonl"
+    if len(ledger) > MOST_LEDGER:
+        raise EnvironmentFault(
+            f"The ledger has {len(ledger):,} bytes without its trials, {MOST_LEDGER:,} are the"
+            " most: nothing of this run is remembered."
+        )
     # A journal is only ever added to
     if file in known and not ledger.startswith(branch.blob(known[file])):
         raise EnvironmentFault(
@@ -208,14 +218,18 @@ def save(run_state: RunState, environ: Mapping[str, str]) -> str:
     for part in ("report.html", "progress.png"):
         if (state / part).is_file() and (state / part).stat().st_size <= MOST_BYTES:
             files[f"{folder}/{name}/{part}"] = (state / part).read_bytes()
+    room = MOST_PATCHES
     for number in run_state.kept:
-        files[f"{folder}/{name}-trials/{number:04d}/patch.diff"] = run_state.patch(number).encode(
-            "utf-8", "surrogateescape"
-        )
+        patch = run_state.patch(number)
+        raw = patch.encode("utf-8", "surrogateescape")
+        room -= len(raw)
+        # Nothing but a diff
+        if room >= 0 and diffstat(patch):
+            files[f"{folder}/{name}-trials/{number:04d}/patch.diff"] = raw
     mine = _bytes(state / "claims.json")
     if mine:
         theirs = branch.blob(known["claims.json"]) if "claims.json" in known else b""
-        files[f"{folder}/claims.json"] = _further(mine, theirs, run_state.improved)
+        files[f"{folder}/claims.json"] = _further(mine, theirs, claimed)
     branch.write(files, f"Remember {folder}, run {name}")
     return (
         api.web(quote(f"raw/{BRANCH}/{folder}/{name}/progress.png"))

@@ -18,6 +18,7 @@ from autoresearch_action.ledger import RunState
 from autoresearch_action.records import INHERITED, Experiment, Run
 from autoresearch_action.report import body as bodies
 
+SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MARKER = re.compile(r"<!-- autoresearch (\{[^\n]*?\}) -->")
 
 
@@ -42,6 +43,7 @@ def pointless(api: Api, run_state: RunState, run: Run, pull: PullRequest) -> str
     if (
         not ours(pull)
         or told.get("base") == run.base
+        or not _on(api, run.base, pull.base.ref)
         or not _ahead(api, told.get("base", ""), run.base)
     ):
         return ""
@@ -54,8 +56,16 @@ def pointless(api: Api, run_state: RunState, run: Run, pull: PullRequest) -> str
     )
 
 
+def _on(api: Api, commit: str, branch: str) -> bool:
+    """Whether the branch holds it: on a commit of somebody's own everything could be there."""
+    if not SHA.fullmatch(commit):
+        return False
+    compared = api.ask("compare the base", api.repository.compare, commit, branch)
+    return compared is not None and compared.status in ("identical", "ahead")
+
+
 def _ahead(api: Api, older: str, newer: str) -> bool:
-    if not re.fullmatch(r"[0-9a-f]{40,64}", older):
+    if not SHA.fullmatch(older):
         return False
     compared = api.ask("compare the bases", api.repository.compare, older, newer)
     return compared is not None and compared.status == "ahead"

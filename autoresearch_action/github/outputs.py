@@ -81,7 +81,8 @@ def failed(step: str, told: str, environ: Mapping[str, str]) -> None:
     )
     annotate("error", told)
     with fenced():
-        print(f"autoresearch: {told}", file=sys.stderr, flush=True)
+        # Where the fence is: the two streams of a job have no order
+        print(f"autoresearch: {text.visible(told)}", flush=True)
 
 
 def research(run_state: RunState) -> dict[str, str]:
@@ -119,7 +120,7 @@ def research(run_state: RunState) -> dict[str, str]:
         "experiments": str(run_state.tried),
         "kept": str(len(run_state.proven())),
         "cost-usd": f"{run_state.usd + device:.4f}",
-        "stop-reason": run_state.stop_reason,
+        "stop-reason": text.line(run_state.stop_reason),
         "branch": (run_state.facts.get("branch") or {}).get("name", ""),
         "report-path": str(run_state.state / "report.html"),
     }

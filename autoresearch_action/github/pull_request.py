@@ -21,23 +21,22 @@ from github.PullRequest import PullRequest
 
 from autoresearch_action import text
 from autoresearch_action.brief import Brief
-from autoresearch_action.errors import EnvironmentFault, InputError
-from autoresearch_action.github import commits, handover, outdated, outputs
+from autoresearch_action.errors import EnvironmentFault, InputError, UserError
+from autoresearch_action.github import answers, commits, event, handover, outdated, outputs
 from autoresearch_action.github.api import Api, Refused, connect
 from autoresearch_action.github.branch import SeriesBranch
 from autoresearch_action.github.outdated import marker
 from autoresearch_action.ledger import RunState
-from autoresearch_action.records import Run
 from autoresearch_action.report import body as bodies
 from autoresearch_action.report import tables
 
 # Characters of a body that is not shortened further
 SHORTEST = 600
-# Keys of the brief that a reviewer is shown, and that decide what was measured
-MEASURED_BY = ("edit", "setup", "check", "run", "evaluate", "time-budget")
 LABEL = "Proposed and measured by autoresearch"
 
 Operation = Literal["created", "updated", "closed", "none"]
+# Stores a run, and whether it claims something; gives its picture's address
+Remember = Callable[[RunState, bool], str]
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class PullRequestOptions:
     """How the pull request is to look; "" is the default."""
 
     base: str = ""
+    # What the job, or the checkout, is on: refs/heads/NAME, a tag, …
+    ref: str = ""
     branch: str = ""
     draft: bool = False
     labels: tuple[str, ...] = ("autoresearch",)
@@ -52,6 +53,8 @@ class PullRequestOptions:
     # What the caller expects to have been run
     program: str = ""
     working_directory: str = ""
+    # In place of the brief's own prose
+    brief: str = ""
     dry_run: bool = False
     # The token is the job's own GITHUB_TOKEN
     job_token: bool = False
@@ -73,12 +76,14 @@ class PullRequestOptions:
 
         return cls(
             base=environ.get("AUTORESEARCH_BASE", "").strip(),
+            ref=environ.get("GITHUB_REF", "").strip(),
             branch=environ.get("AUTORESEARCH_BRANCH", "").strip(),
             draft=truth("DRAFT"),
             labels=lines("AUTORESEARCH_LABELS", "autoresearch"),
             reviewers=lines("AUTORESEARCH_REVIEWERS"),
             program=environ.get("AUTORESEARCH_PROGRAM", "").strip(),
             working_directory=environ.get("AUTORESEARCH_WORKING_DIRECTORY", "").strip(),
+            brief=event.prose(environ.get("AUTORESEARCH_BRIEF"), environ) or "",
             dry_run=truth("DRY_RUN"),
             job_token=truth("JOB_TOKEN"),
         )
@@ -97,7 +102,7 @@ class Published:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return "\n".join([self.words, *(f"Note: {note}" for note in self.notes)])
+        return "\n".join(map(text.line, (self.words, *(f"Note: {note}" for note in self.notes))))
 
     def summary(self) -> str:
         """The same in Markdown."""
@@ -118,58 +123,24 @@ def publish(
     state: Path,
     environ: Mapping[str, str],
     dry_run: bool = False,
-    remember: Callable[[RunState], str] | None = None,
+    remember: Remember | None = None,
 ) -> Published:
     """Bring the brief's pull request in line with the run in `state`. `remember` stores the run
-    first, unless this is a dry run, and gives its picture's address. Raises InputError,
-    EnvironmentFault.
+    before a pull request speaks of it, and where there is none, unless this is a dry run. Raises
+    InputError, EnvironmentFault.
     """
     wishes = PullRequestOptions.of(environ)
     with handover.taken(state) as handed:
-        _expected(handed.run, wishes)
-        api, dry_run = connect(environ, handed.run.repository), dry_run or wishes.dry_run
-        picture = remember(handed.run_state) if remember and not dry_run else ""
-        done = Publisher(api, handed, wishes, dry_run, picture).publish()
+        answers.expected(handed.run, wishes.program, wishes.working_directory, wishes.brief)
+        api, dry_run = connect(environ), dry_run or wishes.dry_run
+        publisher = Publisher(api, handed, wishes, dry_run, None if dry_run else remember)
+        try:
+            done = publisher.publish()
+        except UserError:
+            publisher.keep(claimed=False)
+            raise
     outputs.put(environ, **done.outputs())
     return done
-
-
-def _expected(run: Run, wishes: PullRequestOptions) -> None:
-    """The ledger was made by a job that ran a model's code: it does not get to say which brief it
-    answers.
-    """
-    for name, told, wanted in (
-        ("program", run.program, wishes.program),
-        ("working-directory", run.working_directory, wishes.working_directory),
-    ):
-        if wanted and Path(told) != Path(wanted):
-            raise InputError(
-                f"{name}: the run says {told[:100]!r}, this job expects {wanted!r};"
-                " nothing is published."
-            )
-
-
-def _as_briefed(run: Run, brief: Brief) -> Run:
-    """The run with what the brief says, which the ledger does not get to say. Raises InputError
-    where they differ.
-    """
-    answers = brief
-    if run.brief_id != brief.id:
-        # Its prose came with the event
-        answers = brief.model_copy(update={"prose": run.prose, "dispatched": True})
-    told: dict[str, Any] = {"metric": run.metric, "goal": run.goal, "name": run.brief_id}
-    wanted: dict[str, Any] = {"metric": brief.metric, "goal": brief.goal, "name": answers.id}
-    # A plain checkout's setup depends on what the machine had already
-    for key in MEASURED_BY if not brief.informal else set(MEASURED_BY) - {"setup"}:
-        told[key], wanted[key] = run.contract.get(key), brief.contract.get(key)
-    wrong = next((key for key, value in wanted.items() if told[key] != value), "")
-    if wrong:
-        raise InputError(
-            f"{run.program} says another `{wrong}` at the commit that was measured than the ledger:"
-            " nothing is published."
-        )
-    update = {"contract": brief.contract, "prose": answers.prose, "visibility": brief.visibility}
-    return run.model_copy(update=update)
 
 
 class Publisher:
@@ -181,14 +152,20 @@ class Publisher:
         handed: handover.HandedOver,
         wishes: PullRequestOptions,
         dry_run: bool,
-        picture: str,
+        remember: Remember | None,
     ) -> None:
         self.api, self.handed, self.run_state, self.run = api, handed, handed.run_state, handed.run
-        self.wishes, self.dry_run, self.picture = wishes, dry_run, picture
+        self.wishes, self.dry_run, self.remember, self.picture = wishes, dry_run, remember, ""
         self.repository = api.repository
         self.name = wishes.branch or f"autoresearch/{self.run.brief_id}"
         self.branch = SeriesBranch(api, handed, self.name)
         self.notes = self.branch.notes
+
+    def keep(self, *, claimed: bool) -> None:
+        """The run is stored, once. A claim is one where all that is handed over for it adds up."""
+        if self.remember:
+            self.picture = self.remember(self.run_state, claimed)
+            self.remember = None
 
     def publish(self) -> Published:
         confirmation = self.run_state.confirmation
@@ -198,7 +175,7 @@ class Publisher:
         target = self._base_branch()
         behind = self._behind(target)
         briefs = self._briefs(base, target)
-        self.run = self.run_state.run = _as_briefed(self.run, briefs[0])
+        self.run = self.run_state.run = answers.as_briefed(self.run, briefs[0], self.wishes.brief)
         place = "" if self.run.working_directory == "." else self.run.working_directory
         with commits.replayed(base, self.handed.patches, place, briefs, confirmation.tree) as (
             steps,
@@ -206,6 +183,7 @@ class Publisher:
         ):
             if self.dry_run:
                 return self._told(target, len(steps))
+            self.keep(claimed=True)
             branch, head, shas = self.branch.put(
                 confirmation.tree, partial(self._commits, base, steps, content)
             )
@@ -238,16 +216,14 @@ class Publisher:
         )
 
     def _base_branch(self) -> str:
-        for name in filter(
-            None, (self.wishes.base, self.run.branch, self.repository.default_branch)
-        ):
+        """As given, else what this job or checkout is on; the ledger has no word in it."""
+        wishes, default = self.wishes, self.repository.default_branch
+        on = wishes.ref.removeprefix("refs/heads/") if wishes.ref.startswith("refs/heads/") else ""
+        for name in [wishes.base] if wishes.base else filter(None, (on, default)):
             if self.branch.ref(name):
                 return name
-            if name == self.wishes.base:
-                break
         raise InputError(
-            f"base: there is no branch {self.wishes.base or self.run.branch} to open a pull"
-            " request onto."
+            f"base: there is no branch {wishes.base or on or default} to open a pull request onto."
         )
 
     def _behind(self, target: str) -> str:
@@ -446,6 +422,7 @@ class Publisher:
         """Nothing was proven. A pull request of ours that this run has tested on a newer base, in
         vain, is closed.
         """
+        self.keep(claimed=False)
         told = bodies.verdict_line(self.run_state)
         for pull in (
             self._open_pulls() if self.run_state.finished and self.run_state.confirmation else ()

@@ -162,9 +162,13 @@ class RunState:
         """The baseline, the kept and the last `most` experiments, in order of number: bounded
         whatever the size.
         """
+        return [self.experiments[number] for number in self.shown(most)]
+
+    def shown(self, most: int) -> list[int]:
+        """The numbers of the `recent` ones: nothing is folded, no patch is read."""
         last = range(max(0, self.experiments.last - most + 1), self.experiments.last + 1)
         wanted = sorted({0, *self.kept, *last})
-        return [self.experiments[number] for number in wanted if number in self.experiments]
+        return [number for number in wanted if number in self.experiments]
 
     def verdicts(self) -> Iterator[Verdict]:
         """All verdicts in the order they were given, read line by line: no experiment is folded."""

@@ -43,5 +43,7 @@ def write(state: Path, run_state: RunState) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{path.name}.part")
+    # Of a folder that somebody else made: through no link
+    partial.unlink(missing_ok=True)
     partial.write_bytes(data)
     os.replace(partial, path)

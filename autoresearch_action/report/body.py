@@ -23,8 +23,8 @@ from autoresearch_action.trials import checkpoint
 
 # Characters; GitHub refuses 65,536
 BODY_LIMIT = 58_000
-# Characters of a step summary; GitHub takes 1 MiB
-SUMMARY_LIMIT = 400_000
+# Characters of a step summary, four bytes each at most; GitHub takes 1 MiB
+SUMMARY_LIMIT = 250_000
 # Rows; a longer table is folded
 FOLD = 15
 # Of the Mermaid chart

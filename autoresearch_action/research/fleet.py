@@ -3,20 +3,27 @@ first.
 
 Shards claim nothing. Their kept changes become the proposals of one more run (`patches:`), which
 measures them again one on the other and confirms the stack once. A shard that died, or whose ledger
-cannot be read, costs only itself.
+cannot be read, costs only itself. Nothing of it is read by a link or beyond a limit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from pydantic import ValidationError
-
+from autoresearch_action.errors import UserError
 from autoresearch_action.ledger import RunState
 from autoresearch_action.research.stack import stacked
-from autoresearch_action.workspace.trees import PatchRefused, Workspace
+from autoresearch_action.text import line
+from autoresearch_action.workspace.folders import content, put
+from autoresearch_action.workspace.trees import MAX_PATCH_BYTES, PatchRefused, Workspace
+
+# Bytes of a ledger, and changes that a shard kept
+MOST_LEDGER = 256 << 20
+MOST_KEPT = 1_000
 
 
 def gather(folder: Path, workspace: Workspace, target: Path, note: Callable[[str], None]) -> int:
@@ -26,10 +33,12 @@ def gather(folder: Path, workspace: Workspace, target: Path, note: Callable[[str
     # By tree: estimate, description, patch
     found: dict[str, tuple[float, str, str]] = {}
     for ledger in sorted(folder.glob("*/ledger.jsonl")):
+        shard = ledger.parent
         try:
-            _kept(RunState.of(ledger), workspace, found)
-        except (OSError, ValidationError, ValueError, KeyError, TypeError, Skipped) as error:
-            note(f"The shard {ledger.parent.name} is left out: {error or type(error).__name__}")
+            with TemporaryDirectory(prefix="autoresearch-shard-") as copy:
+                _kept(_taken(shard, Path(copy)), workspace, found)
+        except (UserError, OSError, ValueError, LookupError, TypeError, Skipped) as error:
+            note(f"The shard {shard.name} is left out: {error or type(error).__name__}")
     target.mkdir(parents=True, exist_ok=True)
     for old in target.glob("*.diff"):
         old.unlink()
@@ -38,6 +47,18 @@ def gather(folder: Path, workspace: Workspace, target: Path, note: Callable[[str
         text = f"Subject: {description}\n\n{patch}"
         (target / f"{place:03d}.diff").write_bytes(text.encode("utf-8", "surrogateescape"))
     return len(ordered)
+
+
+def _taken(shard: Path, copy: Path) -> RunState:
+    """The run of a shard, from a copy of its ledger and of the patches that it kept."""
+    put(copy, "ledger.jsonl", content(shard, "ledger.jsonl", most=MOST_LEDGER))
+    run_state = RunState.of(copy / "ledger.jsonl")
+    if len(run_state.kept) > MOST_KEPT:
+        raise Skipped(f"it kept more than {MOST_KEPT:,} changes")
+    for number in run_state.kept:
+        parts = ("trials", f"{number:04d}", "patch.diff")
+        put(copy, "/".join(parts), content(shard, *parts, most=MAX_PATCH_BYTES))
+    return run_state
 
 
 class Skipped(Exception):
@@ -51,10 +72,7 @@ def _kept(
     if run_state.run is None or run_state.run.base != workspace.base:
         raise Skipped("it was not measured on this base")
     kept = [run_state.experiments[number] for number in run_state.kept]
-    changes = [
-        (one.proposal.patch if one.proposal else "", " ".join(one.description.split()))
-        for one in kept
-    ]
+    changes = [(one.proposal.patch if one.proposal else "", line(one.description)) for one in kept]
     commits = stacked(workspace, changes)
     # What came after one that does not apply was built on it
     with suppress(PatchRefused):
@@ -63,5 +81,6 @@ def _kept(
             alone = commit if first else workspace.carry(commit, workspace.base) or commit
             tree = workspace.tree(alone)
             estimate = (experiment.verdict and experiment.verdict.estimate) or 0.0
+            estimate = estimate if math.isfinite(estimate) else 0.0
             if tree not in found or found[tree][0] < estimate:
                 found[tree] = (estimate, description, workspace.patch(workspace.base, alone))

@@ -1,12 +1,58 @@
-"""Folders that untrusted code has written into: deleted whatever was left, never through a link."""
+"""Folders that untrusted code has written into: read within limits and deleted whatever was left,
+never through a link.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import subprocess
 from pathlib import Path
+
+from autoresearch_action.errors import InputError
+
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def content(state: Path, *parts: str, most: int) -> bytes | None:
+    """The file below `state`, at most `most` bytes long; None where it is not there. Raises
+    InputError for a link, a device or a longer one.
+    """
+    name, opened = "/".join(parts), list[int]()
+    try:
+        opened.append(os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        for part in parts[:-1]:
+            opened.append(os.open(part, OPEN | os.O_DIRECTORY, dir_fd=opened[-1]))
+        opened.append(os.open(parts[-1], OPEN, dir_fd=opened[-1]))
+        facts = os.fstat(opened[-1])
+        if not stat.S_ISREG(facts.st_mode):
+            raise InputError(f"{name} of the state folder is no plain file.")
+        if facts.st_size > most:
+            raise InputError(
+                f"{name} of the state folder has {facts.st_size:,} bytes: too large, {most:,} are"
+                " the most."
+            )
+        with os.fdopen(opened.pop(), "rb") as file:
+            raw = file.read(most + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR):
+            raise InputError(f"{name} of the state folder is a link, or no plain file.") from None
+        raise
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return raw[:most]
+
+
+def put(copy: Path, name: str, raw: bytes | None) -> None:
+    """A file below a folder of our own; none where there is nothing."""
+    if raw is not None:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(raw)
 
 
 def remove(tree: Path) -> None:
