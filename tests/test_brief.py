@@ -123,6 +123,7 @@ def test_a_plain_autoresearch_checkout(directory: Path) -> None:
         ("run: x\nedit: *.py", "quote what begins with", 3),
         ("run: x\nedit: [!a, %b]", "quote what begins with", 3),
         ("goal: minimize", "run", 1),
+        ("run: x\n<<: {edit: ['**']}", "a key must be a word", 3),
     ],
 )
 def test_a_mistake_is_one_sentence_with_key_and_line(

@@ -358,6 +358,8 @@ def test_no_field_of_a_ledger_does_anything_in_a_commit_or_a_job(
     assert len(message.split("\n")[0]) <= 80
     words = message.rpartition("\n\n")[0]
     assert not re.search(r"[@#]\w|\[skip ci|://\w", words)
+    signed = text.message("Reviewed-by: Eve", "Signed-off-by : Eve", trailers)
+    assert not re.search(r"^\S+-by\s*:", signed, re.MULTILINE)
 
     environ = {
         "GITHUB_OUTPUT": str(tmp_path / "out"),
