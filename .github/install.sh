@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The harness's own environment: a private venv, hash-locked, kept by the lock's hash; nothing of the user's is touched.
+# With "trials" as its word it also lets bubblewrap start, on GitHub's own machines.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 lock=$here/requirements.txt
@@ -17,10 +18,15 @@ if [ -z "$python" ]; then
 fi
 
 key=$("$python" -I -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read() + sys.version.encode()).hexdigest()[:16])' "$lock")
-store=${RUNNER_TOOL_CACHE:-${RUNNER_TEMP:-/tmp}}/autoresearch
+for place in "${RUNNER_TOOL_CACHE:-}" "${RUNNER_TEMP:-}" /tmp; do
+    store=$place/autoresearch
+    [ -n "$place" ] && mkdir -p "$store" 2>/dev/null && [ -w "$store" ] && break
+done
+if [ -n "${RUNNER_TOOL_CACHE:-}" ] && [ "$place" != "$RUNNER_TOOL_CACHE" ]; then
+    echo "::notice::$RUNNER_TOOL_CACHE cannot be written, so $place is used: where it does not outlive the job, neither does the environment or a run's state."
+fi
 venv=$store/$key
 if [ ! -e "$venv/ready" ]; then
-    mkdir -p "$store"
     exec 9>"$store/$key.lock"
     flock 9
     if [ ! -e "$venv/ready" ]; then
@@ -31,3 +37,6 @@ if [ ! -e "$venv/ready" ]; then
     fi
 fi
 echo "python=$venv/bin/python" >>"$GITHUB_OUTPUT"
+if [ "${1:-}" = trials ] && [ "${RUNNER_ENVIRONMENT:-}" = github-hosted ]; then
+    sh "$here/.github/install-bubblewrap.sh"
+fi

@@ -98,19 +98,24 @@ def state_directory(inputs: Inputs, environ: Mapping[str, str], brief_id: str) -
         raise InputError(f"shard: {shard[:60]!r} is not a number.")
     if given:
         return Path(given).expanduser().resolve()
-    home = (
-        environ.get("RUNNER_TOOL_CACHE")
-        or environ.get("RUNNER_TEMP")
-        or os.path.expanduser("~/.local/state")
-    )
+    # Where the next job finds it again, else where this one may write
+    places = (environ.get("RUNNER_TOOL_CACHE"), environ.get("RUNNER_TEMP"), "~/.local/state")
+    able = [Path(place).expanduser() for place in places if place]
+    home = next((place for place in able if _can_write(place / "autoresearch")), able[0])
     repository = re.sub(r"[^\w.-]+", "-", environ.get("GITHUB_REPOSITORY", "local"))
     return (
-        Path(home)
+        home
         / "autoresearch"
         / "state"
         / repository
         / (f"{brief_id}-shard-{shard}" if shard else brief_id)
     )
+
+
+def _can_write(folder: Path) -> bool:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 def _place(inputs: Inputs, environ: Mapping[str, str]) -> tuple[Brief, str | None, Path]:

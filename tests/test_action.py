@@ -237,3 +237,10 @@ def test_the_harness_is_installed_once_by_one_alone(tmp_path: Path) -> None:
     assert done.returncode == 3 and done.stdout.startswith(
         "::error::autoresearch needs Python 3.11 or newer"
     )
+
+
+def test_a_tool_cache_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "tools").write_text("no folder")
+    environ = {"RUNNER_TOOL_CACHE": str(tmp_path / "tools"), "RUNNER_TEMP": str(tmp_path)}
+    found = action.state_directory(action.Inputs({}), environ, "program")
+    assert found == tmp_path / "autoresearch" / "state" / "local" / "program"

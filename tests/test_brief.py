@@ -79,19 +79,23 @@ def test_dispatched_prose_replaces_only_the_prose(directory: Path) -> None:
     assert dispatched.id != file.id == "program" and dispatched.hash != file.hash
 
 
-def test_a_plain_autoresearch_checkout(directory: Path) -> None:
+def test_a_plain_autoresearch_checkout(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(directory))
     brief = read(directory, "# autoresearch\n\nThis is an experiment.\n")
-    assert (brief.run, brief.metric, brief.goal, brief.time_budget) == (
-        "python train.py",
-        "val_bpb",
-        "minimize",
-        120.0,
-    )
-    assert (
-        brief.informal and brief.fixed_time and brief.setup is None and brief.edit == ["train.py"]
-    )
+    told = (brief.run, brief.metric, brief.goal, brief.time_budget)
+    assert told == ("python train.py", "val_bpb", "minimize", 120.0)
+    assert brief.informal
+    assert brief.fixed_time
+    assert brief.edit == ["train.py"]
+    assert brief.setup == "python prepare.py"
     (directory / "uv.lock").write_text("")
-    assert read(directory, "---- not front matter").run == "uv run train.py"
+    locked = read(directory, "---- not front matter")
+    assert locked.run == ".venv/bin/python train.py"
+    assert locked.setup == "uv sync --frozen && .venv/bin/python prepare.py"
+    (directory / ".cache" / "autoresearch").mkdir(parents=True)
+    prepared = read(directory, "# As by hand")
+    assert prepared.setup == "uv sync --frozen"
+    assert prepared.data == [directory / ".cache" / "autoresearch"]
 
 
 @pytest.mark.parametrize(

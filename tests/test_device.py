@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 import tiny
 
 from autoresearch_action.errors import EnvironmentFault
-from autoresearch_action.isolation import bubblewrap, device, interpreters
+from autoresearch_action.isolation import bubblewrap, device, interpreters, sandbox
 from autoresearch_action.isolation.device import Slot
 from autoresearch_action.ledger import Ledger
 from autoresearch_action.records import Measurement, Trial
@@ -317,3 +318,35 @@ def test_a_folder_that_may_not_be_read_holds_no_interpreter(place: Path) -> None
 
     assert as_another_account(find)
     (place / "closed").chmod(0o755)
+
+
+@pytest.fixture
+def no_namespaces(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bubblewrap that says what it says on Ubuntu 24.04, and the setting that is the cause."""
+    (place / "bin").mkdir()
+    fake = place / "bin" / "bwrap"
+    fake.write_text('#!/bin/sh\necho "bwrap: setting up uid map: Permission denied" >&2\nexit 1\n')
+    fake.chmod(0o755)
+    (place / "sys" / "kernel").mkdir(parents=True)
+    (place / "sys" / "kernel" / "apparmor_restrict_unprivileged_userns").write_text("1\n")
+    monkeypatch.setenv("PATH", f"{place}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(bubblewrap, "PROC_SYS", str(place / "sys"))
+    return place
+
+
+def test_a_bubblewrap_that_may_not_start_names_the_setting_and_the_remedy(
+    no_namespaces: Path,
+) -> None:
+    with pytest.raises(EnvironmentFault) as fault:
+        sandbox.choose("require")
+    told = str(fault.value)
+    assert "setting up uid map: Permission denied" in told
+    assert "apparmor_restrict_unprivileged_userns is 1" in told
+    assert "AppArmor profile" in told
+    assert "install bubblewrap`" not in told
+
+
+def test_the_installer_says_that_bubblewrap_may_not_start_and_why(no_namespaces: Path) -> None:
+    script = Path(__file__).parents[1] / ".github" / "install-bubblewrap.sh"
+    done = subprocess.run(["sh", str(script)], capture_output=True, text=True, check=True)
+    assert "may not start (bwrap: setting up uid map: Permission denied)" in done.stdout

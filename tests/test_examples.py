@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,32 @@ def test_doctor_is_content_with_the_training_script(tmp_path: Path) -> None:
     """The one example that needs neither a key nor an idea."""
     home = copied("training", tmp_path / "home")
     assert "Nothing stands in the way" in autoresearch(home, "doctor")
+
+
+def test_a_plain_autoresearch_checkout_with_a_lock_runs_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uv.lock, no environment, no data yet, no front matter: what a person would run is its setup."""
+    home = tiny.repository(tmp_path / "home", program="# autoresearch\n\nLower val_bpb.\n")
+    (home / "pyproject.toml").write_text(
+        '[project]\nname = "plain"\nversion = "0"\nrequires-python = ">=3.11"\n'
+        "[tool.uv]\npackage = false\n"
+    )
+    (home / "prepare.py").write_text(
+        "import pathlib\nTIME_BUDGET = 1\n"
+        'folder = pathlib.Path("~/.cache/autoresearch").expanduser()\n'
+        "folder.mkdir(parents=True, exist_ok=True)\n"
+        '(folder / "tokens.txt").write_text("there")\n'
+    )
+    train = home / "train.py"
+    train.write_text(
+        "import pathlib, sys\n"
+        'assert pathlib.Path("~/.cache/autoresearch/tokens.txt").expanduser().read_text()\n'
+        'assert ".venv" in sys.prefix, sys.prefix\n' + train.read_text()
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    subprocess.run(["uv", "lock", "-q", "--offline"], cwd=home, check=True)
+    (home / ".gitignore").write_text(".venv\n")
+    tiny.commit(home)
+    said = autoresearch(home, "run", "--max-experiments", "1", "--max-minutes", "5")
+    assert "baseline 1." in said

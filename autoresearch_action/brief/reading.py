@@ -202,13 +202,21 @@ def _sentence(error: ValidationError, program: Path, lines: dict[str, int]) -> s
 
 
 def _informal(directory: Path, extra: dict[str, Any]) -> Brief:
-    """What a plain autoresearch checkout expects."""
-    run = "uv run train.py" if (directory / "uv.lock").exists() else "python train.py"
-    cache = Path("~/.cache/autoresearch").expanduser()
+    """What a plain autoresearch checkout expects: what a person would run by hand beforehand is its
+    setup, because trials have no network.
+    """
+    cache, setup = Path("~/.cache/autoresearch").expanduser(), list[str]()
+    python = "python"
+    if (directory / "uv.lock").exists():
+        python = ".venv/bin/python"
+        setup.append("uv sync --frozen")
+    if not cache.is_dir() and (directory / "prepare.py").exists():
+        setup.append(f"{python} prepare.py")
     return Brief(
-        run=run,
+        setup=" && ".join(setup) or None,
+        run=f"{python} train.py",
         time_budget=literal_time_budget(directory / "prepare.py") or DEFAULT_TIME_BUDGET,
-        data=[cache] if cache.is_dir() else [],
+        data=[cache] if cache.is_dir() or setup else [],
         informal=True,
         **extra,
     )

@@ -24,7 +24,7 @@ from autoresearch_action.brief import Brief, metric_names
 from autoresearch_action.commands.init import GUESSED
 from autoresearch_action.errors import InputError, UserError
 from autoresearch_action.isolation import Isolation, device
-from autoresearch_action.isolation.sandbox import choose
+from autoresearch_action.isolation.sandbox import choose, remedy
 from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.workspace.git import uncommitted
@@ -166,16 +166,13 @@ def _sandbox(brief: Brief) -> Isolation | Finding:
     try:
         return choose(brief.sandbox)
     except UserError as error:
-        return Finding("sandbox", str(error), error.exit_code, "sudo apt install bubblewrap")
+        return Finding("sandbox", str(error), error.exit_code)
 
 
 def _level(sandbox: Isolation) -> Finding:
-    advice = (
-        ""
-        if sandbox.strength == "full"
-        else "sudo apt install bubblewrap; in a container, allow user namespaces."
-    )
-    return Finding("sandbox", sandbox.describe().removeprefix("Sandbox: "), advice=advice)
+    told = sandbox.describe().removeprefix("Sandbox: ")
+    advice = "" if sandbox.strength == "full" else f"For the full sandbox {remedy(told)}."
+    return Finding("sandbox", told, advice=advice)
 
 
 def _device() -> Finding:

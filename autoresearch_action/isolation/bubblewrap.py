@@ -36,6 +36,13 @@ SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 SYS_GPU = ("/sys/bus", "/sys/class", "/sys/devices", "/sys/module")
 HOSTS = str(Path(__file__).with_name("hosts"))
 HELD_OUT = str(Path(__file__).with_name("held_out.py"))
+PROC_SYS = "/proc/sys"
+# Settings of the kernel, and the value at which users have no namespaces
+FORBIDS = {
+    "kernel/apparmor_restrict_unprivileged_userns": "1",
+    "kernel/unprivileged_userns_clone": "0",
+    "user/max_user_namespaces": "0",
+}
 _SPACES = (
     "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
     "--hostname", "trial", "--die-with-parent", "--new-session",
@@ -236,4 +243,15 @@ def _fails(sandbox: list[str], command: list[str]) -> str:
         os.close(calls)
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
     told = said[-1] if said else "no reason given"
-    return f"bubblewrap does not work here ({told})" if done.returncode else ""
+    return f"bubblewrap does not work here ({told}{_forbidden()})" if done.returncode else ""
+
+
+def _forbidden() -> str:
+    """What forbids namespaces to users on this machine, as far as it says so."""
+    for name, forbids in FORBIDS.items():
+        try:
+            if Path(PROC_SYS, name).read_text().strip() == forbids:
+                return f"; {name.rpartition('/')[2]} is {forbids}"
+        except OSError:
+            continue
+    return ""

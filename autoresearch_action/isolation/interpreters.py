@@ -26,19 +26,24 @@ MARKS = ("pyvenv.cfg", "conda-meta", "lib", "libexec", "shims", "versions")
 def interpreters(job: Job) -> list[Path]:
     """What the job's own programs need to see beside the system's folders."""
     path, virtual = job.env.get("PATH", ""), job.env.get("VIRTUAL_ENV", "")
-    return prefixes(path, virtual, job.mount_at, job.mount_at / job.directory)
+    made = [str(job.readonly[name]) for name in job.readonly if Path(name).name == ".venv"]
+    return prefixes(path, virtual, job.mount_at, job.mount_at / job.directory, tuple(made))
 
 
 @lru_cache(maxsize=64)
-def prefixes(path: str, virtual: str, root: Path, directory: Path) -> list[Path]:
+def prefixes(
+    path: str, virtual: str, root: Path, directory: Path, made: tuple[str, ...] = ()
+) -> list[Path]:
     """Existing folders, outermost first. `path` is PATH, `virtual` VIRTUAL_ENV, `root` the
-    repository.
+    repository, `made` the environments of setup: what they lean on is shown, they themselves are.
     """
     home = Path(os.path.expanduser("~"))
     found: list[Path] = []
     queue = [Path(entry) for entry in path.split(os.pathsep) if entry.startswith("/")]
     queue += [Path(virtual) / "bin"] if virtual else []
     queue += [folder / ".venv" / "bin" for folder in {root, directory}]
+    for environment in made:
+        queue += _behind(Path(environment) / "bin")
     seen: set[Path] = set()
     while queue:
         folder = queue.pop(0)

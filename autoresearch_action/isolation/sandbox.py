@@ -27,11 +27,18 @@ def choose(wanted: str = "auto") -> Isolation:
     if not why:
         return full
     if wanted == "require":
-        raise EnvironmentFault(
-            f"`sandbox: require`, but {why}: install bubblewrap, or allow user namespaces."
-        )
+        raise EnvironmentFault(f"`sandbox: require`, but {why}: {remedy(why)}.")
     kind = fallback.Reduced if confine.landlock_abi() > 0 else fallback.Unconfined
     return kind(why, spaces=fallback.unshares())
+
+
+def remedy(why: str) -> str:
+    """What makes the full sandbox work where it does not."""
+    if "not installed" in why:
+        return "`sudo apt install bubblewrap`"
+    if "apparmor" in why:
+        return "give bwrap an AppArmor profile, as .github/install-bubblewrap.sh does"
+    return "allow user namespaces (in a container, by its security options)"
 
 
 def start(isolation: Isolation, job: Job, limits: Limits, log: Log) -> Process:
