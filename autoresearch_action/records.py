@@ -57,9 +57,8 @@ class Proposal(Record):
     agent: str
     # One line, what was changed
     description: str
-    # Why it should help, in the agent's words
+    # Why it should help, and the effect that is expected, in the agent's words
     hypothesis: str = ""
-    # The effect it expects, in the agent's words
     expected: str = ""
     # False: training loss cannot be compared with the incumbent's (other loss, schedule, …)
     comparable: bool = True
@@ -99,14 +98,16 @@ class Trial(Record):
     slice: int = 0
     # Seconds; None: the brief's
     time_budget: float | None = None
-    # Hard wall-clock seconds by phase; missing: the default
+    # Hard wall-clock seconds by phase (missing: the default), and what equal time allows on the
+    # trial's own clock (CPU or wall)
     limits: dict[str, float] = Field(default_factory=dict)
-    # Seconds on the trial's own clock (CPU or wall) that equal time allows
     clock_limit: float | None = None
     # Literal seeds in the trial's copy are replaced
     reseed: bool = False
+    # Its tree has passed the check
+    checked: bool = False
     stop: StopRule | None = None
-    # Counts trials over the whole run: names logs and scratch
+    # Counts trials over the whole run
     index: int = 0
 
     @property
@@ -146,7 +147,7 @@ class Measurement(Record):
     value: float | None = None
     # Every `name: value` that run and evaluate printed
     metrics: dict[str, float] = Field(default_factory=dict)
-    # Per-document-block metric where the scorer prints it
+    # By block of documents where the scorer prints it
     blocks: list[float] = Field(default_factory=list)
     # No frozen scorer: the number is the candidate's own word
     self_reported: bool = False
@@ -164,9 +165,8 @@ class Measurement(Record):
     pace: float = 1.0
     # Wall seconds by phase: checkout, check, compile, run, evaluate
     phases: dict[str, float] = Field(default_factory=dict)
-    # Device or slot name
+    # Name of the slot; "full", "reduced" or "none"
     slot: str = ""
-    # "full", "reduced" or "none"
     sandbox: str = ""
     # Path of the log, relative to the state folder
     log: str = ""
@@ -193,7 +193,7 @@ class Verdict(Record):
     started: float = 0.0
     seconds: float = 0.0
     usd: float = 0.0
-    # The candidate's commit, and the incumbent that it was judged against
+    # The candidate's, and the incumbent's that it was judged against
     commit: ObjectName = ""
     parent: ObjectName = ""
     suspicious: bool = False

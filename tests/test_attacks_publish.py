@@ -447,7 +447,7 @@ def test_a_plain_checkout_s_brief_is_read_from_its_files(fake: FakeGitHub) -> No
     assert found.informal
     assert found.id == "plain--program"
     assert found.contract["time-budget"] == 60
-    assert found.contract["run"] == "uv run train.py"
+    assert found.contract["run"] == ".venv/bin/python train.py"
 
 
 def test_no_picture_of_the_research_job_is_shown(run: Delivery) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,34 @@ def test_a_failed_check_is_a_discard(tmp_path: Path) -> None:
     )
     told = run_state(home, tmp_path, WIDER)
     assert told["Idea 0"].startswith("discard: ") and "check" in told["Idea 0"]
+
+
+def test_a_check_is_run_once_a_tree(tmp_path: Path) -> None:
+    home = repository(tmp_path, "check: /usr/bin/python3 check.py", check__py="import ast\n")
+    run_state(home, tmp_path, WIDER)
+    runs = [event for event in events(home, "trial") if event["outcome"] == "ok"]
+    checked = [event["trial"]["commit"] for event in runs if "check" in event["phases"]]
+    assert len(runs) > len(checked)
+    # The baseline's first runs may start side by side
+    assert set(Counter(checked).values()) <= {1, 2}
+    assert {event["trial"]["commit"] for event in runs} == set(checked)
+
+
+def test_a_check_that_fails_now_and_then_is_said_and_costs_nothing(tmp_path: Path) -> None:
+    """On one tree: the first time it fails, and names its test."""
+    flag = tmp_path / "flag"
+    home = repository(
+        tmp_path,
+        "sandbox: none\ncheck: /usr/bin/python3 check.py",
+        check__py=f"import os\nif not os.path.exists({str(flag)!r}):\n"
+        f"    open({str(flag)!r}, 'w').close()\n"
+        "    raise SystemExit('FAILED tests/test_x.py::test_y - AssertionError')\n",
+    )
+    told = run_state(home, tmp_path, WIDER)
+    assert told["Idea 0"].startswith("keep: ")
+    page = (home / ".autoresearch" / "PULL_REQUEST.md").read_text()
+    assert "passed when it was run again" in page
+    assert r"test\_y" in page
 
 
 def test_a_broken_limit_is_a_discard_and_a_kept_one_is_none(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import tables
 from autoresearch_action.report.tables import Change, Row
-from autoresearch_action.trials import checkpoint
+from autoresearch_action.trials import FLAKY, checkpoint
 
 # Characters; GitHub refuses 65,536
 BODY_LIMIT = 58_000
@@ -242,6 +242,13 @@ def warnings(run_state: RunState) -> list[str]:
     return found
 
 
+def flaky(run_state: RunState) -> list[str]:
+    """What is known of checks that gave two answers for one tree, of the base and what was kept."""
+    runs = [run for number in (0, *run_state.kept) for run in run_state.experiments.runs(number)]
+    runs += [run for found in run_state.confirm_runs.values() for run in found]
+    return sorted({note for run in runs for note in run.notes if note.startswith(FLAKY)})
+
+
 def judged(run_state: RunState) -> list[tuple[str, str]]:
     """How it was judged: (what, how) in plain text."""
     run, confirmation = _run(run_state), run_state.confirmation
@@ -299,6 +306,7 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
     if run_state.facts.get("claims"):
         found.append(("claims", str(run_state.facts["claims"])))
     found += [("note", note) for note in (confirmation.notes if confirmation else [])]
+    found += [("flaky", note) for note in flaky(run_state)]
     audit = run_state.facts.get("audit") or {}
     if audit.get("kept"):
         found.append(

@@ -169,7 +169,14 @@ class ResearchContext:
         """One run of a commit, within the limits that the baseline's runs give."""
         facts = {"number": number, "commit": commit, "seed": seed, "reseed": self.reseed} | facts
         trial = Trial.model_validate(facts)
-        return trial.model_copy(update=self._limits(trial.asked_by))
+        update = {"checked": self._checked(trial), **self._limits(trial.asked_by)}
+        return trial.model_copy(update=update)
+
+    def _checked(self, trial: Trial) -> bool:
+        """Whether the trial's tree has passed the check: that is a fact about a tree."""
+        of_claim = self.run_state.confirm_runs.get((trial.stage, trial.attempt), [])
+        before = (*self.runs(trial.number), *of_claim) if self.brief.check else ()
+        return any(run.outcome == "ok" and run.trial.commit == trial.commit for run in before)
 
     def _limits(self, asked_by: int) -> dict[str, object]:
         """Hard limits by phase and, where training time is fixed, the clock that equal time allows;

@@ -25,6 +25,7 @@ from autoresearch_action.research.evidence import (
 from autoresearch_action.research.proposals import NotCarried, Proposals
 from autoresearch_action.research.stack import inherit
 from autoresearch_action.research.verdict import settle
+from autoresearch_action.trials import FLAKY
 
 
 def search(context: ResearchContext) -> str:
@@ -184,6 +185,8 @@ class Search:
         elif asked_by == 0:
             told = f"The baseline does not run: {measurement.reason} Log: {measurement.log}"
             raise InputError(f"{told}\n{measurement.tail}".strip())
+        for note in (note for note in measurement.notes if note.startswith(FLAKY)):
+            self.context.say(f"#{asked_by}: {note}")
         if measurement.trial.beside and measurement.outcome == "ok" and self.context.beliefs:
             self.context.beliefs.learn_again(owner.rival, measurement)
         if owner.in_flight == 0 and not owner.requests:

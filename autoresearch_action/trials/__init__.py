@@ -11,6 +11,9 @@ from typing import Protocol
 
 from autoresearch_action.records import Measurement, Trial
 
+# How a measurement's note begins of a check that gave two answers for one tree
+FLAKY = "the check failed, and passed when it was run again"
+
 
 def lost(trial: Trial, slot: str, reason: str = "cancelled") -> Measurement:
     """What is said of a trial of which nothing is known; it will be asked again."""

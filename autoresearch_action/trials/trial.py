@@ -23,8 +23,9 @@ from autoresearch_action.isolation import Job, device, sandbox
 from autoresearch_action.isolation.log import Log
 from autoresearch_action.isolation.process import Ended, Limits, Process
 from autoresearch_action.records import Measurement, Outcome, Trial
-from autoresearch_action.trials import metric_files
+from autoresearch_action.trials import FLAKY, metric_files
 from autoresearch_action.trials.compiled import LIMIT as COMPILE_LIMIT
+from autoresearch_action.trials.failed import failing
 from autoresearch_action.trials.hand_over import TooMuch, hand_over, left_behind
 from autoresearch_action.trials.metrics import NoMetric, Printed
 from autoresearch_action.trials.slot import SlotContext
@@ -135,12 +136,24 @@ class TrialRun:
         return self._value()
 
     def _check(self) -> None:
-        if self.brief.check:
+        """Once a tree. One that fails is run again: a test that fails now and then is no fault of
+        the candidate's, and said.
+        """
+        if not self.brief.check or self.trial.checked:
+            return
+        self._checkout(self.bench.tree)
+        ended = self._phase("check", self.brief.check, self.bench.tree)
+        if ended.reason or not ended.code:
+            again = ended
+        else:
             self._checkout(self.bench.tree)
-            ended = self._phase("check", self.brief.check, self.bench.tree)
-            if ended.code or ended.reason:
-                said = ended.reason or f"The check failed (exit {ended.code})."
-                raise Failure("discard", said, _text(ended.tail))
+            again = self._phase("check", self.brief.check, self.bench.tree)
+        if again.code or again.reason:
+            said = again.reason or f"The check failed (exit {again.code}): {_failed(again.tail)}"
+            raise Failure("discard", said, _text(again.tail))
+        if ended.code:
+            what = _failed(ended.tail)
+            self.notes.append(f"{FLAKY}: {what}")
 
     def _train(self) -> None:
         if run := self._run:
@@ -286,7 +299,7 @@ class TrialRun:
         finally:
             self.bench.running = None
         self.printed[name].end()
-        self.phases[name] = ended.seconds
+        self.phases[name] = self.phases.get(name, 0.0) + ended.seconds
         if ended.reason:
             self.log.write(f"\n[{ended.reason}]\n".encode())
         return ended
@@ -456,6 +469,11 @@ def suspicion(ended: Ended) -> str:
 
 def _text(tail: bytes) -> str:
     return tail.decode("utf-8", "replace")[-TAIL:]
+
+
+def _failed(tail: bytes) -> str:
+    told = failing(tail.decode("utf-8", "replace"))
+    return told if told.endswith((".", "!", "?")) else f"{told}."
 
 
 def _last(tail: bytes) -> str:
