@@ -1,4 +1,4 @@
-"""What a failed command's log says, in a line: the tests that failed, else the errors, else its end.
+"""What a failed command's log says, in a line: tests that failed, else the errors, else its end.
 
 Reads the lines by which common test runners and interpreters name what went wrong.
 """
