@@ -8,6 +8,7 @@ the template engine. Secrets are scrubbed earlier (isolation/secrets.py).
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import unicodedata
@@ -155,6 +156,25 @@ def signed(value: float, digits: int = 4) -> str:
 def number(value: float | None, digits: int = 6) -> str:
     """A number for people; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}g}".replace("-", "−")
+
+
+def rounded(value: float, half: float) -> str:
+    """A number with no more digits than an interval of ± `half` carries; 0: as it is."""
+    if half <= 0 or not math.isfinite(half) or not math.isfinite(value):
+        return number(value)
+    return f"{value:.{_places(half)}f}".replace("-", "−")
+
+
+def signed_within(value: float, half: float) -> str:
+    """`rounded`, with its sign."""
+    if half <= 0 or not math.isfinite(half) or not math.isfinite(value):
+        return signed(value)
+    return f"{value:+.{_places(half)}f}".replace("-", "−")
+
+
+def _places(half: float) -> int:
+    """Decimals that an interval's first two digits have."""
+    return min(12, max(0, 1 - math.floor(math.log10(half))))
 
 
 def duration(seconds: float) -> str:

@@ -142,9 +142,8 @@ def test_from_a_brief_to_a_branch_and_a_preview(tmp_path: Path) -> None:
     assert Counter(line.split("\t")[3] for line in table[1:])["keep"] == 3
     body = (state / "PULL_REQUEST.md").read_text()
     headings = re.findall(r"^## (.*)", body, re.MULTILINE)
-    assert headings == ["Scope", "Kept changes", "All experiments", "Why it works", "How it was judged", "Reproduce", "Cost", "The brief",
-                        "What you can do next"]  # fmt: skip
-    assert "re-measured on this head" in body.split("## Scope")[0]
+    assert headings == ["Numbers", "Changes", "What you can do next", "All experiments", "How it was judged", "Reproduce", "Cost", "The brief"]  # fmt: skip
+    assert "re-measured on this head" in body.split("## Numbers")[0]
     assert "Lower the loss." in body
     assert (state / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert "Holds" in said

@@ -55,7 +55,7 @@ def test_a_pull_request_with_commits_body_labels_and_outputs(run: Delivery) -> N
     )
     assert pull["title"].startswith("autoresearch: val_bpb 1.5") and "→" in pull["title"]
     body = pull["body"]
-    assert "re-measured on this head" in body.split("## Scope")[0] and len(body) < 58_000
+    assert "re-measured on this head" in body.split("## Changes")[0] and len(body) < 58_000
     messages = run.fake.git("log", "--format=%B", f"main..{done.head}")
     assert messages.count("Autoresearch-Run: ") == 2
     for text in (body, messages):

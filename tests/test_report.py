@@ -157,6 +157,9 @@ def poisoned(folder: Path, evil: str, monkeypatch: pytest.MonkeyPatch) -> RunSta
         "audit": {"looks": 3, "kept": 2, "lost": 0},
     }
     run_state.stop_reason, run_state.messages = evil, [evil]
+    for (stage, _), runs in list(run_state.confirm_runs.items()):
+        printed = [run.model_copy(update={"metrics": {evil: run.value}}) for run in runs]
+        run_state.confirm_runs[stage, evil] = printed
     monkeypatch.setattr(run_state, "verdicts", lambda: (e.verdict for e in experiments.values()))
     return run_state
 
@@ -227,18 +230,17 @@ def test_no_field_of_a_ledger_does_anything_in_a_pull_request(
         if before.type == "heading_open"
     ]
     assert heads == [
-        "Scope",
-        "Kept changes",
+        "Numbers",
+        "Changes",
+        "What you can do next",
         "All experiments",
-        "Why it works",
         "How it was judged",
         "Reproduce",
         "Cost",
         "The brief",
-        "What you can do next",
     ]
     cells = [sum(1 for token in row if token.type == "td_open") for row in rows(found)]
-    assert set(cells) == {3, 5, 7}
+    assert set(cells) == {3, 6, 7}
     assert outdated_marker(told) == {
         "brief": EVIL,
         "run": EVIL,
@@ -454,7 +456,7 @@ def test_the_body_is_bounded_and_keeps_its_verdict(tmp_path: Path) -> None:
     )
     for limit in (body.BODY_LIMIT, 9_000, 2_000):
         told = body.body(run_state, limit=limit)
-        assert len(told) <= limit and "re-measured on this head" in told.split("## Scope")[0]
+        assert len(told) <= limit and "re-measured on this head" in told.split("## Changes")[0]
     assert len(body.summary(run_state).encode()) < 1 << 20
     report.write(tmp_path, run_state)
     assert (tmp_path / "report.html").stat().st_size < 5_000_000

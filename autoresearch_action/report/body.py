@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ from autoresearch_action.brief.metric_names import taken_for
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import tables
+from autoresearch_action.report.compared import numbers
 from autoresearch_action.report.tables import Change, Row
 from autoresearch_action.trials import FLAKY, checkpoint
 
@@ -25,8 +27,12 @@ from autoresearch_action.trials import FLAKY, checkpoint
 BODY_LIMIT = 58_000
 # Characters of a step summary, four bytes each at most; GitHub takes 1 MiB
 SUMMARY_LIMIT = 250_000
-# Rows; a longer table is folded
-FOLD = 15
+# Of a patch's header: what it does to files beside changing their lines
+FILES = {
+    "new file mode": "adds a file",
+    "deleted file mode": "deletes a file",
+    "rename from": "renames a file",
+}
 # Of the Mermaid chart
 POINTS = 100
 
@@ -107,42 +113,43 @@ def verdict_line(run_state: RunState) -> str:
         )
     if not confirmation.held:
         return confirmation.reason or "Nothing held."
-    over = (
-        f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of fresh"
-        f" seeds{' on held-out data' if run.holdout else ''}"
-    )
+    over = f"{_runs(confirmation)} on fresh seeds{' and held-out data' if run.holdout else ''}"
     if confirmation.test == "exact":
         over = "an exact count on this instance"
     return f"{_change(run, confirmation)}, over {over}, re-measured on this head."
 
 
+def _runs(confirmation: Confirmation) -> str:
+    """How many runs the proof has."""
+    count = confirmation.pairs
+    if "two-sample" in (confirmation.test or ""):
+        return f"{count} and {count} runs or more"
+    return f"{count} pair{'s' * (count != 1)} of runs"
+
+
 def _change(run: Run, confirmation: Confirmation) -> str:
-    """val_bpb 2.14 → 2.08 (−2.9 %, 95 % interval −3.8 % to −2.0 %)."""
-    assert (
-        confirmation.baseline is not None
-        and confirmation.best is not None
-        and confirmation.estimate is not None
-    )
-    sign = 1 if run.goal == "maximize" else -1
-    scale = abs(confirmation.baseline)
+    """val_bpb 2.140 → 2.080 (−2.9 %, 95 % interval −3.8 % to −2.0 %)."""
+    before, after, estimate = confirmation.baseline, confirmation.best, confirmation.estimate
+    assert before is not None and after is not None and estimate is not None
+    sign, scale = 1 if run.goal == "maximize" else -1, abs(before)
+    ends = [end for end in (confirmation.low, confirmation.high) if end is not None]
+    if confirmation.test == "exact" or len(ends) < 2:
+        ends = []
+    half = (max(ends) - min(ends)) / 2 if ends else 0.0
 
     def percent(gain: float) -> str:
-        return (
-            f"{text.signed(100 * sign * gain / scale, 3)} %" if scale else text.signed(sign * gain)
-        )
+        if not scale:
+            return text.signed_within(sign * gain, half)
+        if not half:
+            return f"{text.signed(100 * sign * gain / scale, 3)} %"
+        return f"{text.signed_within(100 * sign * gain / scale, 100 * half / scale)} %"
 
-    inside = percent(confirmation.estimate)
-    if (
-        confirmation.low is not None
-        and confirmation.high is not None
-        and confirmation.test != "exact"
-    ):
-        ends = sorted((confirmation.low, confirmation.high), key=lambda gain: sign * gain)
-        inside += f", 95 % interval {percent(ends[0])} to {percent(ends[1])}"
-    return (
-        f"{run.metric} {text.number(confirmation.baseline)} → {text.number(confirmation.best)}"
-        f" ({inside})"
-    )
+    inside = percent(estimate)
+    if ends:
+        first, last = sorted(ends, key=lambda gain: sign * gain)
+        inside += f", 95 % interval {percent(first)} to {percent(last)}"
+    told = (text.rounded(value, half) for value in (before, after))
+    return f"{run.metric} {' → '.join(told)} ({inside})"
 
 
 def _facts(
@@ -156,7 +163,10 @@ def _facts(
     run, confirmation = _run(run_state), run_state.confirmation
     sign = 1 if run.goal == "maximize" else -1
     proven = tables.changes(run_state)
-    rows = tables.rows(run_state.recent(tables.MOST_ROWS), run.metric, sign)
+    # One row an idea: under the number that it was last carried on as
+    recent = run_state.recent(tables.MOST_ROWS)
+    last = [experiment for experiment in recent if experiment.number not in run_state.carried]
+    rows = tables.rows(last, run.metric, sign)
     stats = tables.total(stat for change in proven for stat in change.files)
     shown = (
         [r for r in rows if r.number == 0 or r.status == "keep"]
@@ -178,8 +188,9 @@ def _facts(
         "changes": proven,
         "commits": commits,
         "rows": shown,
-        "hidden": len(run_state.statuses) - len(shown),
-        "fold": len(shown) > FOLD,
+        "hidden": len(run_state.statuses.keys() - run_state.carried) - len(shown),
+        "numbers": numbers(run_state)[: detail.rows],
+        "risks": risks(run_state, proven),
         "chart": _chart(rows, run),
         "judged": judged(run_state),
         "commands": _commands(run),
@@ -242,11 +253,25 @@ def warnings(run_state: RunState) -> list[str]:
     return found
 
 
-def flaky(run_state: RunState) -> list[str]:
-    """What is known of checks that gave two answers for one tree, of the base and what was kept."""
+def risks(run_state: RunState, proven: list[Change]) -> list[str]:
+    """What to look at before merging, beside the metric."""
+    confirmation, found = run_state.confirmation, list[str]()
+    if moved := [number.name for number in numbers(run_state)[1:] if number.clear]:
+        found.append(f"Beside the metric these moved beyond their noise: {', '.join(moved)}.")
+    for change in proven:
+        for word, told in FILES.items():
+            if re.search(rf"^{word}", change.patch, re.MULTILINE):
+                found.append(f"Experiment {change.number} {told}.")
+    for note in confirmation.notes if confirmation else []:
+        if "over its limit" in note:
+            found.append(f"{note[0].upper()}{note[1:]}.")
+    if (run_state.facts.get("noise") or {}).get("reseed"):
+        found.append("Literal seeds were replaced in the trials' copies, not in what is published.")
     runs = [run for number in (0, *run_state.kept) for run in run_state.experiments.runs(number)]
-    runs += [run for found in run_state.confirm_runs.values() for run in found]
-    return sorted({note for run in runs for note in run.notes if note.startswith(FLAKY)})
+    runs += [run for claimed in run_state.confirm_runs.values() for run in claimed]
+    flaky = {note for run in runs for note in run.notes if note.startswith(FLAKY)}
+    found += [f"On one and the same tree {note}" for note in sorted(flaky)]
+    return found
 
 
 def judged(run_state: RunState) -> list[tuple[str, str]]:
@@ -298,7 +323,7 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(
             (
                 "test",
-                f"{confirmation.test} over {confirmation.pairs} pairs, base and head in random"
+                f"{confirmation.test} over {_runs(confirmation)}, base and head in random"
                 f" order{level}",
             )
         )
@@ -306,7 +331,6 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
     if run_state.facts.get("claims"):
         found.append(("claims", str(run_state.facts["claims"])))
     found += [("note", note) for note in (confirmation.notes if confirmation else [])]
-    found += [("flaky", note) for note in flaky(run_state)]
     audit = run_state.facts.get("audit") or {}
     if audit.get("kept"):
         found.append(
@@ -442,6 +466,8 @@ def _template() -> Any:
         "fence": text.fence,
         "number": lambda value: text.Inert(text.number(value)),
         "signed": lambda value, digits=4: text.Inert(text.signed(value, digits)),
+        "rounded": lambda value, half: text.Inert(text.rounded(value, half)),
+        "within": lambda value, half: text.Inert(text.signed_within(value, half)),
         "duration": lambda seconds: text.Inert(text.duration(seconds)),
     }
     return made.get_template("pull_request.md.j2")

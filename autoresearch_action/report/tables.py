@@ -48,6 +48,8 @@ class Change:
     hypothesis: str
     expected: str
     agent: str
+    # What the search knew of it when it was kept
+    reason: str
     change: float | None
     spread: float | None
     # Path, lines added, lines removed
@@ -98,6 +100,7 @@ def changes(run_state: RunState) -> list[Change]:
                 hypothesis=proposal.hypothesis if proposal else "",
                 expected=proposal.expected if proposal else "",
                 agent=proposal.agent if proposal else "",
+                reason=verdict.reason if verdict else "",
                 change=sign * verdict.estimate
                 if verdict and verdict.estimate is not None
                 else None,
