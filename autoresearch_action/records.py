@@ -57,11 +57,11 @@ class Proposal(Record):
     agent: str
     # One line, what was changed
     description: str
-    # Why it should help, in the agent's words
+    # Why it should help, and the effect that is expected; as a number in the metric's unit (> 0)
     hypothesis: str = ""
-    # The effect it expects, in the agent's words
     expected: str = ""
-    # False: training loss cannot be compared with the incumbent's (other loss, schedule, …)
+    predicted: float | None = None
+    # False: training loss cannot be compared with the incumbent's
     comparable: bool = True
     usage: Usage = Usage()
     # The agent's own notes, read back from the ledger
@@ -170,7 +170,7 @@ class Measurement(Record):
     sandbox: str = ""
     # Path of the log, relative to the state folder
     log: str = ""
-    # Last lines of the log, for failures
+    # End of the log
     tail: str = ""
     # Frozen, data, patch, environment
     hashes: dict[str, str] = Field(default_factory=dict)

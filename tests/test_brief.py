@@ -31,6 +31,7 @@ target: 0.95
 data: [~/.cache/autoresearch]
 evaluate-data: [~/.cache/autoresearch-eval]
 decoy: ~/.cache/autoresearch-decoy
+context: [docs/format.md]
 env: [HF_HOME]
 network: false
 sandbox: auto
@@ -172,6 +173,7 @@ def test_fuzzed_briefs_never_end_in_a_traceback(directory: Path, count: int) -> 
 
 
 LISTS = {
+    "context": ("docs/format.md", "docs/format.md"),
     "edit": ("train.py", "train.py"),
     "data": ("/srv/data", Path("/srv/data")),
     "evaluate-data": ("/srv/held", Path("/srv/held")),

@@ -36,6 +36,8 @@ CORE = ("brief", "records", "shapes", "ledger", "budget", "research", "acceptanc
 PROTOCOLS = {
     "agents",
     "agents.edits",
+    "agents.lessons",
+    "agents.novelty",
     "trials",
     "workspace.trees",
 }

@@ -9,13 +9,53 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Experiment, Record, Usage, Verdict
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the run stands: what is left of its budget. Seconds and US dollars; None: not known."""
+
+    seconds_left: float | None = None
+    # Kept back of these for the proof
+    reserve_seconds: float = 0.0
+    experiments_left: int | None = None
+    usd_spent: float = 0.0
+    # Calls in flight, at the most they may cost
+    usd_reserved: float = 0.0
+    usd_left: float | None = None
+    # Of one trial
+    trial_seconds: float = 0.0
+    slots: int = 1
+
+    def told(self) -> str:
+        """In a sentence; "" where nothing is known."""
+        if self.seconds_left is None:
+            return ""
+        minutes = max(0.0, self.seconds_left - self.reserve_seconds) / 60
+        trial = f", a run takes {self.trial_seconds:.3g} s" if self.trial_seconds else ""
+        slots = f" on each of {self.slots} slots" if self.slots > 1 else ""
+        usd = f", {self.usd_left:.2f} dollars" if self.usd_left is not None else ""
+        return (
+            f"Left: {minutes:.3g} minutes for the search, {self.experiments_left} experiments{usd}"
+            f" ({self.usd_spent:.2f} spent, {self.usd_reserved:.2f} reserved for calls in"
+            f" flight){trial}{slots}."
+        )
+
+
+class Hot(Record):
+    """A function of a profile. `share`: of the whole time, in the function itself."""
+
+    file: str
+    line: int
+    name: str
+    share: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +82,22 @@ class Context:
     # Standard deviation of the metric over seeds
     noise: float | None = None
     usd_left: float = float("inf")
+    # Dollars reserved for this call
+    allowance: float = float("inf")
+    standing: Standing = field(default_factory=Standing)
+    # Hardware, versions, slots
+    machine: Mapping[str, str] = field(default_factory=dict)
+    # The incumbent's profile, the hottest first
+    hot: Sequence[Hot] = ()
+    # What was learnt of an experiment, a line, by its number; what people wrote is 0's
+    lessons: Mapping[int, str] = field(default_factory=dict)
+    # Lines on what other calls are thinking of, as far as it is known at this moment
+    others: Callable[[], Sequence[str]] = tuple
+    # Tell the others in a line what this call is about to propose
+    intend: Callable[[str], None] = lambda _: None
+    # Why what the tree holds now would be refused before it is measured, in a sentence; "": it
+    # would not
+    refusal: Callable[[], str] = str
     cancelled: threading.Event = field(default_factory=threading.Event)
     # Whether no further experiment may begin: nothing is worth waiting for any more
     late: Callable[[], bool] = lambda: False
@@ -53,10 +109,13 @@ class Draft(Record):
     description: str
     hypothesis: str = ""
     expected: str = ""
+    predicted: float | None = None
     # None: not said, so that it is read off the patch
     comparable: bool | None = None
     usage: Usage = Usage()
     details: dict[str, str] = {}
+    # What was learnt of earlier experiments, a line each, by number
+    lessons: dict[int, str] = {}
 
 
 class Exhausted(Exception):
@@ -122,8 +181,11 @@ class Agent(Protocol):
     """Proposes edits. `propose` may be called from several threads, each with a tree of its own."""
 
     name: str
-    # Most that one call can cost; None: unknown
-    worst_usd: float | None
+
+    @property
+    def worst_usd(self) -> float | None:
+        """Most that one call can cost; None: unknown."""
+        ...
 
     def propose(self, context: Context) -> Draft:
         """Edit `context.tree` and describe the edit. Raises Exhausted or AgentFailure."""

@@ -33,6 +33,8 @@ SIZES = (1, 1, 2)
 RANDOM_FIRST = 4
 # Draws without a new point after which the space counts as searched
 ATTEMPTS = 300
+# Files whose literals are turned
+MOST_FILES = 200
 # A loss on one side lets this share of it be hoped for on the other
 MIRRORED = 0.3
 # An effect below this many standard deviations of the noise is none
@@ -330,4 +332,4 @@ def _hypothesis(knobs: list[Knob], lessons: Sequence[Lesson]) -> str:
 
 
 def _python(directory: Any, brief: Brief) -> list[str]:
-    return [file for file in editable(directory, brief.edit) if file.endswith(".py")]
+    return [file for file in editable(directory, brief.edit) if file.endswith(".py")][:MOST_FILES]

@@ -192,6 +192,10 @@ class Brief(Record):
     transfer: Transfer | None = None
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
     data: Folders = Field(default_factory=list)
+    # More files that an agent is shown first
+    context: Annotated[list[Annotated[str, AfterValidator(_pattern)]], OneOrMore] = Field(
+        default_factory=list
+    )
     # Only `evaluate` sees these
     evaluate_data: Folders = Field(default_factory=list)
     # Stands in for the first of `data` where a candidate compiles, untimed

@@ -8,6 +8,7 @@ proposal when the incumbent moves. The ledger is written by the search's thread 
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -15,8 +16,10 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from autoresearch_action.acceptance import Decision
-from autoresearch_action.agents import AgentFailure, Context, Exhausted
+from autoresearch_action.agents import AgentFailure, Context, Exhausted, Standing
 from autoresearch_action.agents.edits import comparable
+from autoresearch_action.agents.lessons import Lessons
+from autoresearch_action.agents.novelty import Ideas, Known
 from autoresearch_action.records import Experiment, Proposal, Usage, Verdict
 from autoresearch_action.research.context import ResearchContext
 from autoresearch_action.research.verdict import settle
@@ -50,6 +53,7 @@ class Proposals:
         # Why no more is asked for, "" while it is; whether no trial may begin any more
         self.exhausted, self.late = "", False
         self.failures = 0
+        self.ideas, self.lessons = Ideas(), Lessons(self.run_state)
         self._calls: dict[Future[Made], int] = {}
         self._pool = ThreadPoolExecutor(self.depth, thread_name_prefix="agent")
         self._trees: SimpleQueue[Path] = SimpleQueue()
@@ -66,18 +70,25 @@ class Proposals:
         return list(self._calls)
 
     def wants_more(self) -> bool:
-        return not self.exhausted and len(self.waiting) + self.thinking < self.depth
+        """Whether another call may begin; none before the baseline ran once, since nobody could
+        know what it is about.
+        """
+        known = bool(self.context.runs(0))
+        return known and not self.exhausted and len(self.waiting) + self.thinking < self.depth
 
     def request(self, pending: list[int], repair: Experiment | None = None) -> None:
         """Start one call. `pending`: numbers that are being screened."""
-        context = self._agent_context(pending)
         self._last_call += 1
-        self.ledger.append("ask", ask=self._last_call, worst=self.agent.worst_usd or 0.0)
-        self._calls[self._pool.submit(self._think, context, repair)] = self._last_call
+        worst = self.agent.worst_usd or 0.0
+        context = self._agent_context(pending, self._last_call, worst)
+        self.ledger.append("ask", ask=self._last_call, worst=worst)
+        self._calls[self._pool.submit(self._think, context, repair, self._known())] = (
+            self._last_call
+        )
 
-    def _agent_context(self, pending: list[int]) -> Context:
+    def _agent_context(self, pending: list[int], call: int, worst: float) -> Context:
         """What the agent sees; its work tree is given to it when it begins."""
-        context, number = self.context, self.run_state.next_number + self.thinking
+        context, number = self.context, self.ideas.begin(call, self.run_state.next_number)
         reserve = context.budget.trial_seconds + context.budget.reserve(context.confirm_runs)
         return Context(
             brief=context.brief,
@@ -91,20 +102,65 @@ class Proposals:
             pending=[self.run_state.experiments[one] for one in pending] + self.waiting,
             noise=context.noise.sigma if context.noise else None,
             usd_left=context.budget.max_usd - context.spent,
+            # What costs nothing is not capped
+            allowance=worst or math.inf,
+            standing=self._standing(),
+            machine=self.run_state.run.environment if self.run_state.run else {},
+            lessons=self.lessons.read(),
+            others=lambda: self.ideas.others(call),
+            intend=lambda line: self.ideas.intend(call, line),
             cancelled=self.cancelled,
             late=lambda: self.late or context.budget.seconds_left < reserve,
         )
 
-    def _think(self, context: Context, repair: Experiment | None) -> Made:
+    def _standing(self) -> Standing:
+        context, budget = self.context, self.context.budget
+        reserved = sum(self.run_state.reserved_usd.values())
+        return Standing(
+            seconds_left=budget.seconds_left,
+            reserve_seconds=budget.reserve(context.confirm_runs),
+            experiments_left=budget.max_experiments - self.run_state.begun,
+            usd_spent=context.spent - reserved,
+            usd_reserved=reserved,
+            usd_left=budget.max_usd - context.spent,
+            trial_seconds=budget.trial_seconds,
+            slots=len(context.parts.executor.slots),
+        )
+
+    def _refusal(self, tree: Path, parent: str, known: Known) -> str:
+        """Why what `tree` holds would be refused before it is measured; "" where it would not."""
+        try:
+            patch = self.workspace.diff(tree, parent)
+            if not patch.strip():
+                return "Nothing is changed."
+            commit = self.workspace.commit(parent, patch, "A draft")
+        except PatchRefused as error:
+            return str(error)
+        what = known.repeats(self.workspace.tree(commit), patch)
+        return f"This would not be measured: {what}." if what else ""
+
+    def _known(self) -> Known:
+        """What was tried so far."""
+        trees = {tree: f"#{number}" for tree, number in self.run_state.trees.items()}
+        return Known({**self.known, **trees}, tuple(self.run_state.recent()))
+
+    def _think(self, context: Context, repair: Experiment | None, known: Known) -> Made:
         tree = self._trees.get()
         try:
             self.workspace.checkout(tree, repair.commit if repair else context.parent)
-            context = replace(context, tree=tree, directory=tree / self.workspace.prefix)
+            context = replace(
+                context,
+                tree=tree,
+                directory=tree / self.workspace.prefix,
+                refusal=lambda: self._refusal(tree, context.parent, known),
+            )
             draft = self.agent.repair(context, repair) if repair else self.agent.propose(context)
             if draft is None:
                 raise AgentFailure("")
             details = draft.details | ({"repairs": str(repair.number)} if repair else {})
-            facts = draft.model_dump() | {"details": details, "parent": context.parent}
+            facts = draft.model_dump(exclude={"lessons"})
+            facts |= {"details": details, "parent": context.parent}
+            self.lessons.take(draft.lessons)
             facts["agent"] = details.get("agent", self.agent.name)
             try:
                 patch = self.workspace.diff(tree, context.parent)
@@ -125,6 +181,7 @@ class Proposals:
         verdicts = []
         for future in [future for future in self._calls if future.done()]:
             call = self._calls.pop(future)
+            self.ideas.end(call)
             try:
                 proposal, commit = future.result()
                 self.ledger.spent(proposal.agent, proposal.usage, call)
@@ -144,11 +201,12 @@ class Proposals:
             verdict = settle(experiment, Decision("discard", str(commit)))
             self.ledger.append("verdict", verdict)
             return [verdict]
-        tree, trees = self.workspace.tree(commit), self.run_state.trees
-        same = f"#{trees[tree]}" if tree in trees else self.known.get(tree, "")
-        if same or tree == self.workspace.tree(proposal.parent):
-            what = f"the same code as {same or 'the incumbent'}"
-            self._failed(f"{proposal.agent} proposed {what} again.")
+        tree = self.workspace.tree(commit)
+        what = self._known().repeats(tree, proposal.patch)
+        if tree == self.workspace.tree(proposal.parent):
+            what = what or "it is the same code as the incumbent"
+        if what:
+            self._failed(f"{proposal.agent} proposed an edit again: {what}.")
         else:
             self.failures = 0
             self.waiting.append(self._propose(proposal, commit, tree))
