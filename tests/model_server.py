@@ -135,9 +135,11 @@ class ModelServer:
         with self._lock:
             self.requests.append(body)
             self.headers.append({name.lower(): value for name, value in headers.items()})
-            if callable(self.script):
-                return self.script(body)
-            return self.script[min(len(self.requests), len(self.script)) - 1]
+            place = len(self.requests) - 1
+        # Which may wait for another request
+        if callable(self.script):
+            return self.script(body)
+        return self.script[min(place, len(self.script) - 1)]
 
     def _answer(self, http: BaseHTTPRequestHandler, body: dict[str, Any], answer: Answer) -> None:
         streamed = answer.status == 200 and body.get("stream")

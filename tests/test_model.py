@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +21,12 @@ from typing import Any
 import pytest
 import tiny
 from model_server import Answer, ModelServer, failing, reply, submit, using
+from test_loop import run
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.agents import AgentFailure, Context, Hot
 from autoresearch_action.agents.claude import TURNS, ClaudeAgent
+from autoresearch_action.agents.novelty import Ideas
 from autoresearch_action.records import Usage
 
 KEY = "sk-ant-loopback-0123456789"
@@ -179,7 +185,7 @@ def test_turns_and_dollars_end_before_they_are_passed(large: Path, serve: Serve)
     assert len(server.requests) == TURNS
     each = failure.value.usage.usd / TURNS
     server = serve(looking)
-    with pytest.raises(AgentFailure, match="reserved for a call") as failure:
+    with pytest.raises(AgentFailure, match="left for a call") as failure:
         agent.propose(replace(context, allowance=8 * each))
     assert 0 < failure.value.usage.usd <= 8 * each
     assert server.requests[-1]["max_tokens"] < server.requests[0]["max_tokens"]
@@ -233,3 +239,157 @@ def test_tools_read_nothing_outside_the_tree(large: Path, serve: Serve) -> None:
     answers = results(server.requests[1])
     assert all("There is no" in answer for answer in answers[:5])
     assert "may not be edited" in answers[5]
+
+
+CHECK = """import re
+rate = float(re.search(r"\\nLR = ([0-9.]+)", open("train.py").read())[1])
+if rate > 0.5:
+    print("E   AssertionError: the rate must stay below one half")
+    print(f"FAILED test_rate.py::test_rate - AssertionError: {rate} is no rate")
+    raise SystemExit(1)
+"""
+NIGHT = tiny.PROGRAM.replace("python ", "/usr/bin/python3 ").replace(
+    "metric:", "check: /usr/bin/python3 check.py\nmetric:", 1
+)
+
+
+def researcher(rates: Sequence[float]) -> Callable[[dict[str, Any]], Answer]:
+    """Answers one rate after the other, each as an edit of the code that the request shows."""
+    left = list(rates)
+
+    def answer(request: dict[str, Any]) -> Answer:
+        present = re.findall(r"\nLR = ([0-9.]+)  # step", words_of(request))[-1]
+        rate = left.pop(0) if len(left) > 1 else left[0]
+        return reply(
+            [("train.py", f"LR = {present}  #", f"LR = {rate}  #")],
+            f"The rate is {rate}",
+            expected_gain=0.1,
+            expected_low=0.0,
+            expected_high=0.3,
+            kind="parameter",
+            notes=f"after {rate} the width",
+            lessons=[{"number": 1, "text": "A rate above one half fails the check"}],
+        )
+
+    return answer
+
+
+def words_of(request: dict[str, Any]) -> str:
+    return "\n".join(block["text"] for block in request["messages"][0]["content"])
+
+
+def night(home: Path, server: ModelServer, *options: str) -> str:
+    """The last request of a run."""
+    run(
+        home,
+        *("--max-minutes", "5", *options),
+        ANTHROPIC_API_KEY=KEY,
+        ANTHROPIC_BASE_URL=server.url,
+    )
+    return words_of(server.requests[-1])
+
+
+def test_a_night_shows_the_model_what_was_measured(tmp_path: Path) -> None:
+    program = NIGHT
+    home = tiny.repository(tmp_path / "home", program=program, check__py=CHECK)
+    train = home / "train.py"
+    train.write_text(train.read_text() + 'print(f"num_steps: {100 + 100 * LR:.0f}")\n')
+    tiny.commit(home)
+    rates = [0.9, 0.8, 0.2, 0.25, 0.26, 0.27, 0.05]
+    with ModelServer(researcher(rates)) as server:
+        last = night(home, server, "--max-experiments", "7")
+        bodies = [json.dumps(request) for request in server.requests]
+    assert len({*bodies}) == len(bodies)
+    # Of the code that is shown, beside the baseline's
+    assert re.search(r"val_bpb 1\.\d+.* \(baseline 1\.\d+: a gain of \+0\.\d+ in all\)", last)
+    for name in (
+        "num_steps 1",
+        "peak_vram_mb 100",
+        "peak_rss_mb ",
+        "Training loss at 10/25/50/100 %",
+    ):
+        assert name in last
+    assert re.search(r"Seconds by phase: .*run [0-9.]+ s", last)
+    assert "The smallest gain that can be seen, by runs of each code" in last
+    assert re.search(r"Left: [0-9.]+ minutes for the search, \d experiments, 9\.\d+ dollars", last)
+    # Of what was tried
+    told = "(The check failed (exit 1): FAILED test_rate.py::test_rate - AssertionError: 0.9 is no"
+    assert told in last
+    assert "expected +0.1 (+0 to +0.3)" in last
+    assert re.search(r"#\d \+0\.\d+ ± .*rate is 0\.2; train\.py \+1 −1.*num_steps \+9\.09 %", last)
+    assert "learnt: A rate above one half fails the check" in last
+    assert re.search(r"Your notes from your last call: after 0\.\d+ the width", last)
+    assert last.count("The rate is 0.2;") == 1
+    assert "carried on as" not in last
+    assert "- #1 " in (home / ".autoresearch" / "lessons.md").read_text()
+    # Nobody was asked before the baseline had run
+    first = words_of(server.requests[0])
+    assert "The code you see is the baseline; over 1 run" in first
+
+
+def test_calls_in_flight_tell_each_other_of_their_ideas(large: Path, serve: Serve) -> None:
+    ideas, both, edited = Ideas(), threading.Event(), threading.Event()
+    change = ("edit", {"file": "pack/core.py", "search": "work1(1)", "replace": "1"})
+
+    def by(body: dict[str, Any]) -> Answer:
+        began = len(body["messages"]) == 1
+        if "experiment #1." in words(body):
+            # So that the other one is asked before this idea is known
+            assert both.wait(20)
+            edited.set() if not began else None
+            return using(change) if began else using(submit("A constant in core.py"))
+        both.set()
+        assert edited.wait(20)
+        return using(("list_files", {"pattern": "docs/**"})) if began else using(submit())
+
+    server = serve(by=by)
+    context = context_of(large)
+    agent = ClaudeAgent(context.brief, KEY)
+    trees = [context, replace(context, directory=large, tree=large)]
+
+    def call(place: int) -> None:
+        number = ideas.begin(place, 1)
+        facts = {
+            "others": lambda: ideas.others(place),
+            "intend": lambda line: ideas.intend(place, line),
+        }
+        with suppress(AgentFailure):
+            agent.propose(replace(trees[place], number=number, **facts))
+
+    threads = [threading.Thread(target=call, args=(place,)) for place in (0, 1)]
+    for thread in threads:
+        thread.start()
+        # The first has its number
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join(60)
+    second = [words(body) for body in server.requests if "experiment #2." in words(body)]
+    assert "The call for #1: its idea is not known yet" in second[0]
+    # As soon as it is known: the file that is edited, then the idea
+    assert "The call for #1: edits pack/core.py" in second[1] or (
+        "The call for #1: A constant in core.py" in second[1]
+    )
+
+
+def test_an_idea_is_told_while_its_reply_is_still_on_its_way(tmp_path: Path, serve: Serve) -> None:
+    server = serve(replace(reply([("train.py", "x" * 4_000, "y")], "Another optimiser"), hang=True))
+    context, ideas = context_of(tiny.repository(tmp_path / "home")), Ideas()
+    ideas.begin(1, 1)
+    assert ideas.begin(2, 1) == 2
+    told = replace(context, intend=lambda line: ideas.intend(1, line))
+
+    def call() -> None:
+        with suppress(AgentFailure):
+            ClaudeAgent(context.brief, KEY).propose(told)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert server.hung.wait(20)
+    for _ in range(100):
+        if ideas.others(2) == ["The call for #1: Another optimiser"]:
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError(ideas.others(2))
+    context.cancelled.set()
+    thread.join(20)

@@ -82,7 +82,7 @@ class Context:
     # Standard deviation of the metric over seeds
     noise: float | None = None
     usd_left: float = float("inf")
-    # Dollars reserved for this call
+    # Dollars that this call may cost
     allowance: float = float("inf")
     standing: Standing = field(default_factory=Standing)
     # Hardware, versions, slots
@@ -184,7 +184,7 @@ class Agent(Protocol):
 
     @property
     def worst_usd(self) -> float | None:
-        """Most that one call can cost; None: unknown."""
+        """Dollars reserved for one call; None: unknown."""
         ...
 
     def propose(self, context: Context) -> Draft:

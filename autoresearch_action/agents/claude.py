@@ -2,8 +2,8 @@
 with read-only tools, edits that are applied at once, and a submit.
 
 The long, stable part of the prompt is marked for the provider's cache. Turns and dollars are capped
-before each turn: a call never costs more than was reserved for it, and what is reserved follows
-what such calls have cost. How a request is sent, priced and ended is api.py's.
+before each turn, and what is reserved for a call follows what such calls have cost. How a request
+is sent, priced and ended is api.py's.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ClaudeAgent:
 
     @property
     def worst_usd(self) -> float | None:
-        """Most that one call can cost: it is ended before it costs more."""
+        """Most that one call is expected to cost; what it may cost is its context's allowance."""
         with self._lock:
             first = self._first_usd()
             if not self._costs:
@@ -272,10 +272,12 @@ class _Call:
         context = self.context
         most = self.agent.affordable(request, context.allowance - self.usage.usd)
         if not most:
+            allowed = f"the {context.allowance:.3g} dollars that are left for a call"
             raise AgentFailure(
-                f"{self.agent.name} was ended before it passed the {context.allowance:.3g} dollars"
-                " reserved for a call.",
+                f"{self.agent.name} was ended before it passed {allowed}.",
                 self.usage,
+                # Nothing was asked: the next call would fare no better
+                fatal=not self.usage.calls,
             )
         request = Request(request.system, request.messages, request.schema, request.tools, most)
         answer = self.api.ask(request, context, self.usage, self._listen)

@@ -182,10 +182,12 @@ class _Past:
         }
         near = sorted((e for e in self.done if _kind(e) == "near miss"), key=_gain)
         pending = [self.row(e) for e in self.context.pending]
-        others = [_Row(line, line) for line in self.context.others()]
+        others = [_line(told) for told in self.context.others()]
         earlier = [_earlier(v) for v in self.context.earlier if v.agent and v.runs]
+        lessons = [_line(told) for told in self.context.lessons.get(0, "").split("\n") if told]
         return [
-            ("Kept, in this order, all of it in the code you see", of["kept"], 0.22),
+            ("Lessons of earlier runs, and what people wrote", lessons, 0.06),
+            ("Kept, in this order, all of it in the code you see", of["kept"], 0.2),
             (
                 "Near misses: better than the incumbent of then, not by enough to be kept; another"
                 " form of the idea, or two together, may be",
@@ -193,7 +195,7 @@ class _Past:
                 0.16,
             ),
             ("Within the noise: not known either way", of["open"], 0.12),
-            ("Refuted: worse", of["refuted"], 0.14),
+            ("Refuted: worse", of["refuted"], 0.12),
             (
                 "Failed before they gave a number (the idea itself was not tested)",
                 of["failed"],
@@ -211,7 +213,7 @@ class _Past:
                 others,
                 0.04,
             ),
-            ("Earlier runs", earlier, 0.08),
+            ("Earlier runs", earlier, 0.06),
         ]
 
     def row(self, experiment: Experiment) -> _Row:
@@ -300,7 +302,11 @@ def _points() -> str:
 
 def _earlier(verdict: Verdict) -> _Row:
     gain = f" {verdict.estimate:+.3g}" if verdict.estimate is not None else ""
-    line = one_line(f"{verdict.status}{gain}: {verdict.description}", SHORT)
+    return _line(f"{verdict.status}{gain}: {verdict.description}")
+
+
+def _line(told: str) -> _Row:
+    line = one_line(told, SHORT)
     return _Row(line, line)
 
 

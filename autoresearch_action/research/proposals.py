@@ -8,7 +8,6 @@ proposal when the incumbent moves. The ledger is written by the search's thread 
 
 from __future__ import annotations
 
-import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -16,12 +15,13 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from autoresearch_action.acceptance import Decision
-from autoresearch_action.agents import AgentFailure, Context, Exhausted, Standing
+from autoresearch_action.agents import AgentFailure, Context, Exhausted
 from autoresearch_action.agents.edits import comparable
 from autoresearch_action.agents.lessons import Lessons
 from autoresearch_action.agents.novelty import Ideas, Known
 from autoresearch_action.records import Experiment, Proposal, Usage, Verdict
 from autoresearch_action.research.context import ResearchContext
+from autoresearch_action.research.told import told
 from autoresearch_action.research.verdict import settle
 from autoresearch_action.workspace.trees import PatchRefused
 
@@ -80,51 +80,20 @@ class Proposals:
         """Start one call. `pending`: numbers that are being screened."""
         self._last_call += 1
         worst = self.agent.worst_usd or 0.0
-        context = self._agent_context(pending, self._last_call, worst)
+        context = told(
+            self.context,
+            self.ideas,
+            self._last_call,
+            worst,
+            depth=self.depth,
+            pending=[self.run_state.experiments[one] for one in pending] + self.waiting,
+            cancelled=self.cancelled,
+            late=lambda: self.late,
+            lessons=self.lessons.read(),
+        )
         self.ledger.append("ask", ask=self._last_call, worst=worst)
         self._calls[self._pool.submit(self._think, context, repair, self._known())] = (
             self._last_call
-        )
-
-    def _agent_context(self, pending: list[int], call: int, worst: float) -> Context:
-        """What the agent sees; its work tree is given to it when it begins."""
-        context, number = self.context, self.ideas.begin(call, self.run_state.next_number)
-        reserve = context.budget.trial_seconds + context.budget.reserve(context.confirm_runs)
-        return Context(
-            brief=context.brief,
-            tree=self.run_state.state,
-            directory=self.run_state.state,
-            parent=context.incumbent_commit,
-            number=number,
-            seed=context.seed + number,
-            history=self.run_state.recent(),
-            earlier=context.parts.inherited.verdicts,
-            pending=[self.run_state.experiments[one] for one in pending] + self.waiting,
-            noise=context.noise.sigma if context.noise else None,
-            usd_left=context.budget.max_usd - context.spent,
-            # What costs nothing is not capped
-            allowance=worst or math.inf,
-            standing=self._standing(),
-            machine=self.run_state.run.environment if self.run_state.run else {},
-            lessons=self.lessons.read(),
-            others=lambda: self.ideas.others(call),
-            intend=lambda line: self.ideas.intend(call, line),
-            cancelled=self.cancelled,
-            late=lambda: self.late or context.budget.seconds_left < reserve,
-        )
-
-    def _standing(self) -> Standing:
-        context, budget = self.context, self.context.budget
-        reserved = sum(self.run_state.reserved_usd.values())
-        return Standing(
-            seconds_left=budget.seconds_left,
-            reserve_seconds=budget.reserve(context.confirm_runs),
-            experiments_left=budget.max_experiments - self.run_state.begun,
-            usd_spent=context.spent - reserved,
-            usd_reserved=reserved,
-            usd_left=budget.max_usd - context.spent,
-            trial_seconds=budget.trial_seconds,
-            slots=len(context.parts.executor.slots),
         )
 
     def _refusal(self, tree: Path, parent: str, known: Known) -> str:
