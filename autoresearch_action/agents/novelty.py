@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment
 
 # A change of one line: file, + or -, what the line says
@@ -93,6 +94,12 @@ class Known:
     # Git trees, and as what
     trees: Mapping[str, str]
     experiments: tuple[Experiment, ...]
+
+    @classmethod
+    def of(cls, run_state: RunState, earlier: Mapping[str, str]) -> Known:
+        """So far in this run, and by tree in earlier ones."""
+        trees = {tree: f"#{number}" for tree, number in run_state.trees.items()}
+        return cls({**earlier, **trees}, tuple(run_state.recent()))
 
     def repeats(self, tree: str, patch: str) -> str:
         """What an edit that gives `tree` would repeat, as a clause; "" where it is new."""

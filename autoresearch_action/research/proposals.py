@@ -92,9 +92,9 @@ class Proposals:
             lessons=self.lessons.read(),
         )
         self.ledger.append("ask", ask=self._last_call, worst=worst)
-        self._calls[self._pool.submit(self._think, context, repair, self._known())] = (
-            self._last_call
-        )
+        self._calls[
+            self._pool.submit(self._think, context, repair, Known.of(self.run_state, self.known))
+        ] = self._last_call
 
     def _refusal(self, tree: Path, parent: str, known: Known) -> str:
         """Why what `tree` holds would be refused before it is measured; "" where it would not."""
@@ -107,11 +107,6 @@ class Proposals:
             return str(error)
         what = known.repeats(self.workspace.tree(commit), patch)
         return f"This would not be measured: {what}." if what else ""
-
-    def _known(self) -> Known:
-        """What was tried so far."""
-        trees = {tree: f"#{number}" for tree, number in self.run_state.trees.items()}
-        return Known({**self.known, **trees}, tuple(self.run_state.recent()))
 
     def _think(self, context: Context, repair: Experiment | None, known: Known) -> Made:
         tree = self._trees.get()
@@ -171,7 +166,7 @@ class Proposals:
             self.ledger.append("verdict", verdict)
             return [verdict]
         tree = self.workspace.tree(commit)
-        what = self._known().repeats(tree, proposal.patch)
+        what = Known.of(self.run_state, self.known).repeats(tree, proposal.patch)
         if tree == self.workspace.tree(proposal.parent):
             what = what or "it is the same code as the incumbent"
         if what:
