@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick
 import tiny
 from model_server import Answer, ModelServer, failing, reply, submit, using
 from test_loop import run
 
 from autoresearch_action import brief as briefs
-from autoresearch_action.agents import AgentFailure, Context, Hot
+from autoresearch_action.agents import AgentFailure, Context, Hot, registry
 from autoresearch_action.agents.claude import TURNS, ClaudeAgent
-from autoresearch_action.agents.novelty import Ideas
-from autoresearch_action.records import Usage
+from autoresearch_action.agents.novelty import Ideas, Known
+from autoresearch_action.errors import InputError
+from autoresearch_action.records import Experiment, Proposal, Trial, Usage, Verdict
 
 KEY = "sk-ant-loopback-0123456789"
 # Characters of code that are a token, at the least
@@ -393,3 +395,105 @@ def test_an_idea_is_told_while_its_reply_is_still_on_its_way(tmp_path: Path, ser
         raise AssertionError(ideas.others(2))
     context.cancelled.set()
     thread.join(20)
+
+
+def test_a_model_that_can_think_is_asked_to(tmp_path: Path, serve: Serve) -> None:
+    context = context_of(tiny.repository(tmp_path / "home"))
+    good = reply([("train.py", "LR = 0.1", "LR = 0.2")])
+    server = serve(failing(400, "invalid_request_error"), good, good)
+    agent = registry.make(["claude"], context.brief, key=KEY, effort="high")
+    agent.propose(context)
+    (context.directory / "train.py").write_text("LR = 0.1\n")
+    agent.propose(context)
+    first, second, third = server.requests
+    assert first["output_config"]["effort"] == "high"
+    assert first["thinking"] == {"type": "adaptive"}
+    # A model that cannot is asked without, from then on
+    assert "thinking" not in second
+    assert "thinking" not in third
+    with pytest.raises(InputError, match="low, medium, high"):
+        registry.make(["claude"], context.brief, key=KEY, effort="utmost")
+
+
+def test_training_is_spoken_of_where_the_brief_trains(tmp_path: Path, serve: Serve) -> None:
+    home = tiny.repository(tmp_path / "home")
+    timed = tiny.PROGRAM.replace("timeout: 20", "time-budget: 1")
+    server = serve(reply([("train.py", "LR = 0.1", "LR = 0.2")]))
+    for program in (tiny.PROGRAM, timed):
+        (home / "program.md").write_text(program)
+        context = context_of(home)
+        ClaudeAgent(context.brief, KEY).propose(context)
+        shutil.rmtree(context.directory)
+    plain, trained = (words(request).partition("<brief>")[0] for request in server.requests)
+    schemas = [request["output_config"]["format"]["schema"] for request in server.requests]
+    assert "train" not in plain
+    assert "trained and scored" in trained
+    assert ["comparable" in schema["properties"] for schema in schemas] == [False, True]
+
+
+def made(number: int, status: str, gain: float, patch: str) -> Experiment:
+    """An experiment whose edit was measured."""
+    facts = {"number": number, "status": status, "description": "An idea", "agent": "claude"}
+    verdict = Verdict(**facts, reason="measured", estimate=gain, spread=0.1, runs=1)  # type: ignore[arg-type]
+    proposal = Proposal(parent="a" * 40, patch=patch, agent="claude", description="An idea")
+    return Experiment(number=number, proposal=proposal, verdict=verdict)
+
+
+def diff(old: str, new: str, at: int = 1) -> str:
+    head = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n"
+    return f"{head}@@ -{at} +{at} @@\n-{old}\n+{new}\n"
+
+
+def test_what_an_edit_would_repeat() -> None:
+    tried = (
+        made(1, "keep", 1.0, diff("LR = 0.1", "LR = 0.3")),
+        made(2, "discard", -1.0, diff("WIDTH = 4", "WIDTH = 1")),
+        made(3, "discard", 0.05, diff("DEPTH = 1", "DEPTH = 2")),
+    )
+    known = Known({"f" * 40: "#7"}, tried)
+    assert known.repeats("f" * 40, "") == "it is the same code as #7"
+    # On another incumbent it stands on another line
+    assert "takes back #1" in known.repeats("0", diff("LR = 0.3", "LR = 0.1", at=9))
+    assert "repeats #2" in known.repeats("0", diff("WIDTH = 4", "WIDTH = 1", at=9))
+    assert known.repeats("0", diff("WIDTH = 4", "WIDTH = 2")) == ""
+    # Within the noise is not refuted
+    assert known.repeats("0", diff("DEPTH = 1", "DEPTH = 2", at=9)) == ""
+
+
+def test_an_edit_that_only_repeats_is_told_to_its_author_before_it_costs_a_trial(
+    large: Path, tmp_path: Path, serve: Serve
+) -> None:
+    refused = "it repeats #2, which was refuted (worse)"
+    context = context_of(tiny.repository(tmp_path / "small"))
+    file = context.directory / "train.py"
+
+    def why(path: Path = file, text: str = "LR = 0.2") -> str:
+        return refused if text in path.read_text() else ""
+
+    edits = [reply([("train.py", "LR = 0.1", f"LR = {value}")]) for value in ("0.2", "0.3")]
+    server = serve(*edits)
+    ClaudeAgent(context.brief, KEY).propose(replace(context, refusal=why))
+    assert refused in server.requests[1]["messages"][2]["content"]
+    assert "LR = 0.3" in file.read_text()
+    # In turns it stays in the tree, to be changed
+    context = context_of(large)
+    core = context.directory / "pack" / "core.py"
+    change = {"file": "pack/core.py", "search": "work1(1)", "replace": "work1(2)"}
+    back = {"file": "pack/core.py", "search": "work1(2)", "replace": "work1(3)"}
+    server = serve(using(("edit", change), submit()), using(("edit", back), submit()))
+    later = replace(context, refusal=lambda: why(core, "work1(2)"))
+    ClaudeAgent(context.brief, KEY).propose(later)
+    assert refused in results(server.requests[1])[1]
+
+
+def test_an_edit_that_takes_back_a_kept_one_is_not_measured(tmp_path: Path) -> None:
+    home = quick.repository(tmp_path / "home", "LR = 0.1\nWIDTH = 4\n")
+    agent = quick.Agent([("LR = 0.1", "LR = 0.3"), ("LR = 0.3", "LR = 0.1")], patient=True)
+
+    def formula(literals: dict[str, float], trial: Trial) -> float:
+        return 2 - literals["LR"] + random.Random(trial.seed).gauss(0, 0.01)
+
+    state = quick.go(home, agent, formula)
+    assert state.kept == [1]
+    assert state.experiments.last == 1
+    assert any("it takes back #1, which was kept" in text for text in state.messages)

@@ -29,8 +29,6 @@ CALL_LIMIT = 900.0
 RETRIES = 8
 # For a server that takes no schema
 IN_WORDS = "Answer with one JSON object of this schema and nothing else: "
-# How much a model that can think is asked to
-EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
 @dataclass(frozen=True)
