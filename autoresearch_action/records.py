@@ -15,7 +15,7 @@ from autoresearch_action.shapes import Branch, Hexadecimal, MetricName, ObjectNa
 
 Split = Literal["val", "holdout"]
 Side = Literal["base", "head"]
-Stage = Literal["search", "prune", "confirm", "transfer"]
+Stage = Literal["search", "prune", "confirm", "transfer", "profile"]
 Goal = Literal["minimize", "maximize"]
 Outcome = Literal["ok", "crash", "discard", "stopped", "lost"]
 Status = Literal["keep", "discard", "crash"]
@@ -170,7 +170,7 @@ class Measurement(Record):
     sandbox: str = ""
     # Path of the log, relative to the state folder
     log: str = ""
-    # End of the log
+    # End of the log, of a failure or a profile
     tail: str = ""
     # Frozen, data, patch, environment
     hashes: dict[str, str] = Field(default_factory=dict)

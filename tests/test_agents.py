@@ -449,6 +449,8 @@ def test_a_command_ends_with_the_run_that_is_killed(context: Context, tmp_path: 
 class Scripted:
     """An agent whose behaviour a test sets."""
 
+    reads_profiles = False
+
     def __init__(self, name: str, fault: Exception | None = None, worst: float = 0.0) -> None:
         self.name, self.fault, self.repaired = name, fault, 0
         self.worst_usd: float | None = worst

@@ -32,6 +32,7 @@ data: [~/.cache/autoresearch]
 evaluate-data: [~/.cache/autoresearch-eval]
 decoy: ~/.cache/autoresearch-decoy
 context: [docs/format.md]
+profile: python -m cProfile train.py
 env: [HF_HOME]
 network: false
 sandbox: auto

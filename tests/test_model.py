@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +28,12 @@ from model_server import Answer, ModelServer, failing, reply, submit, using
 from test_loop import run
 
 from autoresearch_action import brief as briefs
-from autoresearch_action.agents import AgentFailure, Context, Hot, registry
+from autoresearch_action.agents import AgentFailure, Context, registry
 from autoresearch_action.agents.claude import TURNS, ClaudeAgent
 from autoresearch_action.agents.novelty import Ideas, Known
 from autoresearch_action.errors import InputError
-from autoresearch_action.records import Experiment, Proposal, Trial, Usage, Verdict
+from autoresearch_action.records import Experiment, Measurement, Proposal, Trial, Usage, Verdict
+from autoresearch_action.trials import profile
 
 KEY = "sk-ant-loopback-0123456789"
 # Characters of code that are a token, at the least
@@ -127,10 +131,11 @@ def large(tmp_path: Path) -> Path:
 def test_of_a_large_package_the_model_sees_what_matters_and_can_change_any_line(
     large: Path, serve: Serve
 ) -> None:
-    hot = [
-        Hot(file=f"pack/sub{n % 20}/part{n}.py", line=1, name=f"work{n}", share=0.09)
-        for n in range(40, 50)
-    ]
+    printed = "".join(
+        f"PROFILE 0.09 pack/sub{n % 20}/part{n}.py:1 work{n}\n" for n in range(40, 50)
+    )
+    facts = {"trial": Trial(number=0, commit="c", seed=1, stage="profile"), "outcome": "ok"}
+    made = Measurement(**facts, tail=printed)  # type: ignore[arg-type]
     far = "pack/sub19/part299.py"
     last = (large / far).read_text().rstrip().split("\n")[-1]
     server = serve(
@@ -142,14 +147,15 @@ def test_of_a_large_package_the_model_sees_what_matters_and_can_change_any_line(
         using(("edit", {"file": far, "search": last, "replace": "    return value"})),
         using(submit(), text="The last part is the bottleneck."),
     )
-    context = context_of(large, hot=hot)
+    context = context_of(large, profile=made)
     draft = ClaudeAgent(context.brief, KEY).propose(context)
     first = words(server.requests[0])
     assert len(first) / A_TOKEN <= 40_000
     for number in range(10):
         assert f"pack/sub{number}/part{number}.py" in first
-    for one in hot:
-        assert f"def {one.name}(value: int)" in first
+    for number in range(40, 50):
+        assert f"def work{number}(value: int)" in first
+        assert f"9.0% work{number} (pack/sub" in first
     assert "The format is a line a record." in first
     assert "# Badges" not in first
     listed, found = results(server.requests[1])
@@ -295,7 +301,9 @@ def test_a_night_shows_the_model_what_was_measured(tmp_path: Path) -> None:
     program = NIGHT
     home = tiny.repository(tmp_path / "home", program=program, check__py=CHECK)
     train = home / "train.py"
-    train.write_text(train.read_text() + 'print(f"num_steps: {100 + 100 * LR:.0f}")\n')
+    more = "def slow():\n    return sorted(range(300_000), key=str)\n\n\nslow()\n"
+    more += 'print(f"num_steps: {100 + 100 * LR:.0f}")\n'
+    train.write_text(train.read_text() + more)
     tiny.commit(home)
     rates = [0.9, 0.8, 0.2, 0.25, 0.26, 0.27, 0.05]
     with ModelServer(researcher(rates)) as server:
@@ -314,6 +322,9 @@ def test_a_night_shows_the_model_what_was_measured(tmp_path: Path) -> None:
     assert re.search(r"Seconds by phase: .*run [0-9.]+ s", last)
     assert "The smallest gain that can be seen, by runs of each code" in last
     assert re.search(r"Left: [0-9.]+ minutes for the search, \d experiments, 9\.\d+ dollars", last)
+    shutil.copytree(home / ".autoresearch", "/tmp/lasthome", dirs_exist_ok=True)
+    # The time of what it calls counts for the function
+    assert re.search(r"Profile of .*\n(.*\n)?[5-9]\d\.\d% slow \(train\.py:\d+\)", last)
     # Of what was tried
     told = "(The check failed (exit 1): FAILED test_rate.py::test_rate - AssertionError: 0.9 is no"
     assert told in last
@@ -497,3 +508,32 @@ def test_an_edit_that_takes_back_a_kept_one_is_not_measured(tmp_path: Path) -> N
     assert state.kept == [1]
     assert state.experiments.last == 1
     assert any("it takes back #1, which was kept" in text for text in state.messages)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("python train.py --fast", ["python", "train.py", "--fast"]),
+        ("/usr/bin/python3 -u -m pack.main", ["/usr/bin/python3", "-u", "-m", "pack.main"]),
+        ("uv run train.py", ["uv", "run", "python", "train.py"]),
+        ("python train.py && echo done", None),
+        ("python -c 'print(1)'", None),
+        ("make bench", None),
+    ],
+)
+def test_a_python_command_is_profiled_as_it_is(run: str, words: list[str] | None) -> None:
+    made = profile.around(run)
+    if words is None:
+        assert made is None
+    else:
+        assert made is not None
+        parts = shlex.split(made)
+        place = parts.index("-c")
+        assert [*parts[:place], *parts[place + 2 :]] == words
+
+
+def test_the_hottest_functions_are_read_off_what_cprofile_prints(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text("def slow():\n    return sum(range(10**6))\n\n\nslow()\n")
+    asked = [sys.executable, "-m", "cProfile", "-s", "tottime", "work.py"]
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "slow" in [one.name for one in profile.hottest(done.stdout)]

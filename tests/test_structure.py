@@ -39,6 +39,7 @@ PROTOCOLS = {
     "agents.lessons",
     "agents.novelty",
     "trials",
+    "trials.profile",
     "workspace.trees",
 }
 # Conveniences that lie beside what they are about: nothing of the core needs them

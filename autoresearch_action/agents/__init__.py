@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 from autoresearch_action.brief import Brief
-from autoresearch_action.records import Experiment, Record, Usage, Verdict
+from autoresearch_action.budget import Budget
+from autoresearch_action.ledger import RunState
+from autoresearch_action.records import Experiment, Measurement, Record, Usage, Verdict
+from autoresearch_action.trials.profile import Hot, hottest
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,28 @@ class Standing:
     trial_seconds: float = 0.0
     slots: int = 1
 
+    @classmethod
+    def of(cls, run_state: RunState, budget: Budget, spent: float, confirm_runs: int) -> Standing:
+        """At this moment. `spent`: dollars, what is reserved among them."""
+        reserved = sum(run_state.reserved_usd.values())
+        return cls(
+            seconds_left=budget.seconds_left,
+            reserve_seconds=budget.reserve(confirm_runs),
+            experiments_left=budget.max_experiments - run_state.begun,
+            usd_spent=spent - reserved,
+            usd_reserved=reserved,
+            usd_left=budget.max_usd - spent,
+            trial_seconds=budget.trial_seconds,
+            slots=budget.slots,
+        )
+
+    def allowance(self, reserved: float, calls: int) -> float:
+        """Dollars that a call may cost: what is reserved for it and, of what nobody has spoken for,
+        so much that `calls` of them at once take half. What costs nothing is not capped.
+        """
+        free = max(0.0, (self.usd_left or 0.0) - reserved)
+        return reserved + free / (2 * calls) if reserved else float("inf")
+
     def told(self) -> str:
         """In a sentence; "" where nothing is known."""
         if self.seconds_left is None:
@@ -47,15 +72,6 @@ class Standing:
             f" ({self.usd_spent:.2f} spent, {self.usd_reserved:.2f} reserved for calls in"
             f" flight){trial}{slots}."
         )
-
-
-class Hot(Record):
-    """A function of a profile. `share`: of the whole time, in the function itself."""
-
-    file: str
-    line: int
-    name: str
-    share: float
 
 
 @dataclass(frozen=True)
@@ -87,8 +103,8 @@ class Context:
     standing: Standing = field(default_factory=Standing)
     # Hardware, versions, slots
     machine: Mapping[str, str] = field(default_factory=dict)
-    # The incumbent's profile, the hottest first
-    hot: Sequence[Hot] = ()
+    # Of the incumbent or, where that has none yet, of one before it
+    profile: Measurement | None = None
     # What was learnt of an experiment, a line, by its number; what people wrote is 0's
     lessons: Mapping[int, str] = field(default_factory=dict)
     # Lines on what other calls are thinking of, as far as it is known at this moment
@@ -101,6 +117,11 @@ class Context:
     cancelled: threading.Event = field(default_factory=threading.Event)
     # Whether no further experiment may begin: nothing is worth waiting for any more
     late: Callable[[], bool] = lambda: False
+
+    @property
+    def hot(self) -> list[Hot]:
+        """The functions that the profile names, the hottest first."""
+        return hottest(self.profile.tail) if self.profile else []
 
 
 class Draft(Record):
@@ -181,6 +202,11 @@ class Agent(Protocol):
     """Proposes edits. `propose` may be called from several threads, each with a tree of its own."""
 
     name: str
+
+    @property
+    def reads_profiles(self) -> bool:
+        """Whether a profile of the incumbent is of use to it."""
+        ...
 
     @property
     def worst_usd(self) -> float | None:

@@ -53,6 +53,8 @@ class ClaudeAgent:
     cache, and replies of full length; afterwards by what calls have cost.
     """
 
+    reads_profiles = True
+
     def __init__(
         self,
         brief: Brief,

@@ -49,6 +49,8 @@ class CommandAgent:
     command.
     """
 
+    reads_profiles = True
+
     def __init__(
         self,
         command: str,

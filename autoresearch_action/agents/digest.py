@@ -32,6 +32,8 @@ HISTORY = 16_000
 SHORT, FULL = 220, 900
 # Of an experiment's whole record
 PATCH, TAIL = 12_000, 4_000
+# Of a profile that names no functions
+PROFILE = 2_000
 # Numbers that the incumbent printed
 MOST_NUMBERS = 40
 # Runs of each code by which the smallest visible gain is told
@@ -110,13 +112,7 @@ class _Past:
         yield self.visible()
         yield self.machine()
         yield self.present()
-        if context.hot:
-            lines = [
-                f"{hot.share:.1%} {hot.name} ({hot.file}:{hot.line})" for hot in context.hot[:12]
-            ]
-            yield "Profile of the code you see, share of the time in each function itself:\n" + (
-                "\n".join(one_line(line, 160) for line in lines)
-            )
+        yield self.profile()
 
     def visible(self) -> str:
         """The smallest gain that so many runs can see."""
@@ -165,6 +161,18 @@ class _Past:
         notes = list(dict.fromkeys(note for run in runs for note in run.notes))[:4]
         lines += [f"Note: {one_line(note, 160)}" for note in notes]
         return "\n".join(lines)
+
+    def profile(self) -> str:
+        """Where the time goes: functions with their shares, else the profile's own words."""
+        made, context = self.context.profile, self.context
+        if made is None or not made.tail.strip():
+            return ""
+        own = self.incumbent is not None and made.trial.number == self.incumbent.number
+        whose = "the code you see" if own else f"#{made.trial.number}, which came before it"
+        hot = [f"{one.share:.1%} {one.name} ({one.file}:{one.line})" for one in context.hot[:12]]
+        lines = [one_line(line, 160) for line in hot or made.tail[-PROFILE:].splitlines()]
+        what = "share of the time by function, libraries that it called included" if hot else ""
+        return "\n".join([f"Profile of {whose}{', ' * bool(what)}{what}:", *lines])
 
     def _since(self, metric: Sequence[float]) -> str:
         runs = searched(self.baseline.runs if self.baseline else [])

@@ -2,7 +2,7 @@
 
 An edit repeats another where it gives the same code, takes back exactly what a kept change did, or
 changes the same lines in the same way as one that was refuted. Blank lines and the space around a
-line do not count. Reads records; runs nothing.
+line do not count. Reads records and work trees; measures nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment
+from autoresearch_action.workspace.trees import PatchRefused, Workspace
 
 # A change of one line: file, + or -, what the line says
 Line = tuple[str, str, str]
@@ -100,6 +102,20 @@ class Known:
         """So far in this run, and by tree in earlier ones."""
         trees = {tree: f"#{number}" for tree, number in run_state.trees.items()}
         return cls({**earlier, **trees}, tuple(run_state.recent()))
+
+    def refusal(self, workspace: Workspace, tree: Path, parent: str) -> str:
+        """Why what the work tree holds would be refused before it is measured; "" where it would
+        not.
+        """
+        try:
+            patch = workspace.diff(tree, parent)
+            if not patch.strip():
+                return "Nothing is changed."
+            commit = workspace.commit(parent, patch, "A draft")
+        except PatchRefused as error:
+            return str(error)
+        what = self.repeats(workspace.tree(commit), patch)
+        return f"This would not be measured: {what}." if what else ""
 
     def repeats(self, tree: str, patch: str) -> str:
         """What an edit that gives `tree` would repeat, as a clause; "" where it is new."""

@@ -56,6 +56,7 @@ class OptunaAgent:
     """See the module's head. Raises InputError when no editable file holds a literal to turn."""
 
     name = "optuna"
+    reads_profiles = False
     worst_usd: float | None = 0.0
 
     def __init__(self, brief: Brief, seed: int, cuda: bool | None = None) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch_action.agents import Context, Hot
+from autoresearch_action.agents import Context
 from autoresearch_action.agents.digest import PATCH, TAIL
 from autoresearch_action.agents.numbers import one_line, searched
 from autoresearch_action.agents.outline import outline
 from autoresearch_action.agents.relevance import OUTLINED, Source, shown, survey, wanted_of
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Experiment
+from autoresearch_action.trials.profile import Hot
 from autoresearch_action.workspace.patch import PatchRefused, read
 
 # Characters, as are all bounds here. Editable code up to SMALL is shown whole, in one call

@@ -192,6 +192,8 @@ class Brief(Record):
     transfer: Transfer | None = None
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
     data: Folders = Field(default_factory=list)
+    # Prints a profile of the program, run once for each incumbent; None: cProfile for Python
+    profile: Command | None = None
     # More files that an agent is shown first
     context: Annotated[list[Annotated[str, AfterValidator(_pattern)]], OneOrMore] = Field(
         default_factory=list

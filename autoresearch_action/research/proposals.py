@@ -21,7 +21,7 @@ from autoresearch_action.agents.lessons import Lessons
 from autoresearch_action.agents.novelty import Ideas, Known
 from autoresearch_action.records import Experiment, Proposal, Usage, Verdict
 from autoresearch_action.research.context import ResearchContext
-from autoresearch_action.research.told import told
+from autoresearch_action.research.told import profile_wanted, told
 from autoresearch_action.research.verdict import settle
 from autoresearch_action.workspace.trees import PatchRefused
 
@@ -70,14 +70,13 @@ class Proposals:
         return list(self._calls)
 
     def wants_more(self) -> bool:
-        """Whether another call may begin; none before the baseline ran once, since nobody could
-        know what it is about.
-        """
+        """Whether another call may begin; none before the baseline ran once."""
         known = bool(self.context.runs(0))
         return known and not self.exhausted and len(self.waiting) + self.thinking < self.depth
 
     def request(self, pending: list[int], repair: Experiment | None = None) -> None:
         """Start one call. `pending`: numbers that are being screened."""
+        self._profile()
         self._last_call += 1
         worst = self.agent.worst_usd or 0.0
         context = told(
@@ -92,21 +91,16 @@ class Proposals:
             lessons=self.lessons.read(),
         )
         self.ledger.append("ask", ask=self._last_call, worst=worst)
-        self._calls[
-            self._pool.submit(self._think, context, repair, Known.of(self.run_state, self.known))
-        ] = self._last_call
+        known = Known.of(self.run_state, self.known)
+        self._calls[self._pool.submit(self._think, context, repair, known)] = self._last_call
 
-    def _refusal(self, tree: Path, parent: str, known: Known) -> str:
-        """Why what `tree` holds would be refused before it is measured; "" where it would not."""
-        try:
-            patch = self.workspace.diff(tree, parent)
-            if not patch.strip():
-                return "Nothing is changed."
-            commit = self.workspace.commit(parent, patch, "A draft")
-        except PatchRefused as error:
-            return str(error)
-        what = known.repeats(self.workspace.tree(commit), patch)
-        return f"This would not be measured: {what}." if what else ""
+    def _profile(self) -> None:
+        """Have the incumbent's profile made, once, where a slot is free."""
+        scheduler = self.context.scheduler
+        flying = any(trial.stage == "profile" for _, trial, _ in scheduler.running.values())
+        trial = None if flying or not scheduler.free else profile_wanted(self.context)
+        if trial:
+            scheduler.start(trial, scheduler.free[0])
 
     def _think(self, context: Context, repair: Experiment | None, known: Known) -> Made:
         tree = self._trees.get()
@@ -116,7 +110,7 @@ class Proposals:
                 context,
                 tree=tree,
                 directory=tree / self.workspace.prefix,
-                refusal=lambda: self._refusal(tree, context.parent, known),
+                refusal=lambda: known.refusal(self.workspace, tree, context.parent),
             )
             draft = self.agent.repair(context, repair) if repair else self.agent.propose(context)
             if draft is None:

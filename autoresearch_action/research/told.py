@@ -5,14 +5,17 @@ Its work tree, and why an edit in it would be refused, are added when it has one
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from autoresearch_action.agents import Context, Standing
 from autoresearch_action.agents.novelty import Ideas
-from autoresearch_action.records import Experiment
+from autoresearch_action.records import Experiment, Trial
 from autoresearch_action.research.context import ResearchContext
+from autoresearch_action.trials.profile import command, latest
+
+# Trials that there must be room for, beside the proof, before one is spent on a profile
+PROFILE_ROOM = 4
 
 
 def told(
@@ -30,7 +33,8 @@ def told(
     """The context of the call. `worst`: dollars reserved for it; `depth`: most calls in flight."""
     run_state, budget = research.run_state, research.budget
     number = ideas.begin(call, run_state.next_number)
-    reserve = budget.trial_seconds + budget.reserve(research.confirm_runs)
+    now = Standing.of(run_state, budget, research.spent, research.confirm_runs)
+    reserve = budget.trial_seconds + now.reserve_seconds
     return Context(
         brief=research.brief,
         tree=run_state.state,
@@ -43,10 +47,11 @@ def told(
         pending=pending,
         noise=research.noise.sigma if research.noise else None,
         usd_left=budget.max_usd - research.spent,
-        allowance=allowance(research, worst, depth),
-        standing=standing(research),
+        allowance=now.allowance(worst, depth),
+        standing=now,
         machine=run_state.run.environment if run_state.run else {},
         lessons=lessons,
+        profile=latest(run_state, research.workspace.tree(research.incumbent_commit)),
         others=lambda: ideas.others(call),
         intend=lambda line: ideas.intend(call, line),
         cancelled=cancelled,
@@ -54,25 +59,14 @@ def told(
     )
 
 
-def allowance(research: ResearchContext, worst: float, depth: int) -> float:
-    """Dollars that a call may cost: what is reserved for it and, of what nobody has spoken for, so
-    much that all calls in flight together take half. What costs nothing is not capped.
-    """
-    free = research.budget.max_usd - research.spent - worst
-    return worst + max(0.0, free) / (2 * depth) if worst else math.inf
-
-
-def standing(research: ResearchContext) -> Standing:
-    """What is left of the run's budget."""
-    budget, run_state = research.budget, research.run_state
-    reserved = sum(run_state.reserved_usd.values())
-    return Standing(
-        seconds_left=budget.seconds_left,
-        reserve_seconds=budget.reserve(research.confirm_runs),
-        experiments_left=budget.max_experiments - run_state.begun,
-        usd_spent=research.spent - reserved,
-        usd_reserved=reserved,
-        usd_left=budget.max_usd - research.spent,
-        trial_seconds=budget.trial_seconds,
-        slots=len(research.parts.executor.slots),
-    )
+def profile_wanted(research: ResearchContext) -> Trial | None:
+    """The trial that makes the incumbent's profile, where it is worth one and was not made."""
+    commit, number = research.incumbent_commit, research.run_state.incumbent
+    tree = research.workspace.tree(commit)
+    useful = research.parts.agent.reads_profiles and command(research.brief) is not None
+    known = ("profile", tree) in research.run_state.confirm_runs
+    if known or not useful or not research.room(PROFILE_ROOM):
+        return None
+    trial = research.trial(number, commit, seed=1, stage="profile", attempt=tree)
+    # It measures nothing, and a profiler takes its time
+    return trial.model_copy(update={"clock_limit": None})
