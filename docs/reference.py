@@ -49,7 +49,7 @@ BRIEF = {
     "transfer": "The same at a larger scale: `run` (a command), `set` (literals), `require`",
     "target": "Stop when the metric reaches this",
     "data": "Folders that a trial may read",
-    "profile": "Prints a profile, once for each incumbent; by default cProfile around a Python `run`",
+    "profile": "Prints a profile, once for each incumbent; by default cProfile around a Python run",
     "context": "More files that an agent is shown first: gitignore patterns as in `edit`",
     "evaluate-data": "Folders that only the scorer may read, with what is to be hidden elsewhere",
     "decoy": "Stands in for the first of `data` in the untimed pass in which a candidate compiles",
