@@ -10,6 +10,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 from autoresearch_action.agents import Context
 from autoresearch_action.agents.numbers import (
@@ -34,8 +36,12 @@ SHORT, FULL = 220, 900
 PATCH, TAIL = 12_000, 4_000
 # Of a profile that names no functions
 PROFILE = 2_000
+# Files of the data whose sizes are added up
+MOST_FILES = 2_000
 # Numbers that the incumbent printed
 MOST_NUMBERS = 40
+# Standard errors above nothing from which an idea is a near miss
+NEAR = 0.7
 # Runs of each code by which the smallest visible gain is told
 RUNS = (1, 2, 4, 8)
 
@@ -134,10 +140,16 @@ class _Past:
         facts = {
             name: value
             for name, value in self.context.machine.items()
-            if name not in ("autoresearch",) and value
+            if name != "autoresearch" and value
         }
-        told = ", ".join(f"{name} {value}" for name, value in facts.items())
-        return f"Machine: {one_line(told, 500)}." if told else ""
+        told = [f"{name} {value}" for name, value in facts.items()]
+        runs = searched(self.incumbent.runs if self.incumbent else [])
+        if runs and runs[-1].pace > 1:
+            told.append(f"{runs[-1].pace:g} threads a run")
+        told += [f"data {path.name} {_size(path):,.0f} MB" for path in self.brief.data]
+        if runs and runs[-1].slot.startswith("cpu"):
+            told.append("no GPU, so what the code does on one is never run here")
+        return f"Machine: {one_line(', '.join(told), 600)}." if told else ""
 
     def present(self) -> str:
         """What the code that is shown printed, beside the baseline's."""
@@ -153,7 +165,8 @@ class _Past:
         lines.append(told(self.brief.metric, metric) + self._since(metric))
         others = [name for name in mine if name != self.brief.metric][:MOST_NUMBERS]
         for name in others:
-            then = f" (baseline {statistics.fmean(first[name]):.6g})" if name in first else ""
+            moved = name in first and statistics.fmean(first[name]) != statistics.fmean(mine[name])
+            then = f" (baseline {statistics.fmean(first[name]):.6g})" if moved else ""
             lines.append(told(name, mine[name]) + (then if number else ""))
         lines.append(f"Seconds by phase: {phases(runs)}")
         if course := curve_told(runs):
@@ -270,9 +283,10 @@ def _kind(experiment: Experiment) -> str:
         if stopped:
             return "refuted"
         return "failed" if experiment.runs or not experiment.commit else "unmeasured"
-    if verdict.estimate <= -(verdict.spread or 0.0):
+    spread = verdict.spread or 0.0
+    if verdict.estimate <= -spread:
         return "refuted"
-    return "near miss" if verdict.estimate > 0 else "open"
+    return "near miss" if verdict.estimate > NEAR * spread else "open"
 
 
 def _result(experiment: Experiment) -> str:
@@ -286,8 +300,8 @@ def _result(experiment: Experiment) -> str:
         return f" {verdict.estimate:+.3g}{spread}{runs}"
     failed = next((r for r in reversed(experiment.runs) if _of_search(r) and r.tail.strip()), None)
     reason = one_line(verdict.reason, 160).rstrip(".")
-    said = f": {failing(failed.tail)}" if failed else ""
-    return f" ({reason}{said})"
+    said = failing(failed.tail) if failed else ""
+    return f" ({reason}{f': {said}' if said and said.rstrip('.') not in reason else ''})"
 
 
 def _of_search(run: Measurement) -> bool:
@@ -302,6 +316,12 @@ def _stat(experiment: Experiment) -> str:
     told = [f"{path} +{added} −{removed}" for path, added, removed in touched[:4]]
     rest = len(touched) - len(told)
     return ", ".join(told) + (f" and {rest} more files" if rest > 0 else "")
+
+
+def _size(path: Path) -> float:
+    """Megabytes below a folder, of its first MOST_FILES files."""
+    files = (one for one in path.rglob("*") if one.is_file() and not one.is_symlink())
+    return sum(one.stat().st_size for one in islice(files, MOST_FILES)) / 1e6
 
 
 def _points() -> str:

@@ -16,6 +16,8 @@ from autoresearch_action.records import Measurement
 POINTS = (0.1, 0.25, 0.5, 1.0)
 # Relative change below which a number counts as the same
 SAME = 0.002
+# … and standard deviations of single runs
+SPREADS = 1.5
 # Numbers whose change is told, the largest changes first
 MOST_CHANGES = 12
 _CONTROL = re.compile(
@@ -53,25 +55,30 @@ def values(runs: Sequence[Measurement]) -> dict[str, list[float]]:
 
 def told(name: str, numbers: Sequence[float]) -> str:
     """`name mean ± spread`."""
-    spread = f" ± {statistics.stdev(numbers):.2g}" if len(numbers) > 1 else ""
+    wide = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    spread = f" ± {wide:.2g}" if wide else ""
     return f"{name} {statistics.fmean(numbers):.6g}{spread}"
 
 
 def changes(mine: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> str:
-    """The change of every number beside the other code's, in per cent; what stayed is only
-    counted.
+    """The change of every number beside the other code's, in per cent; what stayed within the
+    spread of runs is only counted.
     """
-    found: dict[str, float] = {}
-    for name in mine.keys() & other.keys():
-        before, now = statistics.fmean(other[name]), statistics.fmean(mine[name])
-        if before:
-            found[name] = (now - before) / abs(before)
-    moved = sorted((n for n in found if abs(found[n]) > SAME), key=lambda n: -abs(found[n]))
+    found = {name: _change(mine[name], other[name]) for name in mine.keys() & other.keys()}
+    moved = sorted((name for name in found if found[name]), key=lambda name: -abs(found[name]))
     shown = [f"{name} {100 * found[name]:+.3g} %" for name in moved[:MOST_CHANGES]]
     same = len(found) - len(shown)
     if shown and same:
-        shown.append(f"{same} other{'s' * (same != 1)} within {100 * SAME:g} %")
+        shown.append(f"{same} other{'s' * (same != 1)} as before")
     return ", ".join(shown)
+
+
+def _change(mine: Sequence[float], other: Sequence[float]) -> float:
+    """Relative; 0 where it is within SAME or the spread of runs."""
+    before, now = statistics.fmean(other), statistics.fmean(mine)
+    spread = max(statistics.stdev(runs) if len(runs) > 1 else 0.0 for runs in (mine, other))
+    least = max(SAME * abs(before), SPREADS * spread)
+    return (now - before) / abs(before) if before and abs(now - before) > least else 0.0
 
 
 def curve(runs: Sequence[Measurement]) -> list[float]:
