@@ -43,7 +43,7 @@ class Lessons:
         """Add what is new, for experiments that have a verdict."""
         known = self.read()
         new = [
-            f"- #{number} {self._run}: {clip(line(text), LESSON)}\n"
+            _told(number, self._run, text)
             for number, text in lessons.items()
             if number in self._run_state.statuses and number not in known and line(text)
         ]
@@ -61,3 +61,22 @@ class Lessons:
         except OSError:
             return ""
         return raw.decode("utf-8", "replace")
+
+
+def joined(theirs: bytes, mine: bytes, run: str) -> bytes:
+    """`theirs`, which people may have edited, with the lessons of one run that are new in `mine`;
+    b"" where there are none.
+    """
+    known = theirs.decode("utf-8", "replace")[:MOST]
+    found = map(_LESSON.fullmatch, mine.decode("utf-8", "replace")[-MOST:].split("\n"))
+    own = [match for match in found if match and match[2] == run]
+    # One that was edited there stays as it is
+    new = [_told(one[1], run, one[3]) for one in own if f"- #{one[1]} {run}: " not in known]
+    if not new:
+        return b""
+    known = known.rstrip() + "\n" if known else HEAD
+    return (known + "".join(new)).encode()
+
+
+def _told(number: object, run: str, text: str) -> str:
+    return f"- #{number} {run}: {clip(line(text), LESSON)}\n"
