@@ -30,9 +30,11 @@ from test_loop import run
 from autoresearch_action import brief as briefs
 from autoresearch_action.agents import AgentFailure, Context, registry
 from autoresearch_action.agents.claude import TURNS, ClaudeAgent
+from autoresearch_action.agents.digest import digest
 from autoresearch_action.agents.novelty import Ideas, Known
 from autoresearch_action.errors import InputError
 from autoresearch_action.records import Experiment, Measurement, Proposal, Trial, Usage, Verdict
+from autoresearch_action.report import tables
 from autoresearch_action.trials import profile
 
 KEY = "sk-ant-loopback-0123456789"
@@ -537,3 +539,30 @@ def test_the_hottest_functions_are_read_off_what_cprofile_prints(tmp_path: Path)
     asked = [sys.executable, "-m", "cProfile", "-s", "tottime", "work.py"]
     done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "slow" in [one.name for one in profile.hottest(done.stdout)]
+
+
+def test_a_standstill_is_said_where_it_is_unlikely(tmp_path: Path) -> None:
+    context = context_of(tiny.repository(tmp_path / "home"))
+    lucky = [made(number, "keep", 1.0, diff("A = 1", "A = 2")) for number in range(1, 4)]
+    misses = [made(number, "discard", -1.0, diff("B = 1", "B = 2")) for number in range(4, 9)]
+    assert "stands still" not in digest(replace(context, history=[*lucky, *misses[:3]]))
+    told = digest(replace(context, history=[*lucky, *misses]))
+    assert "none of the last 5 ideas was kept" in told
+    assert "so far train.py 8" in told
+    # Where hardly anything was kept before, so short a row is what is expected
+    assert "stands still" not in digest(replace(context, history=misses))
+
+
+def test_the_report_says_how_expectations_held() -> None:
+    hopes = [(1, 0.2, 0.1), (2, 0.2, 0.05), (3, 0.2, -0.03)]
+    tried = [
+        one.model_copy(update={"proposal": one.proposal.model_copy(update={"predicted": hope})})
+        for number, hope, gain in hopes
+        if (one := made(number, "discard", gain, "")).proposal
+    ]
+    assert tables.expectations(tried) == [
+        (
+            "claude",
+            "gains of +0.2 on average, measured +0.04; 1 of 3 gave at least half of what was expected",
+        )
+    ]

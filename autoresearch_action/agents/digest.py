@@ -8,7 +8,8 @@ in full, what is older in a line. `record` is the whole record of one experiment
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -42,6 +43,9 @@ MOST_FILES = 2_000
 MOST_NUMBERS = 40
 # Standard errors above nothing from which an idea is a near miss
 NEAR = 0.7
+# A row of misses that is less likely than this is a standstill, by a prior of so many kept and
+# rejected ideas
+UNLIKELY, PRIOR = 0.05, (1.0, 3.0)
 # Runs of each code by which the smallest visible gain is told
 RUNS = (1, 2, 4, 8)
 
@@ -119,6 +123,7 @@ class _Past:
         yield self.machine()
         yield self.present()
         yield self.profile()
+        yield self.stagnation()
 
     def visible(self) -> str:
         """The smallest gain that so many runs can see."""
@@ -186,6 +191,27 @@ class _Past:
         lines = [one_line(line, 160) for line in hot or made.tail[-PROFILE:].splitlines()]
         what = "share of the time by function, libraries that it called included" if hot else ""
         return "\n".join([f"Profile of {whose}{', ' * bool(what)}{what}:", *lines])
+
+    def stagnation(self) -> str:
+        """That the search stands still, where a row of misses is unlikely by what came before."""
+        measured = [e for e in self.done if _kind(e) != "unmeasured"]
+        places = [place for place, e in enumerate(measured) if _status(e) == "keep"]
+        before = places[-1] + 1 if places else 0
+        row = len(measured) - before
+        share = (len(places) + PRIOR[0]) / (before + sum(PRIOR))
+        chance = (1 - share) ** row
+        if chance >= UNLIKELY:
+            return ""
+        kinds = Counter(kind for e in measured if (kind := _details(e).get("kind")))
+        files = Counter(path for e in measured for path in _touched(e))
+        near = [f"#{e.number}" for e in self.done if _kind(e) == "near miss"]
+        start = f" start from a near miss ({', '.join(near[-5:])}), or put two together;"
+        return (
+            f"The search stands still: none of the last {row} ideas was kept, which by the share"
+            f" kept before happens in {chance:.1%} of cases. Broaden:{start * bool(near)} take a"
+            f" part of the code that was not touched (so far {_counted(files)}); take another kind"
+            f" of change (so far {_counted(kinds)}); question what all ideas took for given."
+        )
 
     def _since(self, metric: Sequence[float]) -> str:
         runs = searched(self.baseline.runs if self.baseline else [])
@@ -308,11 +334,25 @@ def _of_search(run: Measurement) -> bool:
     return run.trial.stage == "search"
 
 
-def _stat(experiment: Experiment) -> str:
+def _details(experiment: Experiment) -> Mapping[str, str]:
+    return experiment.proposal.details if experiment.proposal else {}
+
+
+def _counted(found: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in found.most_common(8)) or "none"
+
+
+def _touched(experiment: Experiment) -> dict[str, tuple[int, int]]:
+    """Lines added and removed, by file."""
     try:
         touched = read(experiment.proposal.patch) if experiment.proposal else []
     except PatchRefused:
-        return ""
+        return {}
+    return {one.path: (one.added, one.removed) for one in touched}
+
+
+def _stat(experiment: Experiment) -> str:
+    touched = [(path, *counts) for path, counts in _touched(experiment).items()]
     told = [f"{path} +{added} −{removed}" for path, added, removed in touched[:4]]
     rest = len(touched) - len(told)
     return ", ".join(told) + (f" and {rest} more files" if rest > 0 else "")
