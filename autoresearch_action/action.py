@@ -172,6 +172,7 @@ def research(environ: Mapping[str, str]) -> None:
         max_usd=inputs.number("max-usd", budget.USD),
         gpu_usd_per_hour=inputs.number("gpu-usd-per-hour", 0),
         usd_per_call=inputs.number("usd-per-call", 0) if inputs.text("usd-per-call") else None,
+        effort=inputs.text("effort") or None,
         slots="auto",
         executor="local",
         checkpoint=inputs.text("checkpoint") or None,

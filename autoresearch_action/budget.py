@@ -15,6 +15,8 @@ from autoresearch_action.errors import InputError
 
 # Caps of a run where none are given: experiments, minutes, US dollars
 EXPERIMENTS, MINUTES, USD = 100, 330.0, 10.0
+# How much a model that can think may
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
 # Report, outputs and summary at the end
 PUBLISH_SECONDS = 20.0
 # Of these the part that even an interrupted run needs

@@ -113,6 +113,12 @@ def _caps(command: Callable[..., Any]) -> Callable[..., Any]:
     help="claude[:MODEL], optuna, command:CMD or patches:DIR; several form an ensemble."
     " Default: claude with a key, optuna without.",
 )
+@click.option(
+    "--effort",
+    type=click.Choice(budget.EFFORTS),
+    default=None,
+    help="How much the claude agent thinks, where its model can.",
+)
 @_caps
 @click.option(
     "--slots", default="auto", show_default=True, help="auto, a number, or devices: cuda:0,cuda:1."

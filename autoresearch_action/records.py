@@ -15,7 +15,7 @@ from autoresearch_action.shapes import Branch, Hexadecimal, MetricName, ObjectNa
 
 Split = Literal["val", "holdout"]
 Side = Literal["base", "head"]
-Stage = Literal["search", "prune", "confirm", "transfer"]
+Stage = Literal["search", "prune", "confirm", "transfer", "profile"]
 Goal = Literal["minimize", "maximize"]
 Outcome = Literal["ok", "crash", "discard", "stopped", "lost"]
 Status = Literal["keep", "discard", "crash"]
@@ -57,19 +57,20 @@ class Proposal(Record):
     agent: str
     # One line, what was changed
     description: str
-    # Why it should help, and the effect that is expected, in the agent's words
+    # Why it should help, and the effect that is expected; as a number in the metric's unit (> 0)
     hypothesis: str = ""
     expected: str = ""
-    # False: training loss cannot be compared with the incumbent's (other loss, schedule, …)
+    predicted: float | None = None
+    # Whether its training loss can be compared with the incumbent's
     comparable: bool = True
     usage: Usage = Usage()
-    # The agent's own notes, read back from the ledger
+    # Its own notes
     details: dict[str, str] = Field(default_factory=dict)
 
 
 class StopRule(Record):
-    """When to end a trial early: its smoothed loss lies above `limits` at equal seconds `elapsed`
-    since the first progress line, judged from `elapsed[0]` on. Arrays of one length.
+    """When to end a trial early: its smoothed loss lies above `limits`, arrays of one length, at
+    `elapsed` seconds since the first progress line, judged from `elapsed[0]` on.
     """
 
     elapsed: list[float]
@@ -170,7 +171,7 @@ class Measurement(Record):
     sandbox: str = ""
     # Path of the log, relative to the state folder
     log: str = ""
-    # Last lines of the log, for failures
+    # End of the log, of a failure or a profile
     tail: str = ""
     # Frozen, data, patch, environment
     hashes: dict[str, str] = Field(default_factory=dict)
@@ -186,9 +187,8 @@ class Verdict(Record):
     reason: str
     description: str
     agent: str
-    # Means over this candidate's runs
+    # Means over this candidate's runs; path of the patch, relative to the state folder
     metrics: dict[str, float] = Field(default_factory=dict)
-    # Path of the patch, relative to the state folder
     patch: str = ""
     started: float = 0.0
     seconds: float = 0.0

@@ -118,7 +118,7 @@ class Scripted:
     `comparable`: what it says of each, None to have it detected.
     """
 
-    name, worst_usd = "scripted", 0.0
+    name, worst_usd, reads_profiles = "scripted", 0.0, False
 
     def __init__(
         self, edits: Sequence[Edit], share: float, trial: float, comparable: bool | None

@@ -50,6 +50,8 @@ BRIEF = {
     "price": "Least gain that a change is kept for, in the metric's unit; by default 0.3 σ",
     "target": "Stop when the metric reaches this",
     "data": "Folders that a trial may read",
+    "profile": "Prints a profile, once for each incumbent; by default cProfile around a Python run",
+    "context": "More files that an agent is shown first: gitignore patterns as in `edit`",
     "evaluate-data": "Folders that only the scorer may read, with what is to be hidden elsewhere",
     "decoy": "Stands in for the first of `data` in the untimed pass in which a candidate compiles",
     "hand-over": "Patterns of what else `run` hands to the scorer, beside plain data",

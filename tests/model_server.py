@@ -34,6 +34,7 @@ class Answer:
     usage: dict[str, int] = field(default_factory=lambda: dict(USAGE))
     hang: bool = False  # after the first half of the text the stream stays open and silent
     broken: bool = False  # after the first half of the text the connection closes
+    tools: tuple[tuple[str, dict[str, Any]], ...] = ()  # name and input of each tool asked for
 
 
 def reply(
@@ -56,6 +57,25 @@ def reply(
             }
         )
     )
+
+
+def using(*tools: tuple[str, dict[str, Any]], text: str = "", **facts: Any) -> Answer:
+    """A reply that asks for tools, each a name and its input."""
+    return Answer(text=text, tools=tools, stop="tool_use", **facts)
+
+
+def submit(description: str = "Another step size", **more: Any) -> tuple[str, dict[str, Any]]:
+    """The tool that ends the turns."""
+    return "submit", {
+        "description": description,
+        "hypothesis": "It is too small.",
+        "kind": "parameter",
+        "expected_gain": 0.1,
+        "expected_low": 0.0,
+        "expected_high": 0.2,
+        "lessons": [],
+        "notes": "",
+    } | more
 
 
 def failing(status: int, error: str, **headers: str) -> Answer:
@@ -115,9 +135,11 @@ class ModelServer:
         with self._lock:
             self.requests.append(body)
             self.headers.append({name.lower(): value for name, value in headers.items()})
-            if callable(self.script):
-                return self.script(body)
-            return self.script[min(len(self.requests), len(self.script)) - 1]
+            place = len(self.requests) - 1
+        # Which may wait for another request
+        if callable(self.script):
+            return self.script(body)
+        return self.script[min(place, len(self.script) - 1)]
 
     def _answer(self, http: BaseHTTPRequestHandler, body: dict[str, Any], answer: Answer) -> None:
         streamed = answer.status == 200 and body.get("stream")
@@ -190,6 +212,12 @@ class ModelServer:
                 delta={"type": "text_delta", "text": answer.text[half:]},
             )
             send("content_block_stop", index=0)
+        for place, (name, given) in enumerate(answer.tools, bool(answer.text)):
+            block = {"type": "tool_use", "id": f"toolu_{place}", "name": name, "input": {}}
+            send("content_block_start", index=place, content_block=block)
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(given)}
+            send("content_block_delta", index=place, delta=delta)
+            send("content_block_stop", index=place)
         if answer.error:
             send("error", error={"type": answer.error, "message": answer.error})
             return

@@ -65,6 +65,7 @@ class Agent:
     """Proposes its edits one after the other, each for `usd`; a `patient` one waits for an incumbent that they apply on."""
 
     name = "script"
+    reads_profiles = False
 
     def __init__(
         self, edits: Sequence[tuple[str, str]], usd: float = 0.0, patient: bool = False

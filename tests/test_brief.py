@@ -33,6 +33,8 @@ data: [~/.cache/autoresearch]
 evaluate-data: [~/.cache/autoresearch-eval]
 decoy: ~/.cache/autoresearch-decoy
 hand-over: [model.zip]
+context: [docs/format.md]
+profile: python -m cProfile train.py
 env: [HF_HOME]
 network: false
 sandbox: auto
@@ -180,6 +182,7 @@ def test_fuzzed_briefs_never_end_in_a_traceback(directory: Path, count: int) -> 
 
 
 LISTS = {
+    "context": ("docs/format.md", "docs/format.md"),
     "edit": ("train.py", "train.py"),
     "data": ("/srv/data", Path("/srv/data")),
     "evaluate-data": ("/srv/held", Path("/srv/held")),

@@ -15,6 +15,7 @@ from delivery import Delivery
 
 from autoresearch_action import action
 from autoresearch_action import ledger as ledgers
+from autoresearch_action.agents.lessons import Lessons
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.github import memory, queue
 from autoresearch_action.github.api import allowed, connect
@@ -59,6 +60,30 @@ def test_a_ticket_counts_from_one(run: Delivery, tmp_path: Path) -> None:
     queue.enqueue(dispatched(run, tmp_path, 31, checkpoint="s3://models/1", attempt=-1_000))
     (ticket,) = queued(run)
     assert json.loads(run.fake.git("show", f"{memory.BRANCH}:{ticket}"))["attempt"] == 1
+
+
+def test_lessons_come_back_with_what_people_made_of_them(run: Delivery, tmp_path: Path) -> None:
+    state = ledgers.read(run.state)
+    assert state.run is not None
+    own = f"- #1 {state.run.id}: A higher rate pays"
+    (run.state / "lessons.md").write_text(f"# Lessons\n\n{own}\n- #1 another: not of this run\n")
+    memory.save(state, run.environ, False)
+    branch = memory.Branch(connect(run.environ))
+    written = branch.blob(branch.listing("program")["lessons.md"]).decode()
+    assert own in written
+    assert "another" not in written
+    edited = written.replace("A higher rate pays", "A higher rate pays up to 0.3")
+    branch.write({"program/lessons.md": f"{edited}Leave the loss alone.\n".encode()}, "By hand")
+    later = f"{own}\n- #2 {state.run.id}: Wider pays too\n"
+    (run.state / "lessons.md").write_text(later)
+    memory.save(state, run.environ, False)
+    fresh = tmp_path / "fresh"
+    memory.recall(fresh, "program", run.environ)
+    told = Lessons(ledgers.read(fresh)).read()[0].split("\n")
+    assert "A higher rate pays up to 0.3" in told
+    assert "A higher rate pays" not in told
+    assert "Leave the loss alone." in told
+    assert "Wider pays too" in told
 
 
 def test_two_writers_of_the_memory_lose_nothing(run: Delivery) -> None:

@@ -487,6 +487,7 @@ def test_the_window_stands_there_and_a_signed_address_does_not(tmp_path: Path) -
         1,
         0,
         None,
+        None,
         "auto",
         "local",
         None,

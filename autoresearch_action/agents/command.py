@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autoresearch_action.agents import AgentFailure, Context, Draft, prompt
+from autoresearch_action.agents.digest import digest
+from autoresearch_action.agents.numbers import one_line
 from autoresearch_action.errors import InputError
 from autoresearch_action.isolation.log import Log
 from autoresearch_action.isolation.process import Ended, Limits, Process, Start
@@ -47,6 +49,8 @@ class CommandAgent:
     command.
     """
 
+    reads_profiles = True
+
     def __init__(
         self,
         command: str,
@@ -72,7 +76,7 @@ class CommandAgent:
 
     def propose(self, context: Context) -> Draft:
         return self._run(
-            context, f"{prompt.history(context)}\n\nPropose the next experiment. {TASK}"
+            context, f"{digest(context)}\n\nPropose experiment #{context.number}. {TASK}"
         )
 
     def repair(self, context: Context, failed: Experiment) -> Draft | None:
@@ -81,12 +85,13 @@ class CommandAgent:
             return None
         draft = self._run(context, f"{told} {TASK}")
         return draft.model_copy(
-            update={"description": prompt.one_line(f"{failed.proposal.description} (mended)")}
+            update={"description": one_line(f"{failed.proposal.description} (mended)", 260)}
         )
 
     def _run(self, context: Context, question: str) -> Draft:
         usage = Usage(calls=1, usd=self.worst_usd or 0.0)
-        text = "\n\n".join([*prompt.task(context.brief), f"{question}\n"])
+        rules = prompt.rules(context.brief, context.history)
+        text = "\n\n".join([rules, prompt.contract(context.brief), f"{question}\n"])
         # Git looks upwards for a repository, and above this tree lies the user's own.
         environment = self._environment | {
             "PWD": str(context.directory),
@@ -161,10 +166,10 @@ def _program(command: str) -> str:
     except ValueError:
         words = command.split()
     plain = [word for word in words if not re.match(r"\w+=", word)] or ["sh"]
-    return prompt.one_line(os.path.basename(plain[0]), 40) or "sh"
+    return one_line(os.path.basename(plain[0]), 40) or "sh"
 
 
 def _last_line(output: bytes) -> str:
     """The last line that says something, made safe."""
-    lines = [prompt.one_line(line, 200) for line in output.decode(errors="replace").splitlines()]
+    lines = [one_line(line, 200) for line in output.decode(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if re.search(r"\w", line)), "")

@@ -19,8 +19,6 @@ from autoresearch_action.records import Record
 from autoresearch_action.workspace.patch import ordinary
 from autoresearch_action.workspace.patterns import matches
 
-# Editable files that are looked at
-MAX_LISTED = 200
 # What these change moves the training loss itself or its course, so that it cannot be held against
 # another's.
 INCOMPARABLE = re.compile(
@@ -176,9 +174,7 @@ def editable(directory: Path, patterns: Sequence[str]) -> list[str]:
     """The files under `directory` that `patterns` select, sorted; links and hidden folders are
     passed over.
     """
-    return sorted(name for name in _files(directory, patterns) if allowed(name, patterns))[
-        :MAX_LISTED
-    ]
+    return sorted(name for name in _files(directory, patterns) if allowed(name, patterns))
 
 
 def _files(directory: Path, patterns: Sequence[str]) -> Iterator[str]:

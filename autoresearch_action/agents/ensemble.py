@@ -36,6 +36,7 @@ class Ensemble:
         self._failures: Counter[str] = Counter()
         self._outages = {name: Outage() for name in self.agents}
         self._lock = threading.Lock()
+        self.reads_profiles = any(agent.reads_profiles for agent in agents)
         self._reckon()
 
     def propose(self, context: Context) -> Draft:

@@ -33,6 +33,8 @@ SIZES = (1, 1, 2)
 RANDOM_FIRST = 4
 # Draws without a new point after which the space counts as searched
 ATTEMPTS = 300
+# Files whose literals are turned
+MOST_FILES = 200
 # A loss on one side lets this share of it be hoped for on the other
 MIRRORED = 0.3
 # An effect below this many standard deviations of the noise is none
@@ -54,6 +56,7 @@ class OptunaAgent:
     """See the module's head. Raises InputError when no editable file holds a literal to turn."""
 
     name = "optuna"
+    reads_profiles = False
     worst_usd: float | None = 0.0
 
     def __init__(self, brief: Brief, seed: int, cuda: bool | None = None) -> None:
@@ -330,4 +333,4 @@ def _hypothesis(knobs: list[Knob], lessons: Sequence[Lesson]) -> str:
 
 
 def _python(directory: Any, brief: Brief) -> list[str]:
-    return [file for file in editable(directory, brief.edit) if file.endswith(".py")]
+    return [file for file in editable(directory, brief.edit) if file.endswith(".py")][:MOST_FILES]

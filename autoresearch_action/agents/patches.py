@@ -29,6 +29,7 @@ class PatchesAgent:
 
     name = "patches"
     worst_usd: float | None = 0.0
+    reads_profiles = False
 
     def __init__(self, folder: str, brief: Brief) -> None:
         self.folder = (brief.directory / os.path.expanduser(folder)).resolve()

@@ -194,6 +194,12 @@ class Brief(Record):
     # Least gain that a change is worth to a reviewer, in the metric's unit; None: by the noise
     price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     data: Folders = Field(default_factory=list)
+    # Prints a profile of the program, run once for each incumbent; None: cProfile for Python
+    profile: Command | None = None
+    # More files that an agent is shown first
+    context: Annotated[list[Annotated[str, AfterValidator(_pattern)]], OneOrMore] = Field(
+        default_factory=list
+    )
     # Only `evaluate` sees these
     evaluate_data: Folders = Field(default_factory=list)
     # Stands in for the first of `data` where a candidate compiles, untimed
@@ -270,18 +276,11 @@ class Brief(Record):
         """Names this line of research: the working directory's place, the program's file, and the
         prose when dispatched.
         """
-        stem = (
-            re.sub(r"[^a-z0-9]+", "-", str(self.path.with_suffix("")).lower()).strip("-")
-            or "program"
-        )
-        stem = "--".join(
-            [*(re.sub(r"\W+", "-", part).strip("-") or "-" for part in self.place.parts), stem]
-        )
-        return (
-            f"{stem}-{hashlib.sha256(self.prose.encode()).hexdigest()[:8]}"
-            if self.dispatched
-            else stem
-        )
+        name = re.sub(r"[^a-z0-9]+", "-", str(self.path.with_suffix("")).lower()).strip("-")
+        folders = [re.sub(r"\W+", "-", part).strip("-") or "-" for part in self.place.parts]
+        stem = "--".join([*folders, name or "program"])
+        prose = hashlib.sha256(self.prose.encode()).hexdigest()[:8]
+        return f"{stem}-{prose}" if self.dispatched else stem
 
 
 _INTERNAL = {

@@ -59,6 +59,7 @@ class Options:
     max_usd: float
     gpu_usd_per_hour: float
     usd_per_call: float | None
+    effort: str | None
     slots: str
     executor: str
     checkpoint: str | None
@@ -152,6 +153,7 @@ class _Session:
             self.brief,
             key=self.secrets.model_key,
             usd_per_call=self.options.usd_per_call,
+            effort=self.options.effort,
             seed=resume.dice(self.ledger.run_state),
             environment=os.environ | self.secrets.for_tools(),
             cuda=machine.cuda,

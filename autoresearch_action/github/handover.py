@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 
 from autoresearch_action import ledger as ledgers
 from autoresearch_action.acceptance.noise import Noise
+from autoresearch_action.agents import lessons
 from autoresearch_action.errors import InputError
 from autoresearch_action.github.stream import stream
 from autoresearch_action.ledger import RunState
@@ -156,6 +157,7 @@ def taken(state: Path) -> Iterator[HandedOver]:
                 f"claims.json of the state folder is not what this tool writes: {NEW_LEDGER}."
             ) from None
         put(copy, "claims.json", claims)
+        put(copy, lessons.NAME, content(state, lessons.NAME, most=MOST_CLAIMS))
         names = series(state)
         for name in names:
             put(copy, f"proven/{name}", content(state, "proven", name, most=MOST_PATCH_BYTES))

@@ -20,6 +20,7 @@ from github import InputGitTreeElement
 from github.GitTree import GitTree
 
 from autoresearch_action import report
+from autoresearch_action.agents import lessons
 from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github.api import Api, Refused, connect
 from autoresearch_action.github.stream import stream
@@ -230,6 +231,9 @@ def save(run_state: RunState, environ: Mapping[str, str], claimed: bool) -> str:
     if mine:
         theirs = branch.blob(known["claims.json"]) if "claims.json" in known else b""
         files[f"{folder}/claims.json"] = _further(mine, theirs, claimed)
+    theirs = branch.blob(known[lessons.NAME]) if lessons.NAME in known else b""
+    if learnt := lessons.joined(theirs, _bytes(state / lessons.NAME), name):
+        files[f"{folder}/{lessons.NAME}"] = learnt
     branch.write(files, f"Remember {folder}, run {name}")
     return (
         api.web(quote(f"raw/{BRANCH}/{folder}/{name}/progress.png"))
@@ -264,6 +268,9 @@ def recall(state: Path, brief_id: str, environ: Mapping[str, str]) -> int:
         (state / "claims.json").write_bytes(
             _longer(_bytes(state / "claims.json"), branch.blob(known["claims.json"]))
         )
+    if lessons.NAME in known:
+        # People may have edited them there
+        (state / lessons.NAME).write_bytes(branch.blob(known[lessons.NAME]))
     return len(came)
 
 

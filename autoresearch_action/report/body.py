@@ -385,6 +385,8 @@ def cost(run_state: RunState) -> list[tuple[str, str]]:
         found.append(("model", f"{usage.calls} calls, {tokens}, {run_state.usd:.2f} dollars"))
     else:
         found.append(("model", "none"))
+    for agent, held in tables.expectations(run_state.recent(tables.MOST_ROWS)):
+        found.append((f"expectations of {agent}", held))
     cut = (
         f", {run_state.cut_seconds / 3600:.2f} of them in trials that were cut off"
         if run_state.cut_seconds >= 36

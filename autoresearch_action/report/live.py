@@ -72,11 +72,13 @@ class View:
     def _progress(self, run_state: RunState) -> str:
         tried, kept = run_state.tried, len(run_state.kept)
         elapsed = time.monotonic() - self.budget.started if self.budget.started else 0.0
-        spent = run_state.usd + self.budget.device_usd(run_state.device_seconds)
+        reserved = sum(run_state.reserved_usd.values())
+        spent = run_state.usd - reserved + self.budget.device_usd(run_state.device_seconds)
+        more = f" and {reserved:.2f} reserved" if reserved >= 0.005 else ""
         return (
             f"{tried} of {self.budget.max_experiments} experiments, {kept} kept, {elapsed / 60:.0f}"
             f" of {self.budget.max_minutes:g} minutes,"
-            f" {spent:.2f} of {self.budget.max_usd:g} dollars"
+            f" {spent:.2f}{more} of {self.budget.max_usd:g} dollars"
         )
 
     def _panel(

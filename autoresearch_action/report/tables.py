@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment, Verdict
-from autoresearch_action.text import cell, line
+from autoresearch_action.text import cell, line, signed
 from autoresearch_action.workspace.patch import PatchRefused, Touched, read
 
 # Of the latest experiments in a report; results.tsv has them all
@@ -118,6 +118,25 @@ def diffstat(patch: str) -> list[Touched]:
         return read(patch)
     except PatchRefused:
         return []
+
+
+def expectations(experiments: Iterable[Experiment]) -> list[tuple[str, str]]:
+    """How well each agent's expected gains held: (agent, in words), for those that gave numbers."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for experiment in experiments:
+        proposal, verdict = experiment.proposal, experiment.verdict
+        measured = verdict.estimate if verdict else None
+        if proposal and proposal.predicted is not None and measured is not None:
+            found.setdefault(proposal.agent, []).append((proposal.predicted, measured))
+    return [(agent, _held(pairs)) for agent, pairs in found.items()]
+
+
+def _held(pairs: list[tuple[float, float]]) -> str:
+    """Of (expected, measured) gains, > 0 better; the latter by the search."""
+    expected, measured = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    half = sum(gain >= wanted / 2 for wanted, gain in pairs)
+    told = f"gains of {signed(expected, 3)} on average, measured {signed(measured, 3)}"
+    return f"{told}; {half} of {len(pairs)} gave at least half of what was expected"
 
 
 def total(stats: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:

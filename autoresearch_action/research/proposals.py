@@ -17,8 +17,11 @@ from queue import SimpleQueue
 from autoresearch_action.acceptance import Decision
 from autoresearch_action.agents import AgentFailure, Context, Exhausted
 from autoresearch_action.agents.edits import comparable
+from autoresearch_action.agents.lessons import Lessons
+from autoresearch_action.agents.novelty import Ideas, Known
 from autoresearch_action.records import Experiment, Proposal, Usage, Verdict
 from autoresearch_action.research.context import ResearchContext
+from autoresearch_action.research.told import profile_wanted, told
 from autoresearch_action.research.verdict import settle
 from autoresearch_action.workspace.trees import PatchRefused
 
@@ -50,6 +53,7 @@ class Proposals:
         # Why no more is asked for, "" while it is; whether no trial may begin any more
         self.exhausted, self.late = "", False
         self.failures = 0
+        self.ideas, self.lessons = Ideas(), Lessons(self.run_state)
         self._calls: dict[Future[Made], int] = {}
         self._pool = ThreadPoolExecutor(self.depth, thread_name_prefix="agent")
         self._trees: SimpleQueue[Path] = SimpleQueue()
@@ -66,45 +70,55 @@ class Proposals:
         return list(self._calls)
 
     def wants_more(self) -> bool:
-        return not self.exhausted and len(self.waiting) + self.thinking < self.depth
+        """Whether another call may begin; none before the baseline ran once."""
+        known = bool(self.context.runs(0))
+        return known and not self.exhausted and len(self.waiting) + self.thinking < self.depth
 
     def request(self, pending: list[int], repair: Experiment | None = None) -> None:
         """Start one call. `pending`: numbers that are being screened."""
-        context = self._agent_context(pending)
+        self._profile()
         self._last_call += 1
-        self.ledger.append("ask", ask=self._last_call, worst=self.agent.worst_usd or 0.0)
-        self._calls[self._pool.submit(self._think, context, repair)] = self._last_call
-
-    def _agent_context(self, pending: list[int]) -> Context:
-        """What the agent sees; its work tree is given to it when it begins."""
-        context, number = self.context, self.run_state.next_number + self.thinking
-        reserve = context.budget.trial_seconds + context.budget.reserve(context.confirm_runs)
-        return Context(
-            brief=context.brief,
-            tree=self.run_state.state,
-            directory=self.run_state.state,
-            parent=context.incumbent_commit,
-            number=number,
-            seed=context.seed + number,
-            history=self.run_state.recent(),
-            earlier=context.parts.inherited.verdicts,
+        worst = self.agent.worst_usd or 0.0
+        context = told(
+            self.context,
+            self.ideas,
+            self._last_call,
+            worst,
+            depth=self.depth,
             pending=[self.run_state.experiments[one] for one in pending] + self.waiting,
-            noise=context.noise.sigma if context.noise else None,
-            usd_left=context.budget.max_usd - context.spent,
             cancelled=self.cancelled,
-            late=lambda: self.late or context.budget.seconds_left < reserve,
+            late=lambda: self.late,
+            lessons=self.lessons.read(),
         )
+        self.ledger.append("ask", ask=self._last_call, worst=worst)
+        known = Known.of(self.run_state, self.known)
+        self._calls[self._pool.submit(self._think, context, repair, known)] = self._last_call
 
-    def _think(self, context: Context, repair: Experiment | None) -> Made:
+    def _profile(self) -> None:
+        """Have the incumbent's profile made, once, where a slot is free."""
+        scheduler = self.context.scheduler
+        flying = any(trial.stage == "profile" for _, trial, _ in scheduler.running.values())
+        trial = None if flying or not scheduler.free else profile_wanted(self.context)
+        if trial:
+            scheduler.start(trial, scheduler.free[0])
+
+    def _think(self, context: Context, repair: Experiment | None, known: Known) -> Made:
         tree = self._trees.get()
         try:
             self.workspace.checkout(tree, repair.commit if repair else context.parent)
-            context = replace(context, tree=tree, directory=tree / self.workspace.prefix)
+            context = replace(
+                context,
+                tree=tree,
+                directory=tree / self.workspace.prefix,
+                refusal=lambda: known.refusal(self.workspace, tree, context.parent),
+            )
             draft = self.agent.repair(context, repair) if repair else self.agent.propose(context)
             if draft is None:
                 raise AgentFailure("")
             details = draft.details | ({"repairs": str(repair.number)} if repair else {})
-            facts = draft.model_dump() | {"details": details, "parent": context.parent}
+            facts = draft.model_dump(exclude={"lessons"})
+            facts |= {"details": details, "parent": context.parent}
+            self.lessons.take(draft.lessons)
             facts["agent"] = details.get("agent", self.agent.name)
             try:
                 patch = self.workspace.diff(tree, context.parent)
@@ -125,6 +139,7 @@ class Proposals:
         verdicts = []
         for future in [future for future in self._calls if future.done()]:
             call = self._calls.pop(future)
+            self.ideas.end(call)
             try:
                 proposal, commit = future.result()
                 self.ledger.spent(proposal.agent, proposal.usage, call)
@@ -144,11 +159,12 @@ class Proposals:
             verdict = settle(experiment, Decision("discard", str(commit)))
             self.ledger.append("verdict", verdict)
             return [verdict]
-        tree, trees = self.workspace.tree(commit), self.run_state.trees
-        same = f"#{trees[tree]}" if tree in trees else self.known.get(tree, "")
-        if same or tree == self.workspace.tree(proposal.parent):
-            what = f"the same code as {same or 'the incumbent'}"
-            self._failed(f"{proposal.agent} proposed {what} again.")
+        tree = self.workspace.tree(commit)
+        what = Known.of(self.run_state, self.known).repeats(tree, proposal.patch)
+        if tree == self.workspace.tree(proposal.parent):
+            what = what or "it is the same code as the incumbent"
+        if what:
+            self._failed(f"{proposal.agent} proposed an edit again: {what}.")
         else:
             self.failures = 0
             self.waiting.append(self._propose(proposal, commit, tree))

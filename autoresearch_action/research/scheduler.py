@@ -102,7 +102,9 @@ class Scheduler:
                 reason = f"Lost {ATTEMPTS} times: {measurement.reason}"
                 measurement = measurement.model_copy(update={"outcome": "crash", "reason": reason})
             self.ledger.measured(measurement)
-            finished.append(measurement)
+            # A profile measures nothing: nobody waits for it
+            if trial.stage != "profile":
+                finished.append(measurement)
         return finished
 
     def gather(self, groups: list[list[Trial]]) -> None:

@@ -23,7 +23,7 @@ from autoresearch_action.isolation import Job, device, sandbox
 from autoresearch_action.isolation.log import Log
 from autoresearch_action.isolation.process import Ended, Limits, Process
 from autoresearch_action.records import Measurement, Outcome, Trial
-from autoresearch_action.trials import FLAKY, metric_files
+from autoresearch_action.trials import FLAKY, metric_files, profile
 from autoresearch_action.trials.compiled import LIMIT as COMPILE_LIMIT
 from autoresearch_action.trials.failed import failing
 from autoresearch_action.trials.hand_over import TooMuch, hand_over, left_behind
@@ -79,6 +79,8 @@ class TrialRun:
         self.started, self.seconds, self.clock = time.time(), 0.0, 0.0
         self.peak = 0
         self.stopped = ""
+        # What a profile printed
+        self.profile = ""
         # By the scoring of the trial before it
         self.disturbed = False
 
@@ -118,22 +120,32 @@ class TrialRun:
             slot=bench.slot.name,
             sandbox=bench.isolation.strength,
             log=str(self.log.path.relative_to(bench.state)),
-            tail=scrub(failure.tail) if failure else "",
+            tail=scrub(failure.tail) if failure else self.profile,
             hashes=self._hashes(),
             notes=[*self.notes, *notes],
         )
 
-    def _measured(self) -> float:
-        """The metric. Raises Failure."""
+    def _measured(self) -> float | None:
+        """The metric; None of a profile. Raises Failure."""
         with self.bench.turns.training(self.bench.cancelled.is_set) as beside:
             if not beside:
                 device.await_free(self.bench.slot, self.bench.cancelled.is_set)
+            if self.trial.stage == "profile":
+                self._profile()
+                return None
             self._check()
             self._train()
         if self.brief.evaluate:
             with self.bench.turns.scoring(shown=bool(self.printed["run"].curve)):
                 self._score(self.brief.evaluate)
         return self._value()
+
+    def _profile(self) -> None:
+        if wanted := profile.command(self.brief):
+            self._fresh(self.bench.tree)
+            ended = self._phase("run", wanted, self.bench.tree)
+            self.profile = self.bench.scrub(_text(ended.tail, profile.MOST))
+            self._judge_run(ended)
 
     def _check(self) -> None:
         """Once a tree. One that fails is run again: a test that fails now and then is no fault of
@@ -467,8 +479,8 @@ def suspicion(ended: Ended) -> str:
     return ""
 
 
-def _text(tail: bytes) -> str:
-    return tail.decode("utf-8", "replace")[-TAIL:]
+def _text(tail: bytes, most: int = TAIL) -> str:
+    return tail.decode("utf-8", "replace")[-most:]
 
 
 def _failed(tail: bytes) -> str:
