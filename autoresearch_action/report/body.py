@@ -353,6 +353,8 @@ def cost(run_state: RunState) -> list[tuple[str, str]]:
         found.append(("model", f"{usage.calls} calls, {tokens}, {run_state.usd:.2f} dollars"))
     else:
         found.append(("model", "none"))
+    if moved := tables.beside(run_state):
+        found.append(("the head's other numbers, beside the base's", moved))
     for agent, held in tables.expectations(run_state.recent(tables.MOST_ROWS)):
         found.append((f"expectations of {agent}", held))
     cut = (

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from autoresearch_action.agents.numbers import changes as changes_of
+from autoresearch_action.agents.numbers import values
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment, Verdict
 from autoresearch_action.text import cell, line, signed
@@ -56,7 +58,9 @@ class Change:
 
 
 def row(verdict: Verdict, metric: str, sign: int) -> Row:
-    memory = verdict.metrics.get("peak_vram_mb", verdict.metrics.get("peak_memory_mb", 0.0)) / 1024
+    # Of the card, else of the processes
+    printed = (verdict.metrics.get(f"peak_{what}_mb") for what in ("vram", "memory", "rss"))
+    memory = next((mb for mb in printed if mb), 0.0) / 1024
     return Row(
         number=verdict.number,
         commit=verdict.commit[:7],
@@ -115,6 +119,16 @@ def diffstat(patch: str) -> list[Touched]:
         return read(patch)
     except PatchRefused:
         return []
+
+
+def beside(run_state: RunState) -> str:
+    """How the other numbers of the search's head moved from the base's: memory, steps, sizes."""
+    if not run_state.kept:
+        return ""
+    head, base = (values(run_state.experiments.runs(number)) for number in (run_state.incumbent, 0))
+    assert run_state.run is not None
+    head.pop(run_state.run.metric, None)
+    return changes_of(head, base)
 
 
 def expectations(experiments: Iterable[Experiment]) -> list[tuple[str, str]]:
