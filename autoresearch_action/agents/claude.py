@@ -272,6 +272,9 @@ class _Call:
     def _asked(self, request: Request) -> Answer:
         """The reply to a request that the reserved dollars pay for. Raises AgentFailure."""
         context = self.context
+        if self.usage.calls and (context.cancelled.is_set() or context.late()):
+            # Nothing could be measured any more
+            raise AgentFailure("", self.usage)
         most = self.agent.affordable(request, context.allowance - self.usage.usd)
         if not most:
             allowed = f"the {context.allowance:.3g} dollars that are left for a call"

@@ -399,8 +399,14 @@ def record(context: Context, number: int) -> str:
         lines.append(f"Its diff:\n{_clip(proposal.patch, PATCH)}")
     tail = next((r.tail for r in reversed(found.runs) if _of_search(r) and r.tail.strip()), "")
     if tail:
-        lines.append(f"<log>\n{tail[-TAIL:]}\n</log>")
+        lines.append(log(tail))
     return "\n".join(lines)
+
+
+def log(tail: str) -> str:
+    """The end of a log, fenced."""
+    shown = tail[-TAIL:].replace("</", "<\\/")
+    return f"<log>\n{shown}\n</log>"
 
 
 def _clip(text: str, limit: int) -> str:

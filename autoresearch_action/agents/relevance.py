@@ -51,10 +51,10 @@ class Source:
         return len(self.text.splitlines())
 
 
-def read_text(path: Path) -> str | None:
+def read_text(path: Path, most: int = MOST_BYTES) -> str | None:
     """A text file; None for a link, a binary, or one that is too large or cannot be read."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > most:
             return None
         raw = path.read_bytes()
     except OSError:

@@ -26,6 +26,8 @@ from autoresearch_action.workspace.patterns import matches
 # Characters of one answer, and lines of a search
 ANSWER = 16_000
 FOUND = 80
+# Bytes of a file that can be read at all
+READABLE = 16_000_000
 # Characters of a found line, and seconds of a search
 LINE, SEARCH_LIMIT = 240, 10.0
 
@@ -175,7 +177,7 @@ class Workbench:
         path = self.directory / name
         inside = path.resolve().is_relative_to(self.directory.resolve())
         hidden = any(part.startswith(".") for part in Path(name).parts)
-        text = read_text(path) if inside and not hidden else None
+        text = read_text(path, READABLE) if inside and not hidden else None
         if text is None:
             raise ValueError(f"There is no text file {file[:100]!r} in the tree.")
         return text

@@ -12,11 +12,14 @@ from autoresearch_action import text
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Experiment
 from autoresearch_action.report import body, tables
+from autoresearch_action.trials.profile import Hot, hottest, latest
 
 # Characters shown of one diff
 MOST_DIFF = 40_000
 # Characters shown of one log
 MOST_TAIL = 8_000
+# Functions of the profile
+MOST_HOT = 15
 
 
 def page(
@@ -40,11 +43,18 @@ def page(
             proven=tables.changes(run_state),
             judged=body.judged(run_state),
             cost=body.cost(run_state),
+            hot=_hot(run_state),
             environment=run_state.run.environment,
             prose=run_state.run.prose if run_state.run.visibility == "full" else "",
             messages=[text.clip(message, 600) for message in run_state.messages[-50:]],
         )
     )
+
+
+def _hot(run_state: RunState) -> list[Hot]:
+    """The hottest functions of the last profile."""
+    made = latest(run_state, "")
+    return hottest(made.tail)[:MOST_HOT] if made else []
 
 
 def _detail(experiment: Experiment) -> dict[str, Any]:

@@ -58,7 +58,9 @@ class Change:
 
 
 def row(verdict: Verdict, metric: str, sign: int) -> Row:
-    memory = verdict.metrics.get("peak_vram_mb", verdict.metrics.get("peak_memory_mb", 0.0)) / 1024
+    # Of the card, else of the processes
+    printed = (verdict.metrics.get(f"peak_{what}_mb") for what in ("vram", "memory", "rss"))
+    memory = next((mb for mb in printed if mb), 0.0) / 1024
     return Row(
         number=verdict.number,
         commit=verdict.commit[:7],
