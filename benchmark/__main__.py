@@ -20,22 +20,22 @@ import click
 
 TARGETS = Path(__file__).resolve().parent / "targets"
 NAMES = sorted(path.parent.name for path in TARGETS.glob("*/program.md"))
-# Stands in a program.md for the folder that only the scorer may see
-HIDDEN = "HIDDEN"
+# Stands in a program.md for the folder above the repository
+PLACE = "PLACE"
 IDENTITY = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@example.com"]
 
 
 def prepare(name: str, place: Path) -> Path:
     """A repository with the target, committed, below `place`, which must not exist."""
-    home, hidden = place / name, place / "hidden"
+    home = place / name
     left_out = shutil.ignore_patterns("hidden", "fetch.py", "__pycache__", ".*cache")
     shutil.copytree(TARGETS / name, home, ignore=left_out)
     if (TARGETS / name / "hidden").is_dir():
-        shutil.copytree(TARGETS / name / "hidden", hidden)
+        shutil.copytree(TARGETS / name / "hidden", place / "hidden")
     if (TARGETS / name / "fetch.py").is_file():
         importlib.import_module(f"benchmark.targets.{name}.fetch").fetch(home)
     program = home / "program.md"
-    program.write_text(program.read_text().replace(HIDDEN, str(hidden)))
+    program.write_text(program.read_text().replace(PLACE, str(place)))
     (home / ".gitignore").write_text(".autoresearch/\n__pycache__/\n")
     for words in (["init", "-q", "-b", "main"], ["add", "-Af"], ["commit", "-q", "-m", "Start"]):
         subprocess.run(["git", *IDENTITY, *words], cwd=home, check=True)

@@ -55,7 +55,7 @@ def _send(stream, data):
 
 
 def serve(answer):
-    """The side's loop: reply to requests until there are no more. What it prints goes to the log."""
+    """The side's loop: reply to requests until there are no more. Its prints go to the log."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:
@@ -148,6 +148,16 @@ def compare(original, candidate, requests, warm, same):
     for side in sides:
         side.process.kill()
     return 100 * math.exp(_trimmed(ratios)), peaks
+
+
+def same_text(request, original, candidate):
+    """For `compare`: the replies are texts, and equal to the letter."""
+    if original == candidate:
+        return ""
+    pairs = enumerate(zip(original, candidate, strict=False))
+    at = next((n for n, (a, b) in pairs if a != b), min(len(original), len(candidate)))
+    there = slice(max(0, at - 40), at + 40)
+    return f"A page differs: {original[there]!r} became {candidate[there]!r}."
 
 
 def _trimmed(values):

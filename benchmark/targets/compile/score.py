@@ -36,7 +36,7 @@ LIBC = ctypes.CDLL(None)
 
 
 def text(dice):
-    """Words as they come in a language: few of them often, some long, with all that is no letter."""
+    """Words as they come in a language: few of them often, some long, with what is no letter."""
     known = [
         "".join(dice.choices(string.ascii_letters, k=1 + int(dice.expovariate(0.2)))).capitalize()
         for _ in range(KNOWN)

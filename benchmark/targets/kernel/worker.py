@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parent))
-from contest import serve  # noqa: E402
+from contest import serve
 
 sys.path.insert(0, sys.argv[1])
-from project import project  # noqa: E402
+from project import project
 
 
 def answer(request):
