@@ -20,7 +20,8 @@ def requests():
     return (json.dumps(page(SEED, number)).encode() for number in range(WARM + ROUNDS))
 
 
-sides = [[str(folder), sys.argv[1]] for folder in (HERE / "original", HERE)]
+packages = str(Path(sys.argv[1]).resolve())
+sides = [[str(folder), packages] for folder in (HERE / "original", HERE)]
 cost, (before, after) = compare(*sides, requests(), WARM, same_text)
 print(f"cost: {cost:.4f}")
 print(f"peak_mb: {after:.2f}")

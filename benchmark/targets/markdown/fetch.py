@@ -10,7 +10,6 @@ from benchmark.package import source
 
 VERSION = "3.4.0"
 SHA256 = "2eaf7952af928ca8d33b779762effc1da517b62c6ad85ec8ca957e3b07b9782a"
-NOISE = "noise_seconds: float = 5.0"
 
 
 def fetch(home: Path) -> None:
@@ -19,9 +18,5 @@ def fetch(home: Path) -> None:
         for copy in (home / "mistune", home / "original" / "mistune"):
             shutil.copytree(package / "src" / "mistune", copy)
         shutil.copytree(package / "tests", home / "tests")
-        # A busy machine breaks their bounds of times, which are no part of what is asked here:
-        # what is slow beyond measure is ended by the check's own limit
-        bounds = home / "tests" / "perf_utils.py"
-        bounds.write_text(bounds.read_text().replace("noise_seconds: float = 0.02", NOISE))
         # One of the tests reads it
         shutil.copy(package / "pyproject.toml", home)
