@@ -1,0 +1,1 @@
+-- Indexes, one statement after another: CREATE INDEX or ANALYZE. There are none yet.
