@@ -229,7 +229,7 @@ def test_a_ledger_of_the_release_before_goes_on_and_is_reported(tmp_path: Path) 
     assert confirmation.p_value == 0.0078125
     assert confirmation.notes[1].startswith("transfer: 1.1923 → 1.00961 over 3 pairs")
     report.write(state, run_state)
-    assert "1.17311 → 1.00698" in (state / "PULL_REQUEST.md").read_text()
+    assert "1.1731 → 1.0070" in (state / "PULL_REQUEST.md").read_text()
     assert len((state / "results.tsv").read_text().splitlines()) == 9
 
 
