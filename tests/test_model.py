@@ -566,3 +566,11 @@ def test_the_report_says_how_expectations_held() -> None:
             "gains of +0.2 on average, measured +0.04; 1 of 3 gave at least half of what was expected",
         )
     ]
+
+
+def test_a_profile_may_know_a_file_by_another_folder(tmp_path: Path) -> None:
+    told = "PROFILE 0.6 /build/tree/train.py:3 step\nPROFILE 0.4 /usr/lib/other.py:1 work\n"
+    trial = Trial(number=0, commit="c", seed=1, stage="profile")
+    profile = Measurement(trial=trial, outcome="ok", tail=told)
+    context = context_of(tiny.repository(tmp_path / "home"), profile=profile)
+    assert [one.file for one in context.hot] == ["train.py", "/usr/lib/other.py"]

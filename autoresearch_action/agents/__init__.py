@@ -121,7 +121,14 @@ class Context:
     @property
     def hot(self) -> list[Hot]:
         """The functions that the profile names, the hottest first."""
-        return hottest(self.profile.tail) if self.profile else []
+        found = hottest(self.profile.tail) if self.profile else []
+        return [one.model_copy(update={"file": self._inside(one.file)}) for one in found]
+
+    def _inside(self, file: str) -> str:
+        """The name in the tree of a file that a profile may know by another folder."""
+        parts = Path(file).parts
+        names = (Path(*parts[place:]) for place in range(len(parts)) if parts[place] != "/")
+        return next((n.as_posix() for n in names if (self.directory / n).is_file()), file)
 
 
 class Draft(Record):

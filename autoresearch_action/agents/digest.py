@@ -203,7 +203,7 @@ class _Past:
         if chance >= UNLIKELY:
             return ""
         kinds = Counter(kind for e in measured if (kind := _details(e).get("kind")))
-        files = Counter(path for e in measured for path in _touched(e))
+        files = Counter(path for e in measured for path in touched(e))
         near = [f"#{e.number}" for e in self.done if _kind(e) == "near miss"]
         start = f" start from a near miss ({', '.join(near[-5:])}), or put two together;"
         return (
@@ -342,19 +342,19 @@ def _counted(found: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in found.most_common(8)) or "none"
 
 
-def _touched(experiment: Experiment) -> dict[str, tuple[int, int]]:
+def touched(experiment: Experiment) -> dict[str, tuple[int, int]]:
     """Lines added and removed, by file."""
     try:
-        touched = read(experiment.proposal.patch) if experiment.proposal else []
+        found = read(experiment.proposal.patch) if experiment.proposal else []
     except PatchRefused:
         return {}
-    return {one.path: (one.added, one.removed) for one in touched}
+    return {one.path: (one.added, one.removed) for one in found}
 
 
 def _stat(experiment: Experiment) -> str:
-    touched = [(path, *counts) for path, counts in _touched(experiment).items()]
-    told = [f"{path} +{added} −{removed}" for path, added, removed in touched[:4]]
-    rest = len(touched) - len(told)
+    found = [(path, *counts) for path, counts in touched(experiment).items()]
+    told = [f"{path} +{added} −{removed}" for path, added, removed in found[:4]]
+    rest = len(found) - len(told)
     return ", ".join(told) + (f" and {rest} more files" if rest > 0 else "")
 
 
@@ -382,7 +382,7 @@ def record(context: Context, number: int) -> str:
     """The whole record of an experiment. Raises KeyError where there is none."""
     found = {e.number: e for e in [*context.history, *context.pending]}[number]
     past, proposal, verdict = _Past(context), found.proposal, found.verdict
-    mine, rival = values(found.runs), past._rival(found)
+    mine, rival = values(found.runs), past._rival(found) if number else {}
     lines = [past.row(found).full]
     if verdict:
         lines.append(f"Verdict: {verdict.status}. {one_line(verdict.reason, 400)}")

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_action.agents import Context
-from autoresearch_action.agents.digest import PATCH, log
+from autoresearch_action.agents.digest import PATCH, log, touched
 from autoresearch_action.agents.numbers import one_line, searched
 from autoresearch_action.agents.outline import outline
 from autoresearch_action.agents.relevance import OUTLINED, Source, shown, survey, wanted_of
 from autoresearch_action.brief import Brief
 from autoresearch_action.records import Experiment
 from autoresearch_action.trials.profile import Hot
-from autoresearch_action.workspace.patch import PatchRefused, read
 
 # Characters, as are all bounds here. Editable code up to SMALL is shown whole, in one call
 SMALL = 60_000
@@ -29,7 +28,7 @@ PROSE = 20_000
 # Frozen files beside small code
 FROZEN = 60_000
 # Of larger code, what is shown whole or in part, by outline, and by name
-WHOLE, OUTLINES, NAMES = 46_000, 16_000, 10_000
+WHOLE, OUTLINES, NAMES = 52_000, 16_000, 10_000
 # Of one file, and of its outline there
 MOST_WHOLE, BRIEFLY = 18_000, 1_500
 # Files of a rank below share what is shown whole; those of a rank beyond are shown by name alone
@@ -92,7 +91,7 @@ def task(
     hot: Sequence[Hot] = (),
 ) -> Task:
     """What a model is told that stays the same."""
-    sources = survey(directory, brief, _touched(history), [one.file for one in hot])
+    sources = survey(directory, brief, _touched(brief, history), [one.file for one in hot])
     editable = [source for source in sources if source.editable]
     small = sum(len(source.text) for source in editable) <= SMALL
     if small:
@@ -103,16 +102,11 @@ def task(
     return Task(rules(brief, history), f"{contract(brief)}\n{frozen}", files, small)
 
 
-def _touched(history: Sequence[Experiment]) -> set[str]:
-    """The files of kept changes."""
-    found: set[str] = set()
-    for experiment in history:
-        if experiment.proposal and experiment.verdict and experiment.verdict.status == "keep":
-            try:
-                found |= {touched.path for touched in read(experiment.proposal.patch)}
-            except PatchRefused:
-                continue
-    return found
+def _touched(brief: Brief, history: Sequence[Experiment]) -> set[str]:
+    """The files of kept changes, relative to the working directory."""
+    kept = (e for e in history if e.verdict and e.verdict.status == "keep")
+    place = "" if str(brief.place) == "." else f"{brief.place.as_posix()}/"
+    return {path.removeprefix(place) for experiment in kept for path in touched(experiment)}
 
 
 def clip(text: str, limit: int) -> str:
