@@ -55,8 +55,8 @@ LIMITS = (
     " 128 at 60 to 100 % of the speed.",
     "  Held against half of the elapsed time none of 384 is, and hardly a loser: that is the price"
     " until programs print a probe.",
-    "- The choice, before SLOWEST. START, SHARE and SMOOTHING were fixed before this recording was made, from"
-    " three earlier ones (CPU, 139, 185 and",
+    "- The choice, before SLOWEST. START, SHARE and SMOOTHING were fixed before this recording was"
+    " made, from three earlier ones (CPU, 139, 185 and",
     "  180 variants, 293 true winners). SPREADS was 0.5 then, which lost none, 1 and 1 of them; on"
     " this recording that gives 1.26× and",
     "  1.32× with the same winner lost. 0.25 was looked at second and taken: 1.2 of 111, 1 of 95"
