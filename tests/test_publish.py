@@ -43,6 +43,16 @@ def settled(run: Delivery, pulls: int = 1) -> None:
     assert run.fake.git("rev-list", "--count", f"main..{head}").strip() == "2"
 
 
+def test_a_branch_with_the_name_of_its_folder_does_not_hold_a_proof_back(run: Delivery) -> None:
+    run.fake.git("branch", "autoresearch", "main")
+    done = run.publish()
+    settled(run)
+    assert done.operation == "created"
+    (pull,) = run.fake.pulls.values()
+    assert pull["head"] == "autoresearch-program"
+    assert "the branch autoresearch is there" in pull["body"]
+
+
 def test_a_pull_request_with_commits_body_labels_and_outputs(run: Delivery) -> None:
     done = run.publish(AUTORESEARCH_LABELS="autoresearch\nml", AUTORESEARCH_REVIEWERS="mona")
     settled(run)

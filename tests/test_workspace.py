@@ -148,6 +148,8 @@ def test_an_edit_becomes_a_commit_that_carries_to_a_new_incumbent(tmp_path: Path
     tiny.commit(root)
     tiny.git(root, "checkout", "-q", "main")
     assert space.branch("autoresearch/program", rate) == "autoresearch/program-2"
+    tiny.git(root, "branch", "line", "main")
+    assert space.branch("line/program", rate) == "line-program"
 
 
 BODY = "index 1111111..2222222 100644\n--- a/{0}\n+++ b/{0}\n@@ -1 +1 @@\n-a\n+b\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from itertools import islice
+from pathlib import PurePosixPath
 
 from github.PullRequest import PullRequest
 
@@ -52,8 +53,9 @@ class SeriesBranch:
         fresh name.
         """
         made: list[str] = []
+        wanted = self._possible()
         for suffix in SUFFIXES:
-            name = f"{self.name}{suffix}"
+            name = f"{wanted}{suffix}"
             now = self.ref(name)
             if now:
                 there = self._there(now, tree)
@@ -68,6 +70,16 @@ class SeriesBranch:
             if self._move(name, now, made[-1]):
                 return name, made[-1], made
         raise EnvironmentFault(f"There are a hundred branches {self.name}-…: delete some.")
+
+    def _possible(self) -> str:
+        """The name, with dashes for slashes where a branch has the name of a folder of it."""
+        folders = [str(folder) for folder in PurePosixPath(self.name).parents][:-1]
+        for folder in folders:
+            if self.ref(folder):
+                possible = self.name.replace("/", "-")
+                self.notes.append(f"the branch {folder} is there, so this one is {possible}")
+                return possible
+        return self.name
 
     def _there(self, head: str, tree: str) -> list[str] | None:
         """The commits up to `head` where they are this very run's, published before; else None."""

@@ -455,8 +455,12 @@ class Workspace:
         per kept change.
 
         Returns the branch's name: a suffix is added rather than overwriting commits that are not
-        ours, or a branch that is checked out.
+        ours, or a branch that is checked out, and dashes stand for slashes where a branch has the
+        name of a folder of it.
         """
+        folders = [str(folder) for folder in PurePosixPath(name).parents][:-1]
+        if any(self._is_branch(folder) for folder in folders):
+            name = name.replace("/", "-")
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
             if self._ours(f"{name}{suffix}"):
                 words = ("-q", "--no-tags", "--no-write-fetch-head", str(self.repo))
@@ -464,13 +468,18 @@ class Workspace:
                 return f"{name}{suffix}"
         raise EnvironmentFault(f"There are a hundred branches {name}-…: delete some.")
 
+    def _is_branch(self, name: str) -> bool:
+        try:
+            line("rev-parse", "--verify", "--quiet", f"refs/heads/{name}", cwd=self.root)
+        except GitError:
+            return False
+        return True
+
     def _ours(self, name: str) -> bool:
         """Whether the branch may be (over)written: it is not there, or all its commits since the
         base are ours.
         """
-        try:
-            line("rev-parse", "--verify", "--quiet", f"refs/heads/{name}", cwd=self.root)
-        except GitError:
+        if not self._is_branch(name):
             return True
         if name in line("worktree", "list", "--porcelain", cwd=self.root):
             return False
