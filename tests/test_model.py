@@ -72,9 +72,7 @@ def package(home: Path, files: int = 300, size: int = 2_000_000) -> Path:
     for number in range(files):
         lines = [f'"""Part {number}."""', ""]
         if number < 10:
-            lines.append(
-                f"from pack.sub{number + 10 - 10 * (number > 4)}.part{number + 10} import work{number + 10}"
-            )
+            lines.append(f"from pack.sub{number + 10}.part{number + 10} import work{number + 10}")
         while sum(map(len, lines)) < each:
             at = len(lines)
             lines += [
