@@ -164,7 +164,7 @@ def test_of_a_large_package_the_model_sees_what_matters_and_can_change_any_line(
     (read,) = results(server.requests[2])
     assert '1\t"""Part 299' in read
     (wrong,) = results(server.requests[3])
-    assert f"the nearest line is `{last.strip()}`" in wrong
+    assert wrong.endswith(f"\n{last}")
     assert server.requests[3]["messages"][-1]["content"][0]["is_error"] is True
     assert "    return value\n" in (context.directory / far).read_text()
     assert draft.usage.calls == 5
@@ -572,3 +572,21 @@ def test_a_profile_may_know_a_file_by_another_folder(tmp_path: Path) -> None:
     profile = Measurement(trial=trial, outcome="ok", tail=told)
     context = context_of(tiny.repository(tmp_path / "home"), profile=profile)
     assert [one.file for one in context.hot] == ["train.py", "/usr/lib/other.py"]
+
+
+def test_what_a_model_thought_is_given_back_as_it_was(large: Path, serve: Serve) -> None:
+    edit = {"file": "pack/core.py", "search": "work1(1)", "replace": "1"}
+    thinking = using(("edit", edit), text="So be it.", thinking="Is it the constant?")
+    server = serve(thinking, using(submit()))
+    context = context_of(large)
+    draft = registry.make(["claude"], context.brief, key=KEY, effort="low").propose(context)
+    assert draft.usage.calls == 2
+    kept, said, asked = server.requests[1]["messages"][1]["content"]
+    assert kept == {
+        "type": "thinking",
+        "thinking": "Is it the constant?",
+        "signature": "signed",
+    }
+    assert said == {"type": "text", "text": "So be it."}
+    assert asked["type"] == "tool_use"
+    assert asked["input"] == edit
