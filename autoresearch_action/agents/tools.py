@@ -2,9 +2,10 @@
 call's own tree.
 
 Reading changes nothing and sees no file outside the tree; an edit is applied at once, or said
-exactly why not. The SDK makes the tools' schemas from their signatures and checks their input; its
-runner is not used, since it has no place for a cap before each turn. How many turns there are, and
-what they may cost, is claude.py's.
+exactly why not. The SDK makes the tools' schemas from their signatures and checks their input. Its
+runner is not used: it speaks to the beta end point, which compatible servers need not have, where a
+turn here is a request like any other (api.py). How many turns there are, and what they may cost, is
+claude.py's.
 """
 
 from __future__ import annotations
