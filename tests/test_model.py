@@ -590,3 +590,34 @@ def test_what_a_model_thought_is_given_back_as_it_was(large: Path, serve: Serve)
     assert said == {"type": "text", "text": "So be it."}
     assert asked["type"] == "tool_use"
     assert asked["input"] == edit
+
+
+def test_the_whole_record_of_an_experiment_is_a_tool_call_away(large: Path, serve: Serve) -> None:
+    def measured(number: int, cost: float, **facts: Any) -> Measurement:
+        trial = Trial(number=number, commit="c", seed=1)
+        curve = [(float(n), cost / (n + 1)) for n in range(1, 9)]
+        told = {"outcome": "ok", "value": cost, "metrics": {"cost": cost, "steps": 9 * cost}}
+        return Measurement.model_validate({"trial": trial, "curve": curve} | told | facts)
+
+    failed = {"outcome": "crash", "reason": "It ended with exit code 1.", "value": None}
+    tail = "  File x.py\nValueError: no such part\n"
+    wider = made(1, "discard", -1.0, diff("WIDTH = 4", "WIDTH = 8"))
+    runs = [measured(1, 3.0), measured(1, 3.0, **failed, tail=tail)]
+    wider = wider.model_copy(update={"runs": runs, "parent": "b" * 40})
+    first = Experiment(number=0, commit="b" * 40, runs=[measured(0, 2.0)])
+    server = serve(
+        using(("experiment", {"number": 1}), ("experiment", {"number": 8})), submit_nothing()
+    )
+    context = context_of(large, history=[first, wider])
+    with pytest.raises(AgentFailure):
+        ClaudeAgent(context.brief, KEY).propose(context)
+    told, absent = results(server.requests[1])
+    assert "steps 27 (its incumbent: 18)" in told
+    assert "Training loss at 10/25/50/100 % of the run: 1, 0.75, 0.6, 0.3333" in told
+    assert "+WIDTH = 8" in told
+    assert "ValueError: no such part" in told
+    assert absent == "There is no experiment #8 in this run."
+
+
+def submit_nothing() -> Answer:
+    return failing(404, "not_found_error")

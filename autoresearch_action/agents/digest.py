@@ -389,6 +389,8 @@ def record(context: Context, number: int) -> str:
         lines.append(f"Verdict: {verdict.status}. {one_line(verdict.reason, 400)}")
     if proposal:
         lines.append(f"Idea: {one_line(proposal.hypothesis, 1_000)}")
+    if analysis := _details(found).get("analysis"):
+        lines.append(f"Its author's analysis: {one_line(analysis, 2_000)}")
     for name in mine:
         beside = f" (its incumbent: {told('', rival[name]).strip()})" if name in rival else ""
         lines.append(told(name, mine[name]) + beside)
