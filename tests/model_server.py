@@ -34,6 +34,7 @@ class Answer:
     usage: dict[str, int] = field(default_factory=lambda: dict(USAGE))
     hang: bool = False  # after the first half of the text the stream stays open and silent
     broken: bool = False  # after the first half of the text the connection closes
+    thinking: str = ""  # a block before the text
     tools: tuple[tuple[str, dict[str, Any]], ...] = ()  # name and input of each tool asked for
 
 
@@ -188,12 +189,22 @@ class ModelServer:
         send(
             "message_start", message=message | {"content": [], "stop_reason": None, "usage": start}
         )
+        if answer.thinking:
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            send("content_block_start", index=0, content_block=block)
+            for delta in (
+                {"type": "thinking_delta", "thinking": answer.thinking},
+                {"type": "signature_delta", "signature": "signed"},
+            ):
+                send("content_block_delta", index=0, delta=delta)
+            send("content_block_stop", index=0)
+        first = int(bool(answer.thinking))
         if answer.text:
-            send("content_block_start", index=0, content_block={"type": "text", "text": ""})
+            send("content_block_start", index=first, content_block={"type": "text", "text": ""})
             half = len(answer.text) // 2
             send(
                 "content_block_delta",
-                index=0,
+                index=first,
                 delta={"type": "text_delta", "text": answer.text[:half]},
             )
             if answer.broken:
@@ -208,11 +219,11 @@ class ModelServer:
                 return
             send(
                 "content_block_delta",
-                index=0,
+                index=first,
                 delta={"type": "text_delta", "text": answer.text[half:]},
             )
-            send("content_block_stop", index=0)
-        for place, (name, given) in enumerate(answer.tools, bool(answer.text)):
+            send("content_block_stop", index=first)
+        for place, (name, given) in enumerate(answer.tools, first + bool(answer.text)):
             block = {"type": "tool_use", "id": f"toolu_{place}", "name": name, "input": {}}
             send("content_block_start", index=place, content_block=block)
             delta = {"type": "input_json_delta", "partial_json": json.dumps(given)}

@@ -131,12 +131,15 @@ def test_doctor_says_what_to_do_about_each_lack(tmp_path: Path) -> None:
     assert "Nothing stands in the way" in said
     brief = (home / "program.md").read_text()
     (home / "program.md").write_text(
-        brief.replace("metric:", "limits: {speed: 5}\ndata: [/nowhere/data]\nmetric:", 1)
+        brief.replace(
+            "metric:", "limits: {speed: 5}\ndata: [/nowhere/data]\ncontext: [format.md]\nmetric:", 1
+        )
     )
     tiny.commit(home)
     said = autoresearch(home, "doctor", code=2)
     assert "FAIL limits: `limits` names speed" in said
     assert "note data: /nowhere/data is not there" in said
+    assert "note context: format.md is no file here" in said
     (home / "program.md").write_text(brief)
     (home / "train.py").write_text("raise SystemExit('no data here')\n")
     tiny.commit(home)

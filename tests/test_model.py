@@ -72,9 +72,7 @@ def package(home: Path, files: int = 300, size: int = 2_000_000) -> Path:
     for number in range(files):
         lines = [f'"""Part {number}."""', ""]
         if number < 10:
-            lines.append(
-                f"from pack.sub{number + 10 - 10 * (number > 4)}.part{number + 10} import work{number + 10}"
-            )
+            lines.append(f"from pack.sub{number + 10}.part{number + 10} import work{number + 10}")
         while sum(map(len, lines)) < each:
             at = len(lines)
             lines += [
@@ -166,7 +164,7 @@ def test_of_a_large_package_the_model_sees_what_matters_and_can_change_any_line(
     (read,) = results(server.requests[2])
     assert '1\t"""Part 299' in read
     (wrong,) = results(server.requests[3])
-    assert f"the nearest line is `{last.strip()}`" in wrong
+    assert wrong.endswith(f"\n{last}")
     assert server.requests[3]["messages"][-1]["content"][0]["is_error"] is True
     assert "    return value\n" in (context.directory / far).read_text()
     assert draft.usage.calls == 5
@@ -574,3 +572,52 @@ def test_a_profile_may_know_a_file_by_another_folder(tmp_path: Path) -> None:
     profile = Measurement(trial=trial, outcome="ok", tail=told)
     context = context_of(tiny.repository(tmp_path / "home"), profile=profile)
     assert [one.file for one in context.hot] == ["train.py", "/usr/lib/other.py"]
+
+
+def test_what_a_model_thought_is_given_back_as_it_was(large: Path, serve: Serve) -> None:
+    edit = {"file": "pack/core.py", "search": "work1(1)", "replace": "1"}
+    thinking = using(("edit", edit), text="So be it.", thinking="Is it the constant?")
+    server = serve(thinking, using(submit()))
+    context = context_of(large)
+    draft = registry.make(["claude"], context.brief, key=KEY, effort="low").propose(context)
+    assert draft.usage.calls == 2
+    kept, said, asked = server.requests[1]["messages"][1]["content"]
+    assert kept == {
+        "type": "thinking",
+        "thinking": "Is it the constant?",
+        "signature": "signed",
+    }
+    assert said == {"type": "text", "text": "So be it."}
+    assert asked["type"] == "tool_use"
+    assert asked["input"] == edit
+
+
+def test_the_whole_record_of_an_experiment_is_a_tool_call_away(large: Path, serve: Serve) -> None:
+    def measured(number: int, cost: float, **facts: Any) -> Measurement:
+        trial = Trial(number=number, commit="c", seed=1)
+        curve = [(float(n), cost / (n + 1)) for n in range(1, 9)]
+        told = {"outcome": "ok", "value": cost, "metrics": {"cost": cost, "steps": 9 * cost}}
+        return Measurement.model_validate({"trial": trial, "curve": curve} | told | facts)
+
+    failed = {"outcome": "crash", "reason": "It ended with exit code 1.", "value": None}
+    tail = "  File x.py\nValueError: no such part\n"
+    wider = made(1, "discard", -1.0, diff("WIDTH = 4", "WIDTH = 8"))
+    runs = [measured(1, 3.0), measured(1, 3.0, **failed, tail=tail)]
+    wider = wider.model_copy(update={"runs": runs, "parent": "b" * 40})
+    first = Experiment(number=0, commit="b" * 40, runs=[measured(0, 2.0)])
+    server = serve(
+        using(("experiment", {"number": 1}), ("experiment", {"number": 8})), submit_nothing()
+    )
+    context = context_of(large, history=[first, wider])
+    with pytest.raises(AgentFailure):
+        ClaudeAgent(context.brief, KEY).propose(context)
+    told, absent = results(server.requests[1])
+    assert "steps 27 (its incumbent: 18)" in told
+    assert "Training loss at 10/25/50/100 % of the run: 1, 0.75, 0.6, 0.3333" in told
+    assert "+WIDTH = 8" in told
+    assert "ValueError: no such part" in told
+    assert absent == "There is no experiment #8 in this run."
+
+
+def submit_nothing() -> Answer:
+    return failing(404, "not_found_error")

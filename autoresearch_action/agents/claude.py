@@ -35,6 +35,8 @@ ENVELOPE = 6_000
 GROWTH = 1.25
 # Calls whose costs are remembered, and by how much one may pass the dearest and the mean of them
 REMEMBERED, ABOVE_DEAREST, ABOVE_MEAN = 20, 2.0, 2.9
+# Characters of a file's lines that are shown where an edit does not fit
+MOST_NEAR = 3_000
 # Tokens of a reply without which a turn is not worth asking for
 LEAST_OUTPUT = 1_500
 
@@ -180,10 +182,13 @@ class _Call:
                 self._taken(reply)
                 return replies.draft(reply, self.api.clean, reply.analysis, self.usage)
             except EditRefused as refused:
-                wrong = self.api.clean(str(refused), 600)
+                wrong, near = self.api.clean(str(refused), 600), refused.near[:MOST_NEAR]
             if last:
                 raise AgentFailure(f"{self.agent.name}'s edit is not taken: {wrong}", self.usage)
-            told = f"None of it was applied: {wrong}\nGive the whole reply again with that mended."
+            near = near.replace("</", "<\\/")
+            told = f"None of it was applied: {wrong}\n"
+            told += f"<file>\n{near}\n</file>\n" if near else ""
+            told += "Give the whole reply again with that mended."
             messages += [
                 {"role": "assistant", "content": answer.text},
                 {"role": "user", "content": "\n".join([told, *self.context.others()])},

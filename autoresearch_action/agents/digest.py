@@ -384,10 +384,13 @@ def record(context: Context, number: int) -> str:
     past, proposal, verdict = _Past(context), found.proposal, found.verdict
     mine, rival = values(found.runs), past._rival(found) if number else {}
     lines = [past.row(found).full]
-    if verdict:
+    if verdict and verdict.estimate is None:
+        # A measured one's gain stands above, by the sign that is used here
         lines.append(f"Verdict: {verdict.status}. {one_line(verdict.reason, 400)}")
     if proposal:
         lines.append(f"Idea: {one_line(proposal.hypothesis, 1_000)}")
+    if analysis := _details(found).get("analysis"):
+        lines.append(f"Its author's analysis: {one_line(analysis, 2_000)}")
     for name in mine:
         beside = f" (its incumbent: {told('', rival[name]).strip()})" if name in rival else ""
         lines.append(told(name, mine[name]) + beside)

@@ -19,6 +19,8 @@ from autoresearch_action.records import Record
 from autoresearch_action.workspace.patch import ordinary
 from autoresearch_action.workspace.patterns import matches
 
+# Lines of a file that are shown where a search text is not found
+MOST_NEAR = 30
 # What these change moves the training loss itself or its course, so that it cannot be held against
 # another's.
 INCOMPARABLE = re.compile(
@@ -49,7 +51,13 @@ def comparable(patch: str) -> bool:
 
 
 class EditRefused(Exception):
-    """An edit that does not apply; the text is one sentence that also helps a model to mend it."""
+    """An edit that does not apply; the text is one sentence that also helps a model to mend it.
+    `near`: the lines of the file that look most like the ones searched for, as they are.
+    """
+
+    def __init__(self, reason: str, near: str = "") -> None:
+        super().__init__(reason)
+        self.near = near
 
 
 def apply(directory: Path, edits: Sequence[Edit], patterns: Sequence[str]) -> list[str]:
@@ -130,8 +138,11 @@ def _replaced(text: str, edit: Edit, file: str, exists: bool) -> str:
             if tolerant is _indents:
                 body = _indented(body, _margin(found), _margin(wanted))
             return "\n".join([*lines[: places[0]], *body, *lines[places[0] + len(wanted) :]])
+    place = _nearest(lines, wanted)
+    near = lines[place : place + min(len(wanted), MOST_NEAR)] if place is not None else []
+    told = f"; the nearest lines begin at {place + 1}" if place is not None else ""
     raise EditRefused(
-        f"The search text does not occur in {file}: {_short(search)}{_nearest(lines, wanted)}"
+        f"The search text does not occur in {file}: {_short(search)}{told}", "\n".join(near)
     )
 
 
@@ -156,13 +167,12 @@ def _short(text: str) -> str:
     return f"`{line[:80]}`"
 
 
-def _nearest(lines: list[str], wanted: list[str]) -> str:
-    """The lines of the file that look most like the ones searched for."""
-    first = max(wanted, key=len)
-    near = difflib.get_close_matches(
-        first.strip(), [line.strip() for line in lines[:20_000]], n=1, cutoff=0.6
-    )
-    return f"; the nearest line is `{near[0][:120]}`" if near else ""
+def _nearest(lines: list[str], wanted: list[str]) -> int | None:
+    """Where in the file the lines begin that look most like the ones searched for."""
+    longest = max(wanted, key=lambda line: len(line.strip()))
+    stripped = [line.strip() for line in lines[:20_000]]
+    near = difflib.get_close_matches(longest.strip(), stripped, n=1, cutoff=0.6)
+    return max(0, stripped.index(near[0]) - wanted.index(longest)) if near else None
 
 
 def allowed(name: str, patterns: Sequence[str]) -> bool:

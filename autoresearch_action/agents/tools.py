@@ -2,9 +2,10 @@
 call's own tree.
 
 Reading changes nothing and sees no file outside the tree; an edit is applied at once, or said
-exactly why not. The SDK makes the tools' schemas from their signatures and checks their input; its
-runner is not used, since it has no place for a cap before each turn. How many turns there are, and
-what they may cost, is claude.py's.
+exactly why not. The SDK makes the tools' schemas from their signatures and checks their input. Its
+runner is not used: it speaks to the beta end point, which compatible servers need not have, where a
+turn here is a request like any other (api.py). How many turns there are, and what they may cost, is
+claude.py's.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from typing import Any
 from autoresearch_action.agents import Context
 from autoresearch_action.agents.digest import record
 from autoresearch_action.agents.edits import Edit, EditRefused, allowed, apply
-from autoresearch_action.agents.numbers import one_line
 from autoresearch_action.agents.outline import outline
 from autoresearch_action.agents.relevance import names, read_text
+from autoresearch_action.text import visible
 from autoresearch_action.workspace.patterns import matches
 
 # Characters of one answer, and lines of a search
 ANSWER = 16_000
 FOUND = 80
+# Characters of what is said to be wrong
+MOST_ERROR = 4_000
 # Bytes of a file that can be read at all
 READABLE = 16_000_000
 # Characters of a found line, and seconds of a search
@@ -152,7 +155,8 @@ class Workbench:
             edit = Edit(file=file, search=search, replace=replace)
             self.changed |= {*apply(self.directory, [edit], self.context.brief.edit)}
         except EditRefused as refused:
-            raise ValueError(f"Not applied. {refused}") from None
+            near = f"\n{refused.near}" if refused.near else ""
+            raise ValueError(f"Not applied. {refused}{near}") from None
         self.context.intend(f"edits {', '.join(sorted(self.changed))}")
         return "Applied."
 
@@ -164,7 +168,7 @@ class Workbench:
         try:
             return str(tool.call(given)), False
         except ValueError as error:
-            return one_line(str(error), 800), True
+            return visible(str(error))[:MOST_ERROR], True
 
     def schemas(self) -> list[dict[str, Any]]:
         return [dict(tool.to_dict()) for tool in self._tools.values()]

@@ -20,6 +20,7 @@ import click
 
 from autoresearch_action import brief as briefs
 from autoresearch_action.acceptance.noise import blind
+from autoresearch_action.agents.relevance import names
 from autoresearch_action.brief import Brief, metric_names
 from autoresearch_action.commands.init import GUESSED
 from autoresearch_action.errors import InputError, UserError
@@ -29,6 +30,7 @@ from autoresearch_action.isolation.secrets import Secrets
 from autoresearch_action.records import Measurement, Trial
 from autoresearch_action.workspace.git import uncommitted
 from autoresearch_action.workspace.patch import PatchRefused, editable
+from autoresearch_action.workspace.patterns import matches
 
 if TYPE_CHECKING:
     from autoresearch_action.trials.pool import LocalPool
@@ -133,6 +135,11 @@ def _examine(directory: Path, program: Path, secrets: Secrets) -> Iterator[Findi
             2,
             f"git add {program} && git commit: HEAD is what is read.",
         )
+    shown = [*names(directory)] if brief.context else []
+    for pattern in brief.context:
+        if not any(matches(name, [pattern]) for name in shown):
+            advice = "Agents see nothing of it: mend `context`."
+            yield Finding("context", f"{pattern} is no file here", advice=advice)
     sandbox = _sandbox(brief)
     yield sandbox if isinstance(sandbox, Finding) else _level(sandbox)
     yield _device()
