@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel
+from test_cli import autoresearch
 
 from autoresearch_action import brief as briefs
 from autoresearch_action import report, text
@@ -445,6 +446,22 @@ def test_inline_and_fence_hold_any_text(words: str) -> None:
     )
     assert outside_fences(f"{text.fence(words)}\nend") == "end"
     assert not re.search(r"(?<!\\)(?:\\\\)*\\$", line), "an escape that would swallow what follows"
+
+
+def test_the_commands_of_a_body_measure_what_was_measured(tmp_path: Path) -> None:
+    """Run as they stand, they give the proof's own numbers, held-out part included."""
+    home = tiny.repository(tmp_path / "home")
+    tiny.patch(home, tmp_path / "ideas" / "1.diff", ("WIDTH = 4", "WIDTH = 8"))
+    autoresearch(home, "run", "--agent", f"patches:{tmp_path / 'ideas'}", "--max-minutes", "3")
+    told = (home / ".autoresearch" / "PULL_REQUEST.md").read_text()
+    script = told.split("```sh\n")[1].split("```")[0]
+    done = subprocess.run(["sh", "-e", "-c", script], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # The program prints its value, and the scorer then its own
+    printed = re.findall(r"^val_bpb: (.*)", done.stdout, re.MULTILINE)[1::2]
+    (measured,) = RunState.of(home / ".autoresearch" / "ledger.jsonl").confirm_runs.values()
+    assert Counter(printed) == Counter(f"{run.value:.6f}" for run in measured)
+    assert len(printed) >= 8
 
 
 def test_the_body_is_bounded_and_keeps_its_verdict(tmp_path: Path) -> None:

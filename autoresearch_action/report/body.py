@@ -20,6 +20,7 @@ from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import tables
 from autoresearch_action.report.compared import numbers
+from autoresearch_action.report.reproduce import commands as commands_again
 from autoresearch_action.report.tables import Change, Row
 from autoresearch_action.trials import FLAKY, checkpoint
 
@@ -193,7 +194,7 @@ def _facts(
         "risks": risks(run_state, proven),
         "chart": _chart(rows, run),
         "judged": judged(run_state),
-        "commands": _commands(run),
+        "commands": commands_again(run_state, head),
         "environment": {key: value for key, value in run.environment.items() if value},
         "cost": cost(run_state),
         "prose": "" if run.visibility == "hash" else run.prose or "(empty)",
@@ -345,24 +346,6 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(("environment", f"sha256 {base.hashes['environment']}"))
     found.append(("sandbox", run.environment.get("sandbox", "unknown")))
     return found
-
-
-def _commands(run: Run) -> str:
-    """What reproduces one run of base or head by hand."""
-    lines = [f"git checkout {run.base}  # the base; then the head of this branch"]
-    if run.working_directory != ".":
-        lines.append(f"cd {run.working_directory}")
-    budget = (
-        f" AUTORESEARCH_TIME_BUDGET={run.contract['time-budget']:g}"
-        if "time-budget" in run.contract
-        else ""
-    )
-    for key in ("setup", "check", "run", "evaluate"):
-        if run.contract.get(key):
-            prefix = f"AUTORESEARCH_SEED=1{budget} " if key in ("run", "evaluate") else ""
-            lines.append(f"{prefix}{run.contract[key]}")
-    lines.append("autoresearch measure  # the noise, on your machine")
-    return "\n".join(lines)
 
 
 def cost(run_state: RunState) -> list[tuple[str, str]]:
