@@ -51,6 +51,16 @@ class Size:
     # Confirmations by true effect
     intervals: int
 
+    def times(self, share: float) -> Size:
+        """A share of it."""
+        count = partial(_at_least_one, share)
+        empty = {ideas: count(runs) for ideas, runs in self.empty.items()}
+        return Size(empty, count(self.power), count(self.streams), count(self.intervals))
+
+
+def _at_least_one(share: float, count: int) -> int:
+    return max(1, round(share * count))
+
 
 FULL = Size(empty={20: 2000, 100: 1500}, power=1200, streams=80, intervals=1500)
 QUICK = Size(empty={20: 40, 100: 10}, power=15, streams=1, intervals=40)
@@ -361,13 +371,14 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a smoke test: the same tables from few runs"
     )
+    parser.add_argument("--share", type=float, default=1.0, help="of the full size")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument(
         "--write", action="store_true", help=f"also write {RESULTS.relative_to(RESULTS.parents[2])}"
     )
     options = parser.parse_args()
-    size, began = QUICK if options.quick else FULL, time.monotonic()
+    size, began = QUICK if options.quick else FULL.times(options.share), time.monotonic()
     jobs = [("nights", kind, rule, options.seed) for rule in RULES for kind in ALL]
     jobs += [
         (what, kind, rule, options.seed)
@@ -391,6 +402,7 @@ def main() -> None:
     command = (
         f"python benchmark/acceptance.py --seed {options.seed}"
         + " --quick" * options.quick
+        + f" --share {options.share:g}" * (options.share != 1)
         + " --write" * options.write
     )
     seconds = time.monotonic() - began
