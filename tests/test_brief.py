@@ -81,6 +81,12 @@ def test_dispatched_prose_replaces_only_the_prose(directory: Path) -> None:
     assert dispatched.id != file.id == "program" and dispatched.hash != file.hash
 
 
+def test_what_only_agents_see_changes_no_evidence(directory: Path) -> None:
+    plain = FULL.replace("context: [docs/format.md]\n", "")
+    assert read(directory, FULL).hash == read(directory, plain).hash
+    assert read(directory, FULL).contract != read(directory, plain).contract
+
+
 def test_a_plain_autoresearch_checkout(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(directory))
     brief = read(directory, "# autoresearch\n\nThis is an experiment.\n")

@@ -194,9 +194,8 @@ class Brief(Record):
     # Least gain that a change is worth to a reviewer, in the metric's unit; None: by the noise
     price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     data: Folders = Field(default_factory=list)
-    # Prints a profile of the program, run once for each incumbent; None: cProfile for Python
+    # Prints a profile; None: cProfile for Python. And more files that an agent is shown first
     profile: Command | None = None
-    # More files that an agent is shown first
     context: Annotated[list[Annotated[str, AfterValidator(_pattern)]], OneOrMore] = Field(
         default_factory=list
     )
@@ -268,8 +267,9 @@ class Brief(Record):
 
     @property
     def hash(self) -> str:
-        """sha256 over contract and prose."""
-        return hashlib.sha256((self.model_dump_json() + "\0" + self.prose).encode()).hexdigest()
+        """sha256 over prose and contract, but for what only agents see: no evidence rests on it."""
+        told = self.model_dump_json(exclude={"context", "profile"}) + "\0" + self.prose
+        return hashlib.sha256(told.encode()).hexdigest()
 
     @property
     def id(self) -> str:

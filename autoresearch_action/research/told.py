@@ -1,6 +1,6 @@
 """What a call of an agent is told of the run, as it is at the moment the call begins.
 
-Its work tree, and why an edit in it would be refused, are added when it has one (proposals.py).
+Its work tree, and what an edit in it would repeat, are added when it has one (proposals.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from autoresearch_action.records import Experiment, Trial
 from autoresearch_action.research.context import ResearchContext
 from autoresearch_action.trials.profile import command, latest
 
-# Trials that there must be room for, beside the proof, before one is spent on a profile
-PROFILE_ROOM = 4
+# Trials that there must be room for before one is a profile; its window where time is fixed
+PROFILE_ROOM, PROFILE_SECONDS = 4, 20.0
 
 
 def told(
@@ -60,13 +60,13 @@ def told(
 
 
 def profile_wanted(research: ResearchContext) -> Trial | None:
-    """The trial that makes the incumbent's profile, where it is worth one and was not made."""
+    """The trial that makes the incumbent's profile, where it was not made; it keeps no clock."""
     commit, number = research.incumbent_commit, research.run_state.incumbent
     tree = research.workspace.tree(commit)
-    useful = research.parts.agent.reads_profiles and command(research.brief) is not None
-    known = ("profile", tree) in research.run_state.confirm_runs
-    if known or not useful or not research.room(PROFILE_ROOM):
+    brief, facts = research.brief, {"stage": "profile", "attempt": tree}
+    known = ("profile", tree) in research.run_state.confirm_runs or command(brief) is None
+    if known or not research.parts.agent.reads_profiles or not research.room(PROFILE_ROOM):
         return None
-    trial = research.trial(number, commit, seed=1, stage="profile", attempt=tree)
-    # It measures nothing, and a profiler takes its time
+    window = min(brief.time_budget, PROFILE_SECONDS) if brief.fixed_time else None
+    trial = research.trial(number, commit, seed=1, time_budget=window, **facts)
     return trial.model_copy(update={"clock_limit": None})
