@@ -114,18 +114,20 @@ def verdict_line(run_state: RunState) -> str:
         )
     if not confirmation.held:
         return confirmation.reason or "Nothing held."
-    over = f"{_runs(confirmation)} on fresh seeds{' and held-out data' if run.holdout else ''}"
+    data = " and held-out data" if run.holdout else ""
+    over = f"{_runs(run_state, confirmation)} on fresh seeds{data}"
     if confirmation.test == "exact":
         over = "an exact count on this instance"
     return f"{_change(run, confirmation)}, over {over}, re-measured on this head."
 
 
-def _runs(confirmation: Confirmation) -> str:
+def _runs(run_state: RunState, confirmation: Confirmation) -> str:
     """How many runs the proof has."""
-    count = confirmation.pairs
     if "two-sample" in (confirmation.test or ""):
-        return f"{count} and {count} runs or more"
-    return f"{count} pair{'s' * (count != 1)} of runs"
+        runs = run_state.confirm_runs.get(("confirm", confirmation.tree), [])
+        sides = [run.trial.side for run in runs if run.outcome == "ok"]
+        return f"{sides.count('base')} and {sides.count('head')} runs"
+    return f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of runs"
 
 
 def _change(run: Run, confirmation: Confirmation) -> str:
@@ -218,7 +220,9 @@ def _adjusted(run: Run, confirmation: Confirmation | None) -> str:
         or confirmation.test == "exact"
     ):
         return ""
-    change = text.signed((1 if run.goal == "maximize" else -1) * confirmation.adjusted)
+    ends = confirmation.low, confirmation.high
+    half = 0.0 if None in ends else abs((ends[1] or 0.0) - (ends[0] or 0.0)) / 2
+    change = text.signed_within(run.sign * confirmation.adjusted, half)
     return f"Adjusted for having passed the test, the estimate is {change}."
 
 
@@ -324,8 +328,8 @@ def judged(run_state: RunState) -> list[tuple[str, str]]:
         found.append(
             (
                 "test",
-                f"{confirmation.test} over {_runs(confirmation)}, base and head in random"
-                f" order{level}",
+                f"{confirmation.test} over {_runs(run_state, confirmation)}, base and head in"
+                f" random order{level}",
             )
         )
         found.append(("interval", f"over {confirmation.over or 'seeds'}"))

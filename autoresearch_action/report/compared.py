@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Confirmation, Goal, Measurement, sign_of
+from autoresearch_action.text import signed_within
 
 # Phases whose seconds are told: what a change costs in time
 PHASES = ("run", "evaluate")
@@ -35,6 +36,14 @@ class Number:
     @property
     def change(self) -> float:
         return self.head - self.base
+
+    @property
+    def percent(self) -> str:
+        """Of the base, for people; "" where it is 0."""
+        if not self.base:
+            return ""
+        scale = 100 / abs(self.base)
+        return f" ({signed_within(scale * self.change, scale * self.half)} %)"
 
     @property
     def clear(self) -> bool:
@@ -60,7 +69,7 @@ def numbers(run_state: RunState) -> list[Number]:
     found = []
     for name in sorted(names, key=lambda name: name != run.metric):
         before, after = ([told[name] for told in side if name in told] for side in (base, head))
-        if before and after:
+        if (any(before) and after) or (before and any(after)):
             low, high = (tested if name == run.metric else None) or welch(before, after)
             means = statistics.fmean(before), statistics.fmean(after)
             limit = limits.get(name)
@@ -78,7 +87,7 @@ def _tested(goal: Goal, confirmation: Confirmation) -> tuple[float, float] | Non
 
 
 def _told(run: Measurement) -> dict[str, float]:
-    seconds = {f"{name}, seconds": run.phases[name] for name in PHASES if name in run.phases}
+    seconds = {f"seconds of {name}": run.phases[name] for name in PHASES if name in run.phases}
     return {**run.metrics, **seconds}
 
 
