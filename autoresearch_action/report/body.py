@@ -454,7 +454,6 @@ def _template() -> Any:
         "quote": text.quote,
         "fence": text.fence,
         "number": lambda value: text.Inert(text.number(value)),
-        "signed": lambda value, digits=4: text.Inert(text.signed(value, digits)),
         "rounded": lambda value, half: text.Inert(text.rounded(value, half)),
         "within": lambda value, half: text.Inert(text.signed_within(value, half)),
         "duration": lambda seconds: text.Inert(text.duration(seconds)),
