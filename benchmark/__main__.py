@@ -3,7 +3,8 @@
 
 Copies benchmark/targets/NAME into a fresh git repository (without `hidden/`, which lies beside it,
 for the scorer alone), fetches what the target's fetch.py names, and starts `autoresearch run`
-there, which ends in the preview. The other benchmarks are scripts of their own.
+there, which ends in the preview. Without an agent and without a key it tries the patches that the
+tests keep, so that it ends in a claim anywhere. The other benchmarks are scripts of their own.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from pathlib import Path
 
 import click
 
+from autoresearch_action.isolation.secrets import MODEL_KEYS
+
 TARGETS = Path(__file__).resolve().parent / "targets"
 NAMES = sorted(path.parent.name for path in TARGETS.glob("*/program.md"))
 # Stands in a program.md for the folder above the repository
 PLACE = "PLACE"
+RECORDED = TARGETS.parent.parent / "tests" / "targets"
 IDENTITY = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@example.com"]
 
 
@@ -32,6 +36,8 @@ def prepare(name: str, place: Path) -> Path:
     shutil.copytree(TARGETS / name, home, ignore=left_out)
     if (TARGETS / name / "hidden").is_dir():
         shutil.copytree(TARGETS / name / "hidden", place / "hidden")
+        # The same text lies in the open, at home
+        (place / "hidden" / "hidden.txt").write_text(f"{TARGETS / name / 'hidden'}\n")
     if (TARGETS / name / "fetch.py").is_file():
         importlib.import_module(f"benchmark.targets.{name}.fetch").fetch(home)
     program = home / "program.md"
@@ -55,7 +61,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("name", type=click.Choice(NAMES))
-@click.option("--agent", "agents", multiple=True, help="As of `autoresearch run`.")
+@click.option("--agent", "agents", multiple=True, help="As of `autoresearch run`, or the patches.")
 @click.option("--minutes", default=30.0, show_default=True, help="Most minutes.")
 @click.option("--place", type=click.Path(path_type=Path), help="A folder to make (default: new).")
 @click.argument("more", nargs=-1, type=click.UNPROCESSED)
@@ -71,6 +77,8 @@ def run(
         raise click.UsageError(f"{place} is there already.")
     home = prepare(name, place)
     words = ["--max-minutes", f"{minutes:g}"]
+    if not agents and not any(os.environ.get(key) for key in MODEL_KEYS):
+        agents = (f"patches:{RECORDED / name / 'honest'}",)
     words += [word for agent in agents for word in ("--agent", _anchored(agent))]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "autoresearch_action", "run", *words, *more]

@@ -2,14 +2,14 @@
 
 A side gets a request and gives a reply, in turns; outside its turn it is stopped. What a turn took
 is read from outside: the processor time of all the side's threads since the end of its last turn,
-so nothing can be done before the question or after the answer. A side that starts a process has
-lost. The scorer and the sides cannot look into one another's memory.
+so nothing can be done before the question or after the answer. A side can start threads, but no
+process (alone.py), and cannot look into the scorer's memory, nor into the other side's.
 
 Not covered: whether a reply is right, which the caller says; a gain by more cores, which is none
 here.
 """
 
-import ctypes
+import atexit
 import math
 import os
 import random
@@ -18,20 +18,17 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+from alone import alone, unreadable
+
 HERE = Path(__file__).resolve().parent
-# Of linux/prctl.h
-DUMPABLE, SUBREAPER = 4, 36
 # Bytes of a request or a reply, at most
 MOST = 1 << 28
 # The share of rounds that is left out at either end
 TRIM = 0.15
 LENGTH = struct.Struct("<Q")
-
-
-def _prctl(what, value):
-    ctypes.CDLL(None).prctl(what, value, 0, 0, 0)
 
 
 def _exactly(stream, count):
@@ -56,8 +53,10 @@ def _send(stream, data):
 
 def serve(answer):
     """The side's loop: reply to requests until there are no more. Its prints go to the log."""
+    unreadable()
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    _send(channel, b"ready")
     while True:
         try:
             request = _receive(sys.stdin.buffer)
@@ -76,22 +75,31 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd="/",
+            preexec_fn=partial(alone, threads=True),
             env={"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": "0"},
         )
-        self.took = 0.0
+        # A stopped process would outlive this one, and hold on to its log
+        atexit.register(self.process.kill)
+        # Nobody can look into it from here on: the original is there before the candidate starts
+        self._reply()
         self.process.send_signal(signal.SIGSTOP)
+        self.took = self._clock()
 
     def turn(self, request):
         """(reply, milliseconds of processor time)."""
         self.process.send_signal(signal.SIGCONT)
-        try:
-            _send(self.process.stdin, request)
-            reply = _receive(self.process.stdout)
-        except (EOFError, BrokenPipeError):
-            sys.exit(f"The {self.name} ended with exit code {self.process.wait()}.")
+        reply = self._reply(request)
         self.process.send_signal(signal.SIGSTOP)
         before, self.took = self.took, self._clock()
         return reply, self.took - before
+
+    def _reply(self, request=None):
+        try:
+            if request is not None:
+                _send(self.process.stdin, request)
+            return _receive(self.process.stdout)
+        except (EOFError, BrokenPipeError):
+            sys.exit(f"The {self.name} ended with exit code {self.process.wait()}.")
 
     def _clock(self):
         # What clock_getcpuclockid(3) gives for another process
@@ -103,25 +111,6 @@ class Side:
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def _parents():
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        found[int(path.parent.name)] = int(text.rpartition(")")[2].split()[1])
-    return found
-
-
-def _alone(sides):
-    """End the trial where a side has started a process: it could work, or disturb, unseen."""
-    known = {side.process.pid for side in sides}
-    family = {os.getpid(), *known}
-    if any(parent in family and child not in known for child, parent in _parents().items()):
-        sys.exit("SUSPICIOUS: the candidate started a process of its own.")
-
-
 def compare(original, candidate, requests, warm, same):
     """Each request to both, in random order. Gives (the candidate's processor time in per cent of
     the original's, the two peaks in MiB).
@@ -130,8 +119,7 @@ def compare(original, candidate, requests, warm, same):
     warm: that many requests first are not counted
     same: (request, the original's reply, the candidate's) -> a sentence about what differs, or ""
     """
-    _prctl(DUMPABLE, 0)
-    _prctl(SUBREAPER, 1)
+    unreadable()
     dice = random.Random(os.environ.get("AUTORESEARCH_SEED", "1"))
     sides = [Side("original", *original), Side("candidate", *candidate)]
     ratios = []
@@ -139,14 +127,11 @@ def compare(original, candidate, requests, warm, same):
         replies, took = {}, {}
         for side in dice.sample(sides, 2):
             replies[side.name], took[side.name] = side.turn(request)
-            _alone(sides)
         if wrong := same(request, replies["original"], replies["candidate"]):
             sys.exit(wrong)
         if number >= warm:
             ratios.append(math.log(took["candidate"] / took["original"]))
     peaks = [side.peak_mb for side in sides]
-    for side in sides:
-        side.process.kill()
     return 100 * math.exp(_trimmed(ratios)), peaks
 
 

@@ -7,36 +7,30 @@ would not be counted, nor speak to valgrind, which newer ones would obey.
 Not covered: instructions on another machine or with another compiler.
 """
 
-import ctypes
 import os
-import platform
 import random
 import re
 import resource
 import shutil
 import string
-import struct
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
+
+from alone import alone, unreadable
 
 TEXTS, WORDS, KNOWN = 2, 6_000, 900
 REPEATS = 5
 REFS = re.compile(r"^==(\d+)== I\s+refs:\s+([\d,]+)$", re.MULTILINE)
 # How a program speaks to valgrind on x86-64: it turns a register by these
 REQUEST = bytes.fromhex("48c1c70348c1c70d")
-# Of linux/prctl.h, linux/seccomp.h and linux/audit.h
-DUMPABLE, SECCOMP, NO_NEW_PRIVILEGES, FILTER = 4, 22, 38, 2
-ALLOW, EPERM, KILL = 0x7FFF0000, 0x00050001, 0x80000000
-# Architecture, and the numbers of fork, vfork, clone and clone3
-CALLS = {"x86_64": (0xC000003E, (57, 58, 56, 435)), "aarch64": (0xC00000B7, (220, 435))}
-LIBC = ctypes.CDLL(None)
 
 
 def text(dice):
-    """Words as they come in a language: few of them often, some long, with what is no letter."""
+    """Words as they come in a language: few often, some long, with what is no letter."""
     known = [
         "".join(dice.choices(string.ascii_letters, k=1 + int(dice.expovariate(0.2)))).capitalize()
         for _ in range(KNOWN)
@@ -53,23 +47,14 @@ def counted(given):
     return "".join(f"{count} {word}\n" for word, count in ranks)
 
 
-def alone():
-    """From here on this process and what it becomes start no other, and no thread."""
-    kind, calls = CALLS[platform.machine()]
-    # Load the architecture and compare; load the call's number and compare with each
-    rules = [(0x20, 0, 0, 4), (0x15, 1, 0, kind), (0x06, 0, 0, KILL), (0x20, 0, 0, 0)]
-    rules += [(0x15, len(calls) - n, 0, call) for n, call in enumerate(calls)]
-    rules += [(0x06, 0, 0, ALLOW), (0x06, 0, 0, EPERM)]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *rule) for rule in rules))
-    program = struct.pack("@HP", len(rules), ctypes.addressof(code))
-    LIBC.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    if LIBC.prctl(SECCOMP, FILTER, ctypes.create_string_buffer(program), 0, 0):
-        os._exit(99)
-
-
 def run(command, given, **more):
     done = subprocess.run(
-        command, input=given, stdout=subprocess.PIPE, timeout=60, preexec_fn=alone, **more
+        command,
+        input=given,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        preexec_fn=partial(alone, threads=False),
+        **more,
     )
     if done.returncode:
         sys.exit(f"words ended with exit code {done.returncode}.")
@@ -104,7 +89,7 @@ def user_time(program, given):
 
 
 def main():
-    LIBC.prctl(DUMPABLE, 0, 0, 0, 0)
+    unreadable()
     dice = random.Random(int(os.environ.get("AUTORESEARCH_SEED", "1")))
     measure = instructions if shutil.which("valgrind") else user_time
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmark.package import source, wheel
+from benchmark.fetching import source, wheel
 
 VERSION = "2.3.6"
 SHA256 = "b76c235e0006e2fe069b6fc630a70f797a321a8bc25c02aca6d71e4dacb335f8"
