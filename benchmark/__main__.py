@@ -4,7 +4,7 @@
 Copies benchmark/targets/NAME into a fresh git repository (without `hidden/`, which lies beside it,
 for the scorer alone), fetches what the target's fetch.py names, and starts `autoresearch run`
 there, which ends in the preview. Without an agent and without a key it tries the patches that the
-tests keep, so that it ends in a claim anywhere. The other benchmarks are scripts of their own.
+tests keep of a target whose code is ours, so that it ends in a claim anywhere. The other benchmarks are scripts of their own.
 """
 
 from __future__ import annotations
@@ -75,11 +75,13 @@ def run(
     place = (place or Path(tempfile.mkdtemp(prefix="autoresearch-"), "target")).resolve()
     if place.exists():
         raise click.UsageError(f"{place} is there already.")
-    home = prepare(name, place)
     words = ["--max-minutes", f"{minutes:g}"]
     if not agents and not any(os.environ.get(key) for key in MODEL_KEYS):
+        if not (RECORDED / name).is_dir():
+            raise click.UsageError(f"{name} has no patch of its own: give --agent, or a key.")
         agents = (f"patches:{RECORDED / name / 'honest'}",)
     words += [word for agent in agents for word in ("--agent", _anchored(agent))]
+    home = prepare(name, place)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "autoresearch_action", "run", *words, *more]
     done = subprocess.run(command, cwd=home, env=os.environ | {"PATH": path})
