@@ -4,7 +4,8 @@
 Copies benchmark/targets/NAME into a fresh git repository (without `hidden/`, which lies beside it,
 for the scorer alone), fetches what the target's fetch.py names, and starts `autoresearch run`
 there, which ends in the preview. Without an agent and without a key it tries the patches that the
-tests keep of a target whose code is ours, so that it ends in a claim anywhere. The other benchmarks are scripts of their own.
+tests keep of a target whose code is ours, so that it ends in a claim anywhere. The other benchmarks
+are scripts of their own.
 """
 
 from __future__ import annotations
