@@ -158,23 +158,14 @@ def number(value: float | None, digits: int = 6) -> str:
     return "–" if value is None else f"{value:.{digits}g}".replace("-", "−")
 
 
-def rounded(value: float, half: float) -> str:
-    """A number with no more digits than an interval of ± `half` carries; 0: as it is."""
+def rounded(value: float, half: float, plus: bool = False) -> str:
+    """A number with no more digits than the first two of `half`, half of an interval's width; 0:
+    as it is. `plus`: with its sign.
+    """
     if half <= 0 or not math.isfinite(half) or not math.isfinite(value):
-        return number(value)
-    return f"{value:.{_places(half)}f}".replace("-", "−")
-
-
-def signed_within(value: float, half: float) -> str:
-    """`rounded`, with its sign."""
-    if half <= 0 or not math.isfinite(half) or not math.isfinite(value):
-        return signed(value)
-    return f"{value:+.{_places(half)}f}".replace("-", "−")
-
-
-def _places(half: float) -> int:
-    """Decimals that an interval's first two digits have."""
-    return min(12, max(0, 1 - math.floor(math.log10(half))))
+        return signed(value) if plus else number(value)
+    places = min(12, max(0, 1 - math.floor(math.log10(half))))
+    return f"{value:{'+' if plus else ''}.{places}f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

@@ -139,8 +139,6 @@ class World:
             noise += math.sqrt(1 - share) * normal()
         elif self.kind == "seed-blind":
             noise = self.seeded.setdefault((code.stream, 0), normal())
-        elif self.kind in FOLDS:
-            noise = self.seeded.setdefault((code.stream, seed % FOLDS[self.kind]), normal())
         elif self.kind in ("pairing holds", "pairing breaks"):
             noise = (
                 0.9 * self.seeded.setdefault((code.stream, seed), normal())

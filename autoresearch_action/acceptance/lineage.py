@@ -128,7 +128,6 @@ class Lineage:
         # Seeds of the incumbent itself, then of those before it
         own = {run.trial.seed: None for depth, run, _ in told if depth == len(codes) - 1}
         self.known = [*own, *(seed for seed in self.seeds.tolist() if seed not in own)]
-        self.own = set(own)
         if prior and rejected:
             self.error = self._error(rejected[-SIBLINGS:], prior)
 
@@ -139,7 +138,7 @@ class Lineage:
         that is known: over a grid, each idea's effect being the prior's.
         """
         known = self.predict([-1], [float(self.times.max(initial=0.0))])[1][0, 0]
-        known -= self.variance * (self.noise.shared + 0.0)
+        known -= self.variance * self.noise.shared
         if known <= 1e-3 * self.variance:
             return 0.0, 0.0
         errors = math.sqrt(known) * _ERRORS

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from itertools import islice
-from pathlib import PurePosixPath
 
 from github.PullRequest import PullRequest
 
@@ -17,6 +16,7 @@ from autoresearch_action.errors import EnvironmentFault
 from autoresearch_action.github.api import Api, Refused
 from autoresearch_action.github.handover import HandedOver
 from autoresearch_action.github.outdated import marker
+from autoresearch_action.workspace.git import in_the_way
 
 SUFFIXES = ("", *(f"-{number}" for number in range(2, 100)))
 MOVE = """mutation(
@@ -53,7 +53,10 @@ class SeriesBranch:
         fresh name.
         """
         made: list[str] = []
-        wanted = self._possible()
+        wanted = self.name
+        if other := in_the_way(wanted, self.ref):
+            wanted = wanted.replace("/", "-")
+            self.notes.append(f"the branch {other} is there, so this one is {wanted}")
         for suffix in SUFFIXES:
             name = f"{wanted}{suffix}"
             now = self.ref(name)
@@ -70,16 +73,6 @@ class SeriesBranch:
             if self._move(name, now, made[-1]):
                 return name, made[-1], made
         raise EnvironmentFault(f"There are a hundred branches {self.name}-…: delete some.")
-
-    def _possible(self) -> str:
-        """The name, with dashes for slashes where a branch has the name of a folder of it."""
-        folders = [str(folder) for folder in PurePosixPath(self.name).parents][:-1]
-        for folder in folders:
-            if self.ref(folder):
-                possible = self.name.replace("/", "-")
-                self.notes.append(f"the branch {folder} is there, so this one is {possible}")
-                return possible
-        return self.name
 
     def _there(self, head: str, tree: str) -> list[str] | None:
         """The commits up to `head` where they are this very run's, published before; else None."""

@@ -104,6 +104,13 @@ class RunState:
         return self.confirmations[-1] if self.confirmations else None
 
     @property
+    def proof(self) -> list[Measurement]:
+        """Runs of the last confirmation that gave a value, base and head."""
+        tree = self.confirmation.tree if self.confirmation else ""
+        runs = self.confirm_runs.get(("confirm", tree), [])
+        return [run for run in runs if run.outcome == "ok"]
+
+    @property
     def improved(self) -> bool:
         return bool(self.confirmation and self.confirmation.held)
 

@@ -19,7 +19,7 @@ from autoresearch_action.brief.metric_names import taken_for
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Confirmation, Run
 from autoresearch_action.report import tables
-from autoresearch_action.report.compared import numbers
+from autoresearch_action.report.compared import Number, numbers
 from autoresearch_action.report.reproduce import commands as commands_again
 from autoresearch_action.report.tables import Change, Row
 from autoresearch_action.trials import FLAKY, checkpoint
@@ -124,8 +124,7 @@ def verdict_line(run_state: RunState) -> str:
 def _runs(run_state: RunState, confirmation: Confirmation) -> str:
     """How many runs the proof has."""
     if "two-sample" in (confirmation.test or ""):
-        runs = run_state.confirm_runs.get(("confirm", confirmation.tree), [])
-        sides = [run.trial.side for run in runs if run.outcome == "ok"]
+        sides = [run.trial.side for run in run_state.proof]
         return f"{sides.count('base')} and {sides.count('head')} runs"
     return f"{confirmation.pairs} pair{'s' * (confirmation.pairs != 1)} of runs"
 
@@ -135,17 +134,14 @@ def _change(run: Run, confirmation: Confirmation) -> str:
     before, after, estimate = confirmation.baseline, confirmation.best, confirmation.estimate
     assert before is not None and after is not None and estimate is not None
     sign, scale = 1 if run.goal == "maximize" else -1, abs(before)
-    ends = [end for end in (confirmation.low, confirmation.high) if end is not None]
-    if confirmation.test == "exact" or len(ends) < 2:
-        ends = []
-    half = (max(ends) - min(ends)) / 2 if ends else 0.0
+    ends, half = _ends(confirmation), _half(confirmation)
 
     def percent(gain: float) -> str:
         if not scale:
-            return text.signed_within(sign * gain, half)
+            return text.rounded(sign * gain, half, plus=True)
         if not half:
             return f"{text.signed(100 * sign * gain / scale, 3)} %"
-        return f"{text.signed_within(100 * sign * gain / scale, 100 * half / scale)} %"
+        return f"{text.rounded(100 * sign * gain / scale, 100 * half / scale, plus=True)} %"
 
     inside = percent(estimate)
     if ends:
@@ -153,6 +149,18 @@ def _change(run: Run, confirmation: Confirmation) -> str:
         inside += f", 95 % interval {percent(first)} to {percent(last)}"
     told = (text.rounded(value, half) for value in (before, after))
     return f"{run.metric} {' → '.join(told)} ({inside})"
+
+
+def _ends(confirmation: Confirmation) -> list[float]:
+    """Of the interval; none of an exact count."""
+    ends = [end for end in (confirmation.low, confirmation.high) if end is not None]
+    return ends if len(ends) == 2 and confirmation.test != "exact" else []
+
+
+def _half(confirmation: Confirmation) -> float:
+    """Half of the interval's width, 0 where there is none: no digit beyond it means anything."""
+    ends = _ends(confirmation)
+    return (max(ends) - min(ends)) / 2 if ends else 0.0
 
 
 def _facts(
@@ -165,7 +173,7 @@ def _facts(
 ) -> dict[str, Any]:
     run, confirmation = _run(run_state), run_state.confirmation
     sign = 1 if run.goal == "maximize" else -1
-    proven = tables.changes(run_state)
+    proven, told = tables.changes(run_state), numbers(run_state)
     # One row an idea: under the number that it was last carried on as
     recent = run_state.recent(tables.MOST_ROWS)
     last = [experiment for experiment in recent if experiment.number not in run_state.carried]
@@ -192,8 +200,8 @@ def _facts(
         "commits": commits,
         "rows": shown,
         "hidden": len(run_state.statuses.keys() - run_state.carried) - len(shown),
-        "numbers": numbers(run_state)[: detail.rows],
-        "risks": risks(run_state, proven),
+        "numbers": told[: detail.rows],
+        "risks": risks(run_state, proven, told),
         "chart": _chart(rows, run),
         "judged": judged(run_state),
         "commands": commands_again(run_state, head),
@@ -220,9 +228,7 @@ def _adjusted(run: Run, confirmation: Confirmation | None) -> str:
         or confirmation.test == "exact"
     ):
         return ""
-    ends = confirmation.low, confirmation.high
-    half = 0.0 if None in ends else abs((ends[1] or 0.0) - (ends[0] or 0.0)) / 2
-    change = text.signed_within(run.sign * confirmation.adjusted, half)
+    change = text.rounded(run.sign * confirmation.adjusted, _half(confirmation), plus=True)
     return f"Adjusted for having passed the test, the estimate is {change}."
 
 
@@ -258,15 +264,15 @@ def warnings(run_state: RunState) -> list[str]:
     return found
 
 
-def risks(run_state: RunState, proven: list[Change]) -> list[str]:
-    """What to look at before merging, beside the metric."""
+def risks(run_state: RunState, proven: list[Change], told: list[Number]) -> list[str]:
+    """What to look at before merging, beside the metric, which is the first of `told`."""
     confirmation, found = run_state.confirmation, list[str]()
-    if moved := [number.name for number in numbers(run_state)[1:] if number.clear]:
+    if moved := [number.name for number in told[1:] if number.clear]:
         found.append(f"Beside the metric these moved beyond their noise: {', '.join(moved)}.")
     for change in proven:
-        for word, told in FILES.items():
+        for word, does in FILES.items():
             if re.search(rf"^{word}", change.patch, re.MULTILINE):
-                found.append(f"Experiment {change.number} {told}.")
+                found.append(f"Experiment {change.number} {does}.")
     for note in confirmation.notes if confirmation else []:
         if "over its limit" in note:
             found.append(f"{note[0].upper()}{note[1:]}.")
@@ -455,7 +461,7 @@ def _template() -> Any:
         "fence": text.fence,
         "number": lambda value: text.Inert(text.number(value)),
         "rounded": lambda value, half: text.Inert(text.rounded(value, half)),
-        "within": lambda value, half: text.Inert(text.signed_within(value, half)),
+        "within": lambda value, half: text.Inert(text.rounded(value, half, plus=True)),
         "duration": lambda seconds: text.Inert(text.duration(seconds)),
     }
     return made.get_template("pull_request.md.j2")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from autoresearch_action.ledger import RunState
 from autoresearch_action.records import Confirmation, Goal, Measurement, sign_of
-from autoresearch_action.text import signed_within
+from autoresearch_action.text import rounded
 
 # Phases whose seconds are told: what a change costs in time
 PHASES = ("run", "evaluate")
@@ -43,7 +43,7 @@ class Number:
         if not self.base:
             return ""
         scale = 100 / abs(self.base)
-        return f" ({signed_within(scale * self.change, scale * self.half)} %)"
+        return f" ({rounded(scale * self.change, scale * self.half, plus=True)} %)"
 
     @property
     def clear(self) -> bool:
@@ -58,12 +58,10 @@ class Number:
 def numbers(run_state: RunState) -> list[Number]:
     """The metric first, then what else was printed, then seconds; empty without a proof."""
     run, confirmation = run_state.run, run_state.confirmation
-    if run is None or confirmation is None or not confirmation.tree:
+    if run is None or confirmation is None:
         return []
-    runs = run_state.confirm_runs.get(("confirm", confirmation.tree), [])
-    good = [one for one in runs if one.outcome == "ok"]
-    sides = ("base", "head")
-    base, head = ([_told(one) for one in good if one.trial.side == side] for side in sides)
+    runs, sides = run_state.proof, ("base", "head")
+    base, head = ([_told(one) for one in runs if one.trial.side == side] for side in sides)
     names = list(dict.fromkeys(name for told in (*base, *head) for name in told))
     limits, tested = run.contract.get("limits") or {}, _tested(run.goal, confirmation)
     found = []

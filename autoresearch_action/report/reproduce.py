@@ -26,14 +26,14 @@ def commands(run_state: RunState, head: str = "") -> str:
         lines.append(setup)
     if (run_state.facts.get("noise") or {}).get("reseed"):
         lines.append("# literal seeds of the program were replaced: give it $AUTORESEARCH_SEED")
-    stage = ("confirm", confirmation.tree if confirmation else "")
-    runs = [one for one in run_state.confirm_runs.get(stage, []) if one.outcome == "ok"]
     # What was left in the user's own repository
     local = [*(run_state.facts.get("branch") or {}).get("commits", {}).values()][-1:]
     known = (head, *map(str, local), confirmation.head if confirmation else "")
     head = next((commit for commit in known if HEXADECIMAL.fullmatch(commit)), run.base)
     for side, commit in (("base", run.base), ("head", head)):
-        lines += [*_side(run, side, commit, [one for one in runs if one.trial.side == side])]
+        lines += [
+            *_side(run, side, commit, [one for one in run_state.proof if one.trial.side == side])
+        ]
     return "\n".join(lines)
 
 

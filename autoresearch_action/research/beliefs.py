@@ -38,22 +38,24 @@ class Beliefs:
         unit = noise.model_copy(update={"sigma": noise.unit or noise.sigma}).spread
         self.prior = Prior(unit or 1.0, effects[-VERDICTS:])
 
-    def lineage(self, incumbent: int, without: Measurement | None = None) -> Lineage:
-        """The line of versions to an incumbent, but for one run."""
-        codes, rejected = self._codes(incumbent, without), self._rejected(incumbent)
+    def lineage(self, incumbent: int) -> Lineage:
+        """The line of versions to an incumbent."""
+        codes, rejected = self._codes(incumbent), self._rejected(incumbent)
         return Lineage(self.noise, codes, self.sign, rejected, self.prior)
 
     def _rejected(self, incumbent: int) -> list[list[Measurement]]:
         """Runs of each idea that was let go beside an incumbent, the latest last."""
-        experiments, found = self.run_state.experiments, list[list[Measurement]]()
-        for experiment in self.run_state.recent(SIBLINGS):
-            verdict, runs = experiment.verdict, self._runs(experiment.number)
-            beside = not incumbent or experiment.parent == experiments[incumbent].commit
-            if verdict and verdict.status == "discard" and beside and runs:
-                found.append(runs)
-        return found
+        commit = self.run_state.experiments[incumbent].commit if incumbent else ""
+        beside = [
+            self._runs(experiment.number)
+            for experiment in self.run_state.recent(SIBLINGS)
+            if experiment.verdict and experiment.verdict.status == "discard"
+            if not incumbent or experiment.parent == commit
+        ]
+        return [runs for runs in beside if runs]
 
     def _codes(self, incumbent: int, without: Measurement | None = None) -> list[Code]:
+        """The versions on the line, with all their runs but for one."""
         kept = self.run_state.kept
         line = [0, *kept[: kept.index(incumbent) + 1 if incumbent else 0]][-VERSIONS:]
         codes = [Code(self._runs(line[0], without))]

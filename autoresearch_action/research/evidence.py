@@ -69,16 +69,19 @@ def situation(
 
 def inconclusive_ones(context: ResearchContext) -> list[Experiment]:
     """Ideas that were let go in doubt and not looked at again, the most promising first."""
-    beliefs, found = context.beliefs, list[tuple[float, Experiment]]()
-    price = price_of(context.brief, beliefs.noise) if beliefs else 0.0
-    for experiment in context.run_state.recent() if beliefs else ():
+    beliefs, carried = context.beliefs, context.run_state.carried
+    if beliefs is None:
+        return []
+    price, found = price_of(context.brief, beliefs.noise), list[tuple[float, Experiment]]()
+    for experiment in context.run_state.recent():
         number, verdict = experiment.number, experiment.verdict
-        left = verdict is not None and verdict.status == "discard" and verdict.runs > 0
-        if beliefs and left and experiment.origin is None:
-            belief = beliefs.of(number)
-            carried = number in context.run_state.carried
-            if belief and not carried and inconclusive(belief, beliefs.noise, price):
-                found.append((belief.mean, experiment))
+        if verdict is None or verdict.status != "discard" or not verdict.runs:
+            continue
+        if experiment.origin is not None or number in carried:
+            continue
+        belief = beliefs.of(number)
+        if belief and inconclusive(belief, beliefs.noise, price):
+            found.append((belief.mean, experiment))
     return [experiment for _, experiment in sorted(found, key=lambda one: -one[0])]
 
 

@@ -44,7 +44,7 @@ _QUOTED = re.compile(rf"[\"']({_NAME})[\"']\s*:\s*{_VALUE}\s*(?=[,}}])", re.IGNO
 _WORD = re.compile(rf"(?:^|(?<=\s))({_NAME})=({_NUMBER})(?=$|\s)", re.IGNORECASE)
 _CELL = re.compile(_NAME)
 _ALONE = re.compile(_NUMBER, re.IGNORECASE)
-_COLOUR = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+COLOUR = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # Loggers' and launchers' prefixes, a progress bar that the line was printed behind, list marks
 _PREFIX = re.compile(
     r"\s*(?:"
@@ -111,7 +111,7 @@ class Printed:
             return
         if len(line) > MAX_LINE:
             return
-        plain = _COLOUR.sub("", line).strip().lstrip("\ufeff")
+        plain = COLOUR.sub("", line).strip().lstrip("\ufeff")
         if self._json:
             self._continue(plain)
         elif not self._begins(bare := _bare(plain)):

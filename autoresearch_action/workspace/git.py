@@ -8,8 +8,8 @@ import io
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 
 from autoresearch_action.errors import EnvironmentFault
 
@@ -27,6 +27,14 @@ _SAFE = (
 
 # Letters of a conflict's marker: hardly a line of a program begins with as many of one kind
 _MARK = 61
+
+
+def in_the_way(name: str, is_branch: Callable[[str], object]) -> str:
+    """The branch that has the name of a folder of `name`, which then can be none; "" where there is
+    none.
+    """
+    folders = [str(folder) for folder in PurePosixPath(name).parents][:-1]
+    return next(filter(is_branch, folders), "")
 
 
 class GitError(EnvironmentFault):

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from autoresearch_action.brief import Brief
 from autoresearch_action.errors import EnvironmentFault, InputError
 from autoresearch_action.workspace.folders import altered, link, remove, remove_git
-from autoresearch_action.workspace.git import GitError, environment, git, line, merge
+from autoresearch_action.workspace.git import GitError, environment, git, in_the_way, line, merge
 from autoresearch_action.workspace.hydrate import hydrate, pointers, submodules
 from autoresearch_action.workspace.patch import PatchRefused, check_patch, editable
 
@@ -458,8 +458,7 @@ class Workspace:
         ours, or a branch that is checked out, and dashes stand for slashes where a branch has the
         name of a folder of it.
         """
-        folders = [str(folder) for folder in PurePosixPath(name).parents][:-1]
-        if any(self._is_branch(folder) for folder in folders):
+        if in_the_way(name, self._is_branch):
             name = name.replace("/", "-")
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
             if self._ours(f"{name}{suffix}"):
